@@ -1,0 +1,238 @@
+"""The configuration: every flag with its meaning, default and limits, written once, here.
+
+`python -m gebm.config > docs/flags.md` renders the table of all flags. Nothing below `gebm.cli` reads a `Config`.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import yaml
+
+from gebm.flags import DOTTED, allowed, check, check_mapping, flag, read_yaml, show
+
+__all__ = ["LATER", "Config", "flags_table", "sections"]
+
+UCI = ("redwine", "whitewine", "parkinsons", "hepmass", "miniboone")
+FLOWS = ("gaussian", "nvp", "made", "maf", "mogmaf")
+
+# Values that are part of the interface and do not work yet (`...`: any but the default). Building one deletes it here.
+LATER: dict[str, tuple] = {
+    "dataset": ("celeba", "imagenet32", "lsun", *UCI),
+    "dataset_type": ("uci",),
+    "g_model": FLOWS,
+    "d_model": (*FLOWS, "mlp"),
+    "num_blocks": (...,),
+    "bn": (True,),
+    "criterion": ("donsker", "ml", "cd", "wasserstein", "logistic", "hinge"),
+    "latent_sampler": (
+        *("mala", "hmc", "mh", "imh", "zero_temperature_langevin", "spherelangevin", "dot", "trunclangevin"),
+        *("smc", "sir"),
+    ),
+    "temperature": ("auto",),
+    "use_scheduler": (True,),
+    "eval_kale": (True,),
+    "fid_features": ("inception",),
+    "trainer_type": ("uci", "toy"),
+    "dataparallel": (True,),
+    "slurm_id": (...,),
+}
+
+section = dataclass(frozen=True, kw_only=True)  # a group of flags; its docstring is the group's title
+
+
+@section
+class Run:
+    """The run and its files"""
+
+    mode: str = flag("train", "what to do", choices=("train", "sample", "evaluate", "demo"))
+    train_mode: str = flag("both", "train the pair or only one of the two", choices=("both", "energy", "base"))
+    log_name: str = flag("", "name of the run's folder; empty: made from what is run")
+    log_dir: str = flag("", "folder that holds the runs; empty: `runs`", text="a folder")
+    d_path: str = flag("", "trained energy; empty: the newest of this dataset when sampling", text="a file")
+    g_path: str = flag("", "trained base; empty: the newest of this dataset when sampling", text="a file")
+    resume: str = flag("", "go on with a run: `auto` (the newest that fits) or its folder", text="auto, a folder")
+    log_in_file: bool = flag(False, "write the log to a file of the run too")
+    save_nothing: bool = flag(False, "write no checkpoints")
+    disp_freq: int = flag(100, "base steps between lines of the training log", ge=1)
+    checkpoint_freq: int = flag(1000, "base steps between checkpoints", ge=1)
+
+
+@section
+class Data:
+    """Data"""
+
+    dataset: str = flag(
+        "digits",
+        "data to learn",
+        choices=("digits", "cifar10", *LATER["dataset"]),
+        forms=("folder:PATH", DOTTED),
+    )
+    dataset_type: str = flag("images", "kind of data", choices=("images", "uci"))
+    data_path: str = flag("data", "folder of the datasets and their caches", text="a folder")
+    imagenet_train_path: str = flag("", "training files of imagenet32; empty: below `data_path`", text="a folder")
+    imagenet_test_path: str = flag("", "test files of imagenet32; empty: below `data_path`", text="a folder")
+    image_size: int = flag(0, "height and width of the images; 0: the dataset's own", choices=(0, 8, 16, 32, 64))
+    num_workers: int = flag(4, "accepted, no effect: batches are cut on the device, without worker processes", ge=0)
+
+
+@section
+class Model:
+    """Model"""
+
+    g_model: str = flag(
+        "sngan", "network of the base", choices=("dcgan", "sngan", "resnet-sn", *LATER["g_model"]), forms=(DOTTED,)
+    )
+    d_model: str = flag(
+        "sngan", "network of the energy", choices=("dcgan", "sngan", "resnet-sn", *LATER["d_model"]), forms=(DOTTED,)
+    )
+    generator: str = flag("convolutional", "family of the base; `g_model` decides", choices=("convolutional",))
+    discriminator: str = flag("convolutional", "family of the energy; `d_model` decides", choices=("convolutional",))
+    Z_dim: int = flag(100, "dimension of the latent space", ge=1)
+    latent_noise: str = flag("gaussian", "prior of the latent", choices=("gaussian", "uniform"))
+    width: float = flag(1.0, "factor on the number of channels of both networks", gt=0)
+    no_trunc: bool = flag(False, "leave the energy unclamped; else image energies are clamped to E >= -10")
+    bn: bool = flag(False, "batch normalisation in the flows")
+    num_blocks: int = flag(3, "coupling blocks of the flows", ge=1)
+
+
+@section
+class Training:
+    """Training"""
+
+    criterion: str = flag("kale", "loss of the energy", choices=("kale", *LATER["criterion"]))
+    penalty_type: str = flag(
+        "gradient_l2", "penalty on the energy", choices=("gradient_l2", "gradient", "l2", "none")
+    )
+    penalty_lambda: float = flag(0.1, "weight of the penalty", ge=0)
+    initialize_log_partition: bool = flag(False, "start the log-partition c from a Monte-Carlo estimate")
+    total_gen_iter: int = flag(150000, "base steps of the joint training", ge=0)
+    total_epochs: int = flag(100, "passes over a tabular dataset; images count `total_gen_iter`", ge=1)
+    n_iter_d_init: int = flag(100, "energy steps at the start and at every 500th base step", ge=1)
+    n_iter_d: int = flag(5, "energy steps before each other base step", ge=1)
+    b_size: int = flag(128, "images in a training batch", ge=1)
+    noise_factor: int = flag(1, "base samples for each image of an energy step's batch", ge=1)
+    refine_iter: int = flag(-1, "energy steps at the end, base frozen; -1: a tenth of `total_gen_iter`", ge=-1)
+    refine_kale: float = flag(0.0, "held-out KALE at which those steps stop early; 0: they do not", ge=0)
+    ema: float = flag(0.0, "decay of the moving average of the base; 0: none", ge=0, lt=1)
+
+
+@section
+class Optimizer:
+    """Optimizer"""
+
+    optimizer: str = flag("Adam", "optimizer of both networks", choices=("Adam", "SGD"))
+    lr: float = flag(1e-5, "learning rate of the energy", ge=0)
+    lr_generator: float = flag(2e-4, "learning rate of the base", ge=0)
+    beta_1: float = flag(0.5, "decay of Adam's first moment", ge=0, lt=1)
+    beta_2: float = flag(0.9, "decay of Adam's second moment", ge=0, lt=1)
+    sgd_momentum: float = flag(0.0, "momentum of SGD", ge=0, lt=1)
+    weight_decay: float = flag(0.0, "weight decay", ge=0)
+    grad_clip: float = flag(0.0, "largest norm of a step's gradient; 0: no limit", ge=0)
+    use_scheduler: bool = flag(False, "schedule the learning rates")
+    scheduler: str = flag("MultiStepLR", "which schedule", choices=("MultiStepLR", "ExponentialLR", "mmd"))
+    milestone: str = flag("10,50,70", "epochs at which MultiStepLR acts", forms=("whole numbers with commas between",))
+    scheduler_gamma: float = flag(0.8, "factor of MultiStepLR and ExponentialLR", gt=0, le=1)
+    lr_decay: float = flag(0.8, "factor when the three-sample mmd test finds no progress", gt=0, le=1)
+
+
+@section
+class Sampling:
+    """Sampling"""
+
+    latent_sampler: str = flag("langevin", "latent MCMC", choices=("langevin", "lmc", *LATER["latent_sampler"]))
+    lmc_gamma: float = flag(
+        1e-2, "step size: z - (gamma/2) grad U + sqrt(gamma) xi for langevin, h = 2 sqrt(gamma) for lmc", gt=0
+    )
+    lmc_kappa: float = flag(100.0, "friction of lmc", ge=0)
+    num_sampler_steps: int = flag(100, "steps of a chain; 0: samples of the base", ge=0)
+    step_decay: float = flag(0.1, "factor on lmc_gamma every `step_decay_every` steps", gt=0, le=1)
+    step_decay_every: int = flag(200, "steps between decays of lmc_gamma; 0: constant", ge=0)
+    temperature: float | str = flag(100.0, "INVERSE temperature: beta in exp(-beta E)", choices=("auto",), ge=0)
+    n_samples: int = flag(1000, "final samples to write; with `eval_fid` at least `fid_samples` are drawn", ge=1)
+    sample_b_size: int = flag(1000, "chains that run side by side", ge=1)
+
+
+@section
+class Metrics:
+    """Metrics"""
+
+    eval_kale: bool = flag(False, "evaluate KALE on train and test images while training")
+    freq_kale: int = flag(2000, "base steps between evaluations of KALE", ge=1, alias="fres_kale")
+    eval_fid: bool = flag(False, "evaluate the Frechet distance of base and GEBM")
+    freq_fid: int = flag(2000, "base steps between evaluations of the distance", ge=1)
+    fid_samples: int = flag(50000, "generated samples the distance is computed on", ge=2)
+    fid_b_size: int = flag(128, "images the feature extractor takes at once", ge=1)
+    fid_features: str = flag(
+        "auto",
+        "features the distance is computed on; auto: the best at hand",
+        choices=("auto", "pixels", "digits-cnn", "cifar-resnet56", *LATER["fid_features"]),
+        forms=(DOTTED,),
+    )
+    fid_weights: str = flag("", "weights of the feature extractor; empty: its own place", text="a file")
+
+
+@section
+class Machine:
+    """Machine"""
+
+    device: int = flag(0, "GPU number; -1: any GPU, -2: the CPU; the default falls back to the CPU", ge=-2)
+    dtype: int = flag(32, "float32 or float64", choices=(32, 64))
+    seed: int = flag(0, "seed of every random number", ge=0, le=2**32 - 1)
+    dataparallel: bool = flag(False, "use all GPUs of this machine")
+    slurm_id: str = flag("", "job number under SLURM")
+    trainer_type: str = flag("default", "training and sampling procedure", choices=("default", "uci", "toy"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Machine, Metrics, Sampling, Optimizer, Training, Model, Data, Run):  # fields come in the reverse order
+    """All settings of a run, flat, checked and plain (`str`, `int`, `float`, `bool`).
+
+    Raises:
+        InputError: a value has the wrong type, is not among the choices or is out of bounds.
+    """
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            object.__setattr__(self, f.name, check(f, getattr(self, f.name)))
+
+    def to_yaml(self) -> str:
+        """All settings as YAML, which `--config` reads back."""
+        return yaml.safe_dump(asdict(self), sort_keys=False)
+
+    def save(self, path: str | Path) -> None:
+        """Writes `to_yaml` to a file."""
+        Path(path).write_text(self.to_yaml(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Config":
+        """The settings of a YAML file over the defaults; raises `InputError` with the file's name."""
+        return cls(**check_mapping(cls, read_yaml(path), where=f"{path}: "))
+
+
+def sections() -> dict[str, list]:
+    """The fields of `Config` by the title of their section, in order."""
+    return {cls.__doc__: list(fields(cls)) for cls in reversed(Config.__bases__)}
+
+
+def flags_table() -> str:
+    """The text of docs/flags.md: one table a section."""
+    lines = [
+        "# Flags",
+        "",
+        "Made by `python -m gebm.config > docs/flags.md`. The command line wins over the YAML file of `--config` (or",
+        "`--configs`; given twice, the later file wins), which wins over the default. Names of values ignore case;",
+        f"`{DOTTED}` is your own code. Switches take no value, or `true` / `false`.",
+    ]
+    for title, flags in sections().items():
+        lines += ["", f"## {title}", "", "| Flag | Meaning | Default | Allowed | Not available yet |"]
+        lines += ["|---|---|---|---|---|"]
+        for f in flags:
+            names = " ".join(f"`--{name}`" for name in (f.name, f.metadata["alias"]) if name)
+            later = LATER.get(f.name, ())
+            pending = "all but the default" if ... in later else ", ".join(map(show, later))
+            lines.append(f"| {names} | {f.metadata['help']} | `{show(f.default)}` | {allowed(f, later)} | {pending} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(flags_table(), end="")

@@ -1,0 +1,185 @@
+"""CIFAR-10 as its authors publish it: binary or Python batches, unpacked or in their tar.gz.
+
+Source: A. Krizhevsky, Learning multiple layers of features from tiny images (2009),
+https://www.cs.toronto.edu/~kriz/cifar.html. A binary batch is 10,000 records of 3,073 bytes: the label, then the red,
+green and blue planes of 32x32. A Python batch is a pickled dict whose `data` is the (10000, 3072) array of the planes.
+"""
+
+import gzip
+import hashlib
+import io
+import pickle
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from gebm.data.cache import check_writable
+from gebm.errors import InputError
+
+__all__ = ["find", "fingerprint", "read"]
+
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
+SOURCES = ("cifar-10-batches-bin", "cifar-10-batches-py", "cifar-10-binary.tar.gz", "cifar-10-python.tar.gz")
+BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
+ARCHIVE_BYTES = {"cifar-10-binary.tar.gz": 170_052_171, "cifar-10-python.tar.gz": 170_498_071}
+RECORDS = 10_000  # images in a batch
+PIXELS = 3 * 32 * 32
+
+
+def find(data_path: Path) -> Path:
+    """Returns the first of `SOURCES` in `data_path`; downloads the binary archive (170 MB, md5 checked) if none is.
+
+    Raises:
+        InputError: nothing there and the download fails, or `data_path` cannot be written.
+    """
+    for name in SOURCES:
+        if (data_path / name).exists():
+            return data_path / name
+    import pooch
+
+    check_writable(data_path)
+    existed = data_path.exists()
+    try:
+        return Path(pooch.retrieve(URL, f"md5:{MD5}", SOURCES[2], data_path, progressbar=True))
+    except (OSError, ValueError) as error:  # network and disk errors; a wrong hash
+        if not existed and data_path.exists():
+            data_path.rmdir()
+        raise InputError(
+            f"{data_path}: no CIFAR-10 there, and the download failed ({error}); put one of {', '.join(SOURCES)} there"
+        ) from error
+
+
+def fingerprint(source: Path) -> str:
+    """Returns the sha256 of the batch files' (or the archive's) contents: 180 MB in a few tenths of a second.
+
+    Raises:
+        InputError: a batch file is missing or cannot be read.
+    """
+    digest = hashlib.sha256(source.name.encode())
+    for path in _files(source) if source.is_dir() else [source]:
+        try:
+            with open(path, "rb") as stream:
+                while chunk := stream.read(1 << 20):
+                    digest.update(chunk)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    return digest.hexdigest()
+
+
+def read(source: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (train, test), uint8 of shapes (50000, 3, 32, 32) and (10000, 3, 32, 32), from one of `SOURCES`.
+
+    Raises:
+        InputError: a batch is missing, of the wrong size or truncated, or a pickle holds more than arrays.
+    """
+    batches = dict(_folder(source) if source.is_dir() else _archive(source))
+    missing = [name for name in BATCHES if name not in batches]
+    if missing:
+        raise InputError(f"{source}: {', '.join(missing)} missing; it must hold {', '.join(BATCHES)}")
+    images = [batches[name].reshape(RECORDS, 3, 32, 32) for name in BATCHES]
+    return np.concatenate(images[:-1]), images[-1]
+
+
+def _files(source: Path) -> list[Path]:
+    files = [source / (name + (".bin" if source.name == SOURCES[0] else "")) for name in BATCHES]
+    missing = [path.name for path in files if not path.is_file()]
+    if missing:
+        raise InputError(f"{source}: {', '.join(missing)} missing; complete the folder, or remove it to download")
+    return files
+
+
+def _folder(source: Path) -> Iterator[tuple[str, np.ndarray]]:
+    for path in _files(source):
+        with open(path, "rb") as stream:
+            yield path.stem, _batch(stream, path.stat().st_size, path)
+
+
+def _archive(source: Path) -> Iterator[tuple[str, np.ndarray]]:
+    try:
+        # A stream from first to last byte: nothing is extracted to disk, and at the end gzip checks its CRC.
+        with gzip.open(source) as unzipped, tarfile.open(fileobj=unzipped, mode="r|") as tar:
+            for member in tar:
+                path = Path(member.name)
+                if member.isfile() and path.stem in BATCHES and path.suffix in ("", ".bin"):
+                    yield path.stem, _batch(tar.extractfile(member), member.size, source / path)
+            while unzipped.read(1 << 20):
+                pass
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise InputError(
+            f"{source}: {source.stat().st_size:,} bytes, cannot be read ({error}); "
+            f"the published file has {ARCHIVE_BYTES[source.name]:,} bytes; fetch it again"
+        ) from error
+
+
+def _batch(stream: BinaryIO, size: int, path: Path) -> np.ndarray:
+    """Reads one batch of `size` bytes; `path` names it in errors and its suffix gives the format."""
+    if path.suffix == ".bin":
+        expected = RECORDS * (1 + PIXELS)
+        if size != expected:
+            raise InputError(f"{path}: {size:,} bytes, expected {expected:,} ({RECORDS:,} records of {1 + PIXELS:,})")
+        return np.frombuffer(stream.read(), np.uint8).reshape(RECORDS, 1 + PIXELS)[:, 1:]
+    data = stream.read()  # outside the try: a truncated archive is an error of the archive
+    try:
+        content = _ArrayUnpickler(io.BytesIO(data), encoding="bytes").load()
+        array = content[b"data"] if b"data" in content else content["data"]
+        return np.frombuffer(array.data, np.uint8).reshape(RECORDS, PIXELS)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except Exception as error:  # a damaged pickle may raise anything
+        raise InputError(
+            f"{path}: {size:,} bytes, not a batch of {RECORDS:,} images ({type(error).__name__}: {error}); "
+            f"the published file has about {RECORDS * 3104:,} bytes"
+        ) from error
+
+
+class _Array:
+    """What a pickled uint8 array is read as: its bytes.
+
+    The real `numpy.ndarray` and `numpy.dtype` are not given to the file: their `__setstate__` believes what it is told
+    (an object dtype with cleared flags turns raw bytes into pointers).
+    """
+
+    data = b""
+
+    def __setstate__(self, state: tuple) -> None:
+        _version, _shape, dtype, fortran, self.data = state
+        if dtype != "u1" or fortran:
+            raise ValueError("the array is not uint8 in C order")
+
+
+class _DType(str):
+    def __setstate__(self, state: tuple) -> None:
+        """Byte order and layout mean nothing to single bytes."""
+
+
+def _dtype(name: str | bytes, *_: object) -> _DType:
+    return _DType(name.decode() if isinstance(name, bytes) else name)
+
+
+def _frombuffer(data: bytes, dtype: _DType, shape: tuple, order: str) -> _Array:
+    array = _Array()
+    array.__setstate__((1, shape, dtype, order == "F", data))
+    return array
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads plain containers and uint8 arrays; refuses every other global."""
+
+    ALLOWED = {
+        ("numpy", "ndarray"): _Array,
+        ("numpy", "dtype"): _dtype,
+        ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
+        ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),
+        ("numpy.core.numeric", "_frombuffer"): _frombuffer,
+        ("numpy._core.numeric", "_frombuffer"): _frombuffer,
+    }
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) not in self.ALLOWED:
+            raise InputError(f"refused, the pickle asks for {module}.{name}; only uint8 arrays and plain containers")
+        return self.ALLOWED[module, name]

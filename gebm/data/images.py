@@ -1,0 +1,214 @@
+"""Image data sets as one uint8 array a split, and endless batches of them."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gebm.data import cifar10, folder
+from gebm.data.cache import cached
+from gebm.errors import InputError
+from gebm.registry import resolve
+
+__all__ = ["DATASETS", "Batches", "ImageData", "from_uint8", "labelled_digits", "load_images", "to_uint8"]
+
+IMAGE_SIZES = (8, 16, 32, 64)
+DIGITS_TEST = 400
+
+Arrays = tuple[np.ndarray, np.ndarray]
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Returns float images in [-1, 1] as uint8 in 0..255: clamped, then rounded to the nearest level."""
+    return x.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+
+
+def from_uint8(x: Tensor) -> Tensor:
+    """Returns uint8 images as float32 in [-1, 1], x / 127.5 - 1; `to_uint8` gives them back exactly."""
+    return x.float().div(127.5).sub(1)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """A train and a test split of images: uint8 arrays of shape (N, C, H, W), read-only.
+
+    Attributes:
+        name: of the data set, for reports.
+        train, test: the two splits, memory-mapped where they come from the cache.
+        key: hash of the content and the transform; equal keys mean equal arrays.
+    """
+
+    name: str
+    train: np.ndarray
+    test: np.ndarray
+    key: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        return self.train.shape[1:]
+
+
+def load_images(dataset: str, data_path: str | Path = "data", image_size: int | None = None) -> ImageData:
+    """Loads a data set of images.
+
+    Args:
+        dataset: a name in `DATASETS`; `folder:PATH`, any images below a folder; or a dotted path
+            `package.module:factory` to a function of (data_path, image_size) that returns an `ImageData`
+            or a pair (train, test) of uint8 arrays (N, C, H, W).
+        data_path: where the data lie or are downloaded to, and where the cache of arrays is kept.
+        image_size: side of the square images, 8, 16, 32 or 64; None is the data set's own (a folder's: 32).
+
+    Raises:
+        InputError: an unknown data set, a bad size, files missing or damaged, `data_path` not writable.
+    """
+    data_path = Path(data_path)
+    if image_size is not None and image_size not in IMAGE_SIZES:
+        allowed = ", ".join(map(str, IMAGE_SIZES))
+        raise InputError(f"--image_size {image_size}: not supported, choose one of the powers of two {allowed}")
+    if dataset.startswith("folder:"):
+        return _folder(Path(dataset.removeprefix("folder:")), data_path, image_size)
+    known = DATASETS | {"folder:PATH": None}  # the last for the error message
+    data = resolve(dataset, known, "--dataset")(data_path, image_size)
+    if not isinstance(data, ImageData):
+        data = _from_arrays(dataset, data)
+    if image_size is not None and data.shape[1:] != (image_size, image_size):
+        raise InputError(f"--dataset {dataset}: its factory made images of {data.shape}, not --image_size {image_size}")
+    return data
+
+
+def _from_arrays(name: str, arrays: Arrays) -> ImageData:
+    """Wraps arrays that are already in memory: nothing to cache, the key is the hash of the pixels."""
+    if not (isinstance(arrays, tuple) and len(arrays) == 2):
+        raise InputError(f"--dataset {name}: must return an ImageData or a pair (train, test), not {type(arrays)}")
+    train, test = (np.ascontiguousarray(split).view() for split in arrays)
+    for split in (train, test):
+        if split.dtype != np.uint8 or split.ndim != 4 or not len(split) or split.shape[1:] != train.shape[1:]:
+            raise InputError(
+                f"--dataset {name}: made {train.dtype} {train.shape} and {test.dtype} {test.shape}, "
+                "must be two uint8 arrays (N, C, H, W) of one image shape"
+            )
+        split.flags.writeable = False  # of this view
+    digest = hashlib.sha256(f"{train.shape} {test.shape}".encode())
+    digest.update(train)
+    digest.update(test)
+    return ImageData(name, train, test, digest.hexdigest()[:16])
+
+
+def labelled_digits(image_size: int | None = None) -> Arrays:
+    """Returns scikit-learn's 1797 digits, uint8 (N, 1, H, W), and their labels; the last 400 are the test split."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    images = np.rint(images.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
+    order = np.random.RandomState(0).permutation(len(images))  # the legacy generator's stream never changes
+    return _resize(images[order], image_size or 8), labels[order]
+
+
+def _digits(data_path: Path, image_size: int | None) -> Arrays:
+    images, _ = labelled_digits(image_size)
+    return images[:-DIGITS_TEST], images[-DIGITS_TEST:]
+
+
+def _cifar10(data_path: Path, image_size: int | None) -> ImageData:
+    size = image_size or 32
+    source = cifar10.find(data_path)
+    recipe = {"source": cifar10.fingerprint(source), "transform": "bilinear", "image_size": size}
+
+    def build() -> Arrays:
+        train, test = cifar10.read(source)
+        return _resize(train, size), _resize(test, size)
+
+    return ImageData("cifar10", *cached(data_path, "cifar10", recipe, build))
+
+
+DATASETS: dict[str, Callable[[Path, int | None], ImageData | Arrays]] = {"digits": _digits, "cifar10": _cifar10}
+
+
+def _resize(images: np.ndarray, size: int) -> np.ndarray:
+    """Resizes uint8 (N, C, H, W) to (N, C, size, size), bilinear and, downwards, antialiased."""
+    count, channels, height, width = images.shape
+    if (height, width) == (size, size):
+        return images
+    planes = (Image.fromarray(plane) for plane in images.reshape(-1, height, width))
+    resized = np.stack([np.asarray(plane.resize((size, size), Image.Resampling.BILINEAR)) for plane in planes])
+    return resized.reshape(count, channels, size, size)
+
+
+def _folder(root: Path, data_path: Path, image_size: int | None) -> ImageData:
+    size = image_size or 32
+    splits = folder.find(root)
+    recipe = {"source": folder.fingerprint(splits), "transform": "centre crop, bilinear", "image_size": size}
+    name = f"folder:{root.resolve().name}"
+    return ImageData(name, *cached(data_path, name, recipe, lambda: folder.read(splits, size)))
+
+
+class Batches(Iterator[Tensor]):
+    """Endless shuffled batches of one split: float32 (batch_size, C, H, W) in [-1, 1], on `device`.
+
+    Each epoch goes through a fresh permutation, every image once; a batch that reaches its end goes on into the next
+    one, so no image is dropped, and a split smaller than a batch is repeated within it. The uint8 array lies on the
+    device whole, and a batch is one `index_select`. The order depends on the generator alone, not on the device.
+
+    Args:
+        images: uint8 (N, C, H, W); an array is copied into memory, a tensor is moved to the device.
+        generator: draws one seed an epoch; may be shared with other users. None is a new one with torch's own seed.
+
+    Raises:
+        InputError: no images, images not uint8 (N, C, H, W), or a batch size below 1.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray | Tensor,
+        batch_size: int,
+        device: str | torch.device = "cpu",
+        generator: torch.Generator | None = None,
+    ):
+        if not isinstance(images, Tensor):
+            images = torch.from_numpy(np.array(images))  # a copy: the cache is mapped read-only
+        if images.dtype != torch.uint8 or images.ndim != 4 or not len(images):
+            raise InputError(f"images must be uint8 (N, C, H, W), N > 0, not {images.dtype} {tuple(images.shape)}")
+        if batch_size < 1:
+            raise InputError(f"--b_size {batch_size}: must be at least 1")
+        self.images = images.to(device)
+        self.batch_size = batch_size
+        self.generator = generator or torch.Generator()
+        self._next_epoch()
+
+    def __next__(self) -> Tensor:
+        parts, missing = [], self.batch_size
+        while missing:
+            if self.position == len(self.order):
+                self._next_epoch()
+            parts.append(self.order[self.position : self.position + missing])
+            self.position += len(parts[-1])
+            missing -= len(parts[-1])
+        return from_uint8(self.images.index_select(0, torch.cat(parts)))
+
+    def state_dict(self) -> dict[str, int | Tensor]:
+        """All that the next batches depend on besides the images: the epoch's seed, the place in it, the generator."""
+        generator = self.generator.get_state()
+        return {"size": len(self.images), "seed": self.seed, "position": self.position, "generator": generator}
+
+    def load_state_dict(self, state: dict[str, int | Tensor]) -> None:
+        """Goes on where `state_dict` was taken, bit for bit; raises InputError if it is of a set of another size."""
+        if state["size"] != len(self.images):
+            raise InputError(f"the saved run drew from {state['size']} images, this data set has {len(self.images)}")
+        self.generator.set_state(state["generator"].cpu())  # wherever the checkpoint was loaded to
+        self._permute(state["seed"])
+        self.position = state["position"]
+
+    def _next_epoch(self) -> None:
+        device = self.generator.device
+        self._permute(int(torch.randint(2**63 - 1, (), generator=self.generator, device=device)))
+
+    def _permute(self, seed: int) -> None:
+        self.seed, self.position = seed, 0
+        order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed))
+        self.order = order.to(self.images.device)

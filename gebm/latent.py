@@ -1,0 +1,158 @@
+r"""Latent priors and the latent posterior that every sampler targets."""
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from gebm.networks.folding import folded
+
+__all__ = ["PRIORS", "GaussianPrior", "LatentPosterior", "Target", "UniformPrior", "value_and_grad"]
+
+
+class Target(Protocol):
+    """What a kernel samples from: positions (N, d) -> potentials (N,) and their gradients (N, d)."""
+
+    def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+def value_and_grad(potential: Callable[[Tensor], Tensor]) -> Target:
+    """Turn any differentiable potential (N, d) -> (N,) of independent rows into a `Target`."""
+
+    def target(z: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            value = potential(z)
+            (gradient,) = torch.autograd.grad(value.sum(), z)
+        return value.detach(), gradient
+
+    return target
+
+
+class GaussianPrior:
+    r"""Standard Gaussian, :math:`\log \eta(z) = -\|z\|^2/2 - (d/2) \log 2\pi`.
+
+    Arguments:
+        dim: dimension d.
+    """
+
+    name = "gaussian"
+
+    def __init__(self, dim: int):
+        self.dim = dim
+
+    def sample(self, n: int, generator: torch.Generator | None = None, like: Tensor | None = None) -> Tensor:
+        """Draw latents (n, d), with the device and dtype of `like`."""
+        return self.from_gaussian(_normal(n, self.dim, generator, like))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density of latents (N, d), summed over coordinates: (N,)."""
+        return -0.5 * z.square().sum(1) - 0.5 * self.dim * math.log(2 * math.pi)
+
+    def from_gaussian(self, u: Tensor) -> Tensor:
+        """Map N(0, I) to this prior, coordinate by coordinate."""
+        return u
+
+
+class UniformPrior(GaussianPrior):
+    r"""Uniform on [-1, 1]^d, :math:`\log \eta(z) = -d \log 2` inside and minus infinity outside.
+
+    Arguments:
+        dim: dimension d.
+    """
+
+    name = "uniform"
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        inside = (z.abs() <= 1).all(1)
+        return torch.where(inside, -self.dim * math.log(2.0), -math.inf).to(z.dtype)
+
+    def from_gaussian(self, u: Tensor) -> Tensor:
+        return torch.erf(u / math.sqrt(2))
+
+
+PRIORS = {"gaussian": GaussianPrior, "uniform": UniformPrior}
+
+
+def _normal(n: int, dim: int, generator: torch.Generator | None, like: Tensor | None) -> Tensor:
+    like = torch.empty(0) if like is None else like
+    return torch.randn(n, dim, generator=generator, device=like.device, dtype=like.dtype)
+
+
+class LatentPosterior:
+    r"""Latent posterior of a generalized energy-based model, in Gaussian coordinates u.
+
+    .. math:: U(u) = \tfrac12 \|u\|^2 + \beta E(G(T(u))) + \tfrac d2 \log 2\pi,
+
+    T the coordinate-wise map from N(0, I) to the prior (the identity for the Gaussian prior, where u is z). For
+    u ~ exp(-U), z = T(u) follows the latent posterior nu(z) ∝ eta(z) exp(-beta E(G(z))) and x = G(z) the model Q
+    (paper.md section 1). A bounded prior thus needs no special case in any sampler.
+
+    Arguments:
+        prior: latent prior.
+        base: network (N, d) -> samples.
+        energy: network samples -> (N,).
+        beta: inverse temperature.
+
+    Calling it with u (N, d) gives the potentials (N,) and gradients (N, d); parameters take no gradients when it is
+    `frozen()`. The networks are used in the mode they are in: put them into `eval()` first, or freeze.
+    """
+
+    def __init__(self, prior: GaussianPrior, base: nn.Module, energy: nn.Module, beta: float = 1.0):
+        self.prior = prior
+        self.base = base
+        self.energy = energy
+        self.beta = beta
+        self._like = next((p for p in energy.parameters() if p.is_floating_point()), torch.empty(0))
+        self._network_dtype = self._like.dtype
+        self._value_and_grad = value_and_grad(self.potential)
+
+    def start(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw n starts (n, d) from the prior, as Gaussian coordinates."""
+        return _normal(n, self.prior.dim, generator, self._like)
+
+    def decode(self, u: Tensor) -> Tensor:
+        """Samples x = G(T(u)) of positions (N, d), without gradients, in the dtype of u."""
+        with torch.no_grad():
+            return self._generate(u).to(u.dtype)
+
+    def energies(self, u: Tensor) -> Tensor:
+        """E(G(T(u))) of positions (N, d): (N,), without gradients."""
+        with torch.no_grad():
+            return self.energy(self._generate(u)).to(u.dtype)
+
+    def potential(self, u: Tensor) -> Tensor:
+        """U of positions (N, d): (N,), differentiable."""
+        prior = 0.5 * u.square().sum(1) + 0.5 * self.prior.dim * math.log(2 * math.pi)
+        return prior + self.beta * self.energy(self._generate(u)).to(u.dtype)
+
+    def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        return self._value_and_grad(u)
+
+    def at(self, beta: float) -> "LatentPosterior":
+        """The same networks at another inverse temperature."""
+        other = LatentPosterior(self.prior, self.base, self.energy, beta)
+        other._network_dtype = self._network_dtype
+        return other
+
+    def frozen(self, dtype: torch.dtype | None = None) -> "LatentPosterior":
+        """Inference form: the same function with norms folded, no parameter gradients, channels-last layout.
+
+        `dtype=torch.bfloat16` runs the convolutions in bfloat16; positions, the energy's head, the potential and its
+        prior term keep their precision. The potential then moves by whole nats at beta 100 (measured in design.md), so
+        a kernel with an accept step needs the default.
+        """
+        base, energy = folded(self.base), folded(self.energy)
+        frozen = LatentPosterior(self.prior, base, energy, self.beta)
+        if dtype is not None:
+            base.to(dtype)
+            getattr(energy, "features", energy).to(dtype)
+            frozen._network_dtype = dtype
+        for network in (base, energy):
+            network.to(memory_format=torch.channels_last)
+        return frozen
+
+    def _generate(self, u: Tensor) -> Tensor:
+        return self.base(self.prior.from_gaussian(u).to(self._network_dtype))

@@ -1,0 +1,46 @@
+"""Tensors on disk that can always be computed again: whole and under their key, or not there."""
+
+import hashlib
+import os
+import secrets
+import warnings
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+__all__ = ["content_hash", "load", "save"]
+
+
+def content_hash(tensors: dict[str, Tensor]) -> str:
+    """sha256 of the names, types, shapes and values of tensors on the CPU."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.contiguous().numpy())
+    return digest.hexdigest()
+
+
+def load(path: Path, key: str) -> dict[str, Tensor] | None:
+    """The tensors saved at `path` under `key`; None if there are none, another key's, or damaged ones."""
+    try:
+        with safe_open(path, "pt") as file:
+            meta = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, SafetensorError):
+        return None
+    return tensors if meta == {"key": key, "sha256": content_hash(tensors)} else None
+
+
+def save(path: Path, key: str, tensors: dict[str, Tensor]) -> None:
+    """Writes the tensors under a temporary name and renames; where that fails it warns, as only time is lost."""
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, temporary, {"key": key, "sha256": content_hash(tensors)})
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        warnings.warn(f"{path}: not cached ({error})", stacklevel=2)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,209 @@
+"""The generalized energy-based model: a latent prior, a base, an energy and the log-partition."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from gebm.errors import InputError
+from gebm.latent import PRIORS, GaussianPrior, LatentPosterior
+from gebm.networks import BASES, ENERGIES
+from gebm.registry import resolve
+from gebm.samplers import Kernel, Langevin, constant, run
+
+__all__ = ["GEBM", "Architecture", "read_architecture"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """All that is needed to build the networks of a model; stored beside its weights.
+
+    Arguments:
+        base, energy: registered name or dotted path `package.module:factory`. A base factory is called as
+            factory(image_shape, latent_dim=..., width=...), an energy factory as
+            factory(image_shape, width=..., trunc=...).
+        image_shape: (C, H, W).
+        latent_dim: dimension of z.
+        prior: 'gaussian' or 'uniform'.
+        width: factor on the channel counts.
+        trunc: whether image energies have the floor -10.
+    """
+
+    base: str = "sngan"
+    energy: str = "sngan"
+    image_shape: tuple[int, int, int] = (3, 32, 32)
+    latent_dim: int = 100
+    prior: str = "gaussian"
+    width: float = 1.0
+    trunc: bool = True
+
+
+class GEBM(nn.Module):
+    r"""Generalized energy-based model: :math:`dQ/dG(x) = \exp(-\beta E(x) - A(\beta))`, :math:`x = G(z), z \sim \eta`.
+
+    Arguments:
+        prior: latent prior eta.
+        base: network G, latents (N, d) -> samples.
+        energy: network E, samples -> (N,). Low is likely.
+        architecture: how the networks were built, for models that are to be loaded by themselves.
+
+    The scalar parameter `log_partition` is c, the learnt estimate of A(1) = log E_G[exp(-E)].
+    """
+
+    def __init__(
+        self, prior: GaussianPrior, base: nn.Module, energy: nn.Module, architecture: Architecture | None = None
+    ):
+        super().__init__()
+        self.prior = prior
+        self.base = base
+        self.energy = energy
+        self.architecture = architecture
+        self.log_partition = nn.Parameter(torch.zeros(()))
+
+    @classmethod
+    def build(cls, architecture: Architecture) -> "GEBM":
+        """Make the networks of an architecture, freshly initialised, and try them on two latents.
+
+        Raises:
+            InputError: unknown name, or a user's network that does not have the stated shapes.
+        """
+        a = architecture
+        base = resolve(a.base, BASES, "--g_model")(a.image_shape, latent_dim=a.latent_dim, width=a.width)
+        energy = resolve(a.energy, ENERGIES, "--d_model")(a.image_shape, width=a.width, trunc=a.trunc)
+        model = cls(PRIORS[a.prior](a.latent_dim), base, energy, a)
+        _check_shapes(model, a)
+        return model
+
+    def generate(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw n samples of the base alone, with the graph to its parameters."""
+        return self.base(self.prior.sample(n, generator, like=self.log_partition))
+
+    def log_ratio(self, x: Tensor) -> Tensor:
+        """Log-density of the model relative to its base, log dQ/dG(x) = -E(x) - c: (N,)."""
+        return -self.energy(x) - self.log_partition
+
+    def posterior(self, beta: float = 1.0) -> LatentPosterior:
+        """Latent posterior at inverse temperature beta, of the networks as they are; `.frozen()` is faster."""
+        return LatentPosterior(self.prior, self.base, self.energy, beta)
+
+    def sample(
+        self,
+        n: int,
+        kernel: Kernel | None = None,
+        steps: int = 100,
+        beta: float = 1.0,
+        schedule: Callable[[int], float] = constant,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw n samples x = G(z) with z moved from the prior by a latent sampler (default: Langevin, h = 0.005)."""
+        target = self.posterior(beta).frozen()
+        start = target.start(n, generator)
+        chain = run(kernel or Langevin(0.005), target, start, steps, schedule=schedule, generator=generator)
+        return target.decode(chain.state.position)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `base.safetensors` and `energy.safetensors` (with c) into an existing folder.
+
+        Raises:
+            ValueError: the model has no architecture to store.
+        """
+        if self.architecture is None:
+            raise ValueError("a model of bare networks has no architecture to save: use GEBM.build, or state_dict()")
+        metadata = {"gebm": json.dumps(asdict(self.architecture))}
+        for name, tensors in (("base", self.base.state_dict()), ("energy", self._energy_state())):
+            tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+            safetensors.torch.save_file(tensors, Path(folder) / f"{name}.safetensors", metadata)
+
+    @classmethod
+    def load(cls, base: str | Path, energy: str | Path | None = None) -> "GEBM":
+        """Build a model from its two weight files, or from the one folder that holds both.
+
+        Raises:
+            InputError: a file is missing, damaged, not safetensors, or of another architecture.
+        """
+        energy = base if energy is None else energy
+        ours, theirs = read_architecture(base, "base"), read_architecture(energy, "energy")
+        model = cls.build(replace(ours, energy=theirs.energy, trunc=theirs.trunc))
+        model.load_base(base)
+        model.load_energy(energy)
+        return model
+
+    def load_base(self, path: str | Path) -> None:
+        """Take the base's weights from a file or from a folder that holds `base.safetensors`; `load` tells the errors."""
+        self._load(path, "base", ("base", "image_shape", "latent_dim", "prior", "width"), self.base.state_dict())
+
+    def load_energy(self, path: str | Path) -> None:
+        """Take the energy's weights and c from a file or from a folder that holds `energy.safetensors`."""
+        self._load(path, "energy", ("energy", "image_shape", "width"), self._energy_state())
+
+    def _energy_state(self) -> dict[str, Tensor]:
+        return {**{f"energy.{k}": v for k, v in self.energy.state_dict().items()}, "log_partition": self.log_partition}
+
+    def _load(self, path: str | Path, part: str, fields: tuple[str, ...], state: dict[str, Tensor]) -> None:
+        file = _weight_file(path, part)
+        stored = read_architecture(file, part)
+        for field in fields:
+            have, want = getattr(stored, field), getattr(self.architecture, field)
+            if have != want:
+                raise InputError(f"{file}: made with {field} {have}, not {want}: give the {part} of that architecture")
+        tensors = _read(file, lambda f: {key: f.get_tensor(key) for key in f.keys()})
+        wrong = sorted(state.keys() ^ tensors.keys()) or [k for k in state if state[k].shape != tensors[k].shape]
+        if wrong:
+            raise InputError(f"{file}: tensor {wrong[0]} does not fit the {part} '{getattr(stored, part)}' it names")
+        with torch.no_grad():
+            for key, value in state.items():
+                value.copy_(tensors[key])
+
+
+def read_architecture(path: str | Path, part: str) -> Architecture:
+    """The architecture stored in the weights of `part` ('base' or 'energy'): a file, or the folder that holds it.
+
+    Raises:
+        InputError: missing or damaged file, or one that this project did not write.
+    """
+    file = _weight_file(path, part)
+    metadata = _read(file, lambda f: f.metadata() or {})
+    try:
+        fields = json.loads(metadata["gebm"])
+        return Architecture(**{**fields, "image_shape": tuple(fields["image_shape"])})
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{file}: no architecture in its header: not a weights file written by gebm") from None
+
+
+def _weight_file(path: str | Path, part: str) -> Path:
+    path = Path(path)
+    file = path / f"{part}.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(f"{file}: no such file: give a {part}.safetensors or the checkpoint folder that holds it")
+    return file
+
+
+def _read(file: Path, reader: Callable[[safetensors.safe_open], T]) -> T:
+    # Safetensors hold numbers and nothing else, so no file can run code here.
+    try:
+        with safetensors.safe_open(file, framework="pt") as f:
+            return reader(f)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise InputError(f"{file}: not a readable safetensors file ({error})") from None
+
+
+def _check_shapes(model: GEBM, a: Architecture) -> None:
+    """Try a freshly built pair on two latents, so that a user's network of the wrong shape is named at once."""
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        x = model.generate(2, torch.Generator().manual_seed(0))
+        if x.shape != (2, *a.image_shape):
+            raise InputError(f"--g_model {a.base}: made samples of shape {tuple(x.shape[1:])}, the data have {a.image_shape}")
+        e = model.energy(x)
+        if e.shape != (2,):
+            raise InputError(f"--d_model {a.energy}: gave energies of shape {tuple(e.shape)} for 2 images, (2,) is needed")
+    model.train(training)

@@ -1,0 +1,64 @@
+"""What the image families share: the ladder of resolutions, the energy's head, initialisation."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+__all__ = ["ENERGY_FLOOR", "ImageEnergy", "doublings", "initialise", "scaled", "spectral_norm"]
+
+ENERGY_FLOOR = -10.0
+
+
+def doublings(image_size: int, start: int = 4) -> int:
+    """Number of factor-two steps from `start` to `image_size` (a power of two from 8 to 64)."""
+    if image_size not in (8, 16, 32, 64):
+        raise ValueError(f"image_size must be 8, 16, 32 or 64, got {image_size}")
+    return int(math.log2(image_size // start))
+
+
+def scaled(channels: int, width: float) -> int:
+    """`channels` times the width factor, at least one."""
+    return max(1, round(channels * width))
+
+
+def initialise(module: nn.Module, weight: Callable[[Tensor], object]) -> None:
+    """Apply `weight` to every convolution's and linear layer's weight, zero their biases."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            weight(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+class ImageEnergy(nn.Module):
+    r"""Scalar energy of an image: features, a linear head, an optional floor.
+
+    .. math:: E(x) = \max(w^\top \phi(x) + b,\; f)
+
+    The floor f = -10 is that of the reference code (paper.md section 6, item 17): below it the energy is flat.
+    The head works in the precision of its own weights, so the energy stays float32 when the features are bfloat16.
+
+    Arguments:
+        features: network (N, C, H, W) -> (N, ...), flattened before the head.
+        head: linear layer to one output.
+        trunc: whether the floor applies.
+
+    Shapes: images (N, C, H, W) in [-1, 1] -> energies (N,).
+    """
+
+    def __init__(self, features: nn.Module, head: nn.Linear, trunc: bool = True):
+        super().__init__()
+        self.features = features
+        self.head = head
+        self.trunc = trunc
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The bias, not the weight: reading a spectrally normalised weight would run its power iteration.
+        e = self.head(self.features(x).flatten(1).to(self.head.bias.dtype)).squeeze(1)
+        return e.clamp(min=ENERGY_FLOOR) if self.trunc else e
+
+    def extra_repr(self) -> str:
+        return f"floor={ENERGY_FLOOR if self.trunc else None}"

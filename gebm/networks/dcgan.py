@@ -1,0 +1,66 @@
+"""The convolutional pair of DCGAN (Radford et al. 2016)."""
+
+from functools import partial
+
+from torch import Tensor, nn
+
+from gebm.networks.common import ImageEnergy, doublings, initialise, scaled
+
+__all__ = ["DCGANBase", "DCGANEnergy"]
+
+_normal = partial(nn.init.normal_, mean=0.0, std=0.02)
+
+
+def _ladder(image_size: int, width: float) -> list[int]:
+    """Channels from half resolution down to 4x4: 64, doubling, at most 512."""
+    return [scaled(min(64 * 2**k, 512), width) for k in range(doublings(image_size))]
+
+
+class DCGANBase(nn.Module):
+    """Transposed convolutions k4 s2 with batch normalisation, the last one straight to the image; tanh.
+
+    Arguments:
+        image_shape: (C, H, W), H = W a power of two from 8 to 64.
+        latent_dim: dimension d of z.
+        width: factor on every channel count.
+
+    Shapes: latents (N, d) -> images (N, C, H, W) in [-1, 1].
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int = 100, width: float = 1.0):
+        super().__init__()
+        top, *rest = reversed(_ladder(image_shape[1], width))
+        layers: list[nn.Module] = [nn.Linear(latent_dim, top * 16), nn.Unflatten(1, (top, 4, 4))]
+        channels = top
+        for out in [*rest, image_shape[0]]:
+            layers += [nn.BatchNorm2d(channels), nn.ReLU(), nn.ConvTranspose2d(channels, out, 4, 2, 1)]
+            channels = out
+        self.layers = nn.Sequential(*layers, nn.Tanh())
+        initialise(self, _normal)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layers(z)
+
+
+class DCGANEnergy(ImageEnergy):
+    """Convolutions k4 s2 with LeakyReLU(0.2) down to 4x4 and a linear head.
+
+    DCGAN's critic has batch normalisation; an energy is a function of one image, so there is none here, and
+    smoothness is left to the gradient penalty.
+
+    Arguments:
+        image_shape: (C, H, W), H = W a power of two from 8 to 64.
+        width: factor on every channel count.
+        trunc: floor the energy at -10.
+
+    Shapes: images (N, C, H, W) in [-1, 1] -> energies (N,).
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], width: float = 1.0, trunc: bool = True):
+        layers: list[nn.Module] = []
+        channels = image_shape[0]
+        for out in _ladder(image_shape[1], width):
+            layers += [nn.Conv2d(channels, out, 4, 2, 1), nn.LeakyReLU(0.2)]
+            channels = out
+        super().__init__(nn.Sequential(*layers), nn.Linear(channels * 16, 1), trunc)
+        initialise(self, _normal)

@@ -1,0 +1,98 @@
+"""From the arguments of a command to a checked `Config`: command line over YAML over defaults."""
+
+import re
+from argparse import ArgumentError, HelpFormatter
+from collections.abc import Sequence
+from dataclasses import Field, fields
+
+from jsonargparse import ArgumentParser
+
+from gebm.config import LATER, Config, sections
+from gebm.errors import InputError
+from gebm.flags import allowed, by_name, check_mapping, hint, kinds, read_yaml, show
+
+__all__ = ["help_text", "parse"]
+
+CONFIG = ("--config", "--configs")
+METAVARS = {bool: "true|false", int: "N", float: "X", str: "TEXT"}
+
+
+def parse(argv: Sequence[str], mode: str | None = None) -> tuple[Config, frozenset[str]]:
+    """The configuration that a command line asks for, and the names of the flags given on it or in its YAML files.
+
+    `--help` prints all flags and exits.
+
+    Args:
+        argv: the arguments, without the program's name and the subcommand.
+        mode: the subcommand, which wins over the `mode` of a YAML file.
+
+    Raises:
+        InputError: a flag, a value or a file is wrong, or asks for what does not exist yet.
+    """
+    words = _tokens(argv, mode)
+    given = {}
+    for path in words.pop("config", ()):
+        given |= check_mapping(Config, read_yaml(path), where=f"{path}: ")
+    command = check_mapping(Config, words, where="--")
+    if mode and command.get("mode", mode) != mode:
+        raise InputError(f"--mode {command['mode']} contradicts the command {mode}: leave one of the two out")
+    given |= command | ({"mode": mode} if mode else {})
+    config = Config(**given)
+    for f in fields(config):
+        _refuse_later(f, getattr(config, f.name))
+    return config, frozenset(given)
+
+
+def help_text(mode: str | None = None) -> str:
+    """What `--help` prints: each flag with its meaning, the values it takes now, and its default."""
+    return _parser(mode).format_help()
+
+
+def _tokens(argv: Sequence[str], mode: str | None) -> dict:
+    """The arguments as a mapping from flags to texts, only what is given."""
+    argv = [re.sub("^[—–]", "--", word) for word in argv]  # the documents print `—device`
+    known = {*CONFIG, "--help", *(f"--{name}" for name in by_name(Config))}
+    for word in argv:
+        name = word.partition("=")[0]
+        if name.startswith("--") and name not in known:
+            raise InputError(f"unknown flag {show(name)}{hint(name, known)}")
+    try:
+        return _parser(mode).parse_args(argv, defaults=False).as_dict()
+    except ArgumentError as error:
+        raise InputError(str(error)) from None
+
+
+def _parser(mode: str | None) -> ArgumentParser:
+    """Splits arguments into flags and texts and knows the help; the texts are checked by `check_mapping`."""
+    parser = ArgumentParser(
+        usage=f"{f'gebm {mode}' if mode else 'python main.py'} [--config FILE] [--FLAG VALUE ...]",
+        description="The command line wins over the YAML file, which wins over the defaults, shown in [brackets].",
+        formatter_class=HelpFormatter,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument(*CONFIG, action="append", metavar="FILE", help="YAML file of lines `flag: value`")
+    for title, flags in sections().items():
+        group = parser.add_argument_group(title)
+        for f in flags:
+            names = [f"--{name}" for name in (f.name, f.metadata["alias"]) if name]
+            switch = {"nargs": "?", "const": "true"} if f.type is bool else {}  # ActionYesNo would add --no_FLAG
+            metavar = METAVARS[kinds(f)[0]]
+            group.add_argument(*names, type=str, metavar=metavar, help=_help(f).replace("%", "%%"), **switch)
+    return parser
+
+
+def _help(f: Field) -> str:
+    """The help of one flag."""
+    later = LATER.get(f.name, ())
+    values = "" if f.type is bool or f.metadata["text"] == allowed(f) == "text" else f" ({allowed(f, later)})"
+    pending = " (not available yet)" if {True, ...} & {*later} else ""
+    return f"{f.metadata['help']}{values} [{show(f.default)}]{pending}"
+
+
+def _refuse_later(f: Field, value: object) -> None:
+    """Raises `InputError` for a value that is part of the interface and not built yet."""
+    later = LATER.get(f.name, ())
+    if value != f.default and (value in later or ... in later):
+        now = show(f.default) if ... in later else allowed(f, later)
+        raise InputError(f"--{f.name} {show(value)} is not available yet; available now: {now}")

@@ -1,0 +1,344 @@
+import io
+import os
+import struct
+import sys
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gebm.data import DATASETS, Batches, from_uint8, labelled_digits, load_images, to_uint8
+from gebm.data import folder as folder_module
+from gebm.errors import InputError
+
+RNG = np.random.default_rng(0)
+TRAIN, TEST = (RNG.integers(256, size=(n, 3, 16, 16), dtype=np.uint8) for n in (6, 2))
+
+
+def pair(data_path, image_size):
+    return TRAIN, TEST
+
+
+def floats(data_path, image_size):
+    return TRAIN / 255, TEST / 255
+
+
+def single(data_path, image_size):
+    return TRAIN
+
+
+def one_line(error):
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+# --- conversion -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_uint8_roundtrip(dtype):
+    levels = torch.arange(256, dtype=torch.uint8)
+    assert from_uint8(levels).dtype == torch.float32
+    assert from_uint8(levels)[[0, 255]].tolist() == [-1, 1]
+    assert to_uint8(from_uint8(levels).to(dtype)).equal(levels)
+
+
+def test_to_uint8_rounds_and_clamps():
+    x = torch.tensor([-9.0, -1.0, (100.4 / 127.5) - 1, (100.6 / 127.5) - 1, 1.0, 9.0])
+    assert to_uint8(x).tolist() == [0, 0, 100, 101, 255, 255]
+    assert to_uint8(x.bfloat16()).dtype == torch.uint8
+
+
+# --- data sets --------------------------------------------------------------------------------------------------------
+
+
+def test_digits(tmp_path):
+    data = load_images("digits", tmp_path)
+    assert (data.train.shape, data.test.shape, data.shape) == ((1397, 1, 8, 8), (400, 1, 8, 8), (1, 8, 8))
+    assert data.train.dtype == np.uint8 and data.train.min() == 0 and data.train.max() == 255
+    assert not data.train.flags.writeable and not list(tmp_path.iterdir())
+    assert data.key == load_images("digits").key != load_images("digits", image_size=16).key
+    everything, labels = labelled_digits()
+    assert np.array_equal(everything, np.concatenate([data.train, data.test]))
+    assert np.bincount(labels[-400:]).min() > 20  # shuffled: expected 40 of each digit, standard deviation 6
+    # a digit's own picture: the mean zero is dark in the middle, the mean one bright
+    centre = [data.train[labels[:-400] == digit, 0, 3:5, 3:5].mean() for digit in (0, 1)]
+    assert centre[0] < 60 < 180 < centre[1]
+
+
+@pytest.mark.parametrize("size", [8, 16, 32, 64])
+def test_digits_are_resized(size):
+    data = load_images("digits", image_size=size)
+    assert data.shape == (1, size, size)
+    assert data.train.mean() == pytest.approx(load_images("digits").train.mean(), rel=0.02)
+
+
+@pytest.mark.parametrize("size", [0, 4, 33, 128])
+def test_image_size_is_a_power_of_two(size, tmp_path):
+    with pytest.raises(InputError, match=f"--image_size {size}: .*powers of two 8, 16, 32, 64") as error:
+        load_images("digits", tmp_path / "data", size)
+    one_line(error)
+    assert not (tmp_path / "data").exists()
+
+
+def test_unknown_name_suggests_the_nearest():
+    with pytest.raises(InputError, match="'cifr10': choose digits, cifar10, folder:PATH .*mean 'cifar10'") as error:
+        load_images("cifr10")
+    one_line(error)
+
+
+@pytest.mark.parametrize("source", [*DATASETS, "folder"])
+def test_every_dataset(source, tmp_path, write_cifar10):
+    """What all of them promise: two read-only uint8 splits of the asked size, the same on each call."""
+    if source == "cifar10":
+        write_cifar10(tmp_path, "cifar-10-batches-bin")
+    if source == "folder":
+        save_pngs(tmp_path / "pictures", 5)
+        source = f"folder:{tmp_path / 'pictures'}"
+    data, again = load_images(source, tmp_path, 16), load_images(source, tmp_path, 16)
+    assert data.key == again.key and np.array_equal(data.train, again.train) and np.array_equal(data.test, again.test)
+    for split in (data.train, data.test):
+        assert split.dtype == np.uint8 and split.shape[1:] == data.shape and data.shape[1:] == (16, 16)
+        assert split.max() > split.min() and len(split)
+        with pytest.raises(ValueError):
+            split[0] = 0
+
+
+# --- the user's own factory -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(monkeypatch):
+    monkeypatch.setitem(sys.modules, "own_images", sys.modules[__name__])
+
+
+def test_dotted_path(own):
+    data = load_images("own_images:pair")
+    assert np.array_equal(data.train, TRAIN) and data.shape == (3, 16, 16) and data.name == "own_images:pair"
+    assert TRAIN.flags.writeable and not data.train.flags.writeable
+
+
+@pytest.mark.parametrize(
+    "name, size, says",
+    [
+        ("own_images:floats", None, r"float64 \(6, 3, 16, 16\).*must be two uint8"),
+        ("own_images:single", None, r"pair \(train, test\)"),
+        ("own_images:pair", 32, r"made images of \(3, 16, 16\), not --image_size 32"),
+        ("own_images:nothing", None, "cannot be imported"),
+        ("no_such_module:f", None, "cannot be imported .*no_such_module"),
+    ],
+)
+def test_bad_factory(own, name, size, says):
+    with pytest.raises(InputError, match=says) as error:
+        load_images(name, image_size=size)
+    one_line(error)
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+def save_pngs(folder, count, mode="RGB", size=(20, 20)):
+    folder.mkdir(parents=True)
+    for i in range(count):
+        pixels = RNG.integers(256, size=(size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(pixels).convert(mode).save(folder / f"{i:03}.png")
+    return folder
+
+
+def test_folder_split_is_fixed_and_complete(tmp_path):
+    root = tmp_path / "pictures"
+    root.mkdir()
+    for i in range(40):
+        Image.new("L", (8, 8), i).save(root / f"{i:03}.png")
+    data = load_images(f"folder:{root}", tmp_path, 8)
+    train, test = data.train[:, 0, 0, 0].tolist(), data.test[:, 0, 0, 0].tolist()
+    assert len(test) == 4 and sorted(train + test) == list(range(40))
+    assert train == sorted(train) and test == [4, 20, 22, 25]  # pinned: a new split would mix test into train
+
+
+def test_folder_with_two_images_or_train_and_test(tmp_path):
+    data = load_images(f"folder:{save_pngs(tmp_path / 'two', 2)}", tmp_path)
+    assert (len(data.train), len(data.test), data.shape) == (1, 1, (3, 32, 32))
+    save_pngs(tmp_path / "given" / "train", 3)
+    save_pngs(tmp_path / "given" / "test", 2)
+    save_pngs(tmp_path / "given" / "other", 2)
+    data = load_images(f"folder:{tmp_path / 'given'}", tmp_path)
+    assert (len(data.train), len(data.test)) == (3, 2)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "PNG"])
+def test_folder_resizes_the_short_side_and_crops_the_centre(suffix, tmp_path):
+    pixels = np.zeros((64, 192, 3), np.uint8)
+    pixels[:, 64:128] = 200  # the middle square alone is grey
+    pixels[:32, 64:128] = 100
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for name in "ab":
+        Image.fromarray(pixels).save(tmp_path / "in" / "deep" / f"{name}.{suffix}")
+    image = load_images(f"folder:{tmp_path / 'in'}", tmp_path, 16).train[0].astype(int)
+    assert np.abs(image[:, :7, 1:-1] - 100).max() <= 4  # the lossy formats need the 4
+    assert np.abs(image[:, 9:, 1:-1] - 200).max() <= 4
+    assert np.abs(image - image[..., ::-1]).max() <= 4 and image[:, :, 0].min() > 80  # both sides cut alike
+
+
+@pytest.mark.parametrize(
+    "modes, channels", [(["L", "1"], 1), (["L", "LA", "I;16"], 1), (["L", "RGB"], 3), (["P", "P"], 3)]
+)
+def test_folder_channels(modes, channels, tmp_path):
+    (tmp_path / "in").mkdir()
+    for i, mode in enumerate(modes):
+        grey = Image.new("L", (9, 9), 255 if mode == "1" else 51)
+        if mode == "I;16":
+            image = Image.fromarray(np.full((9, 9), 51 * 257, np.uint16))
+            assert image.mode == mode
+        else:
+            image = grey.convert(mode)
+        image.save(tmp_path / "in" / f"{i}.png")
+    data = load_images(f"folder:{tmp_path / 'in'}", tmp_path, 8)
+    assert data.shape[0] == channels
+    assert set(np.unique(np.concatenate([data.train, data.test]))) <= {51, 255}
+
+
+def test_transparency_lies_over_white(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        Image.new("RGBA", (8, 8), (9, 9, 9, 0)).save(tmp_path / "in" / f"{name}.png")
+    assert (load_images(f"folder:{tmp_path / 'in'}", tmp_path, 8).train == 255).all()
+
+
+def png_of_claimed_size(width, height):
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def truncated_jpeg():
+    stream = io.BytesIO()
+    Image.fromarray(RNG.integers(256, size=(64, 64, 3), dtype=np.uint8)).save(stream, "JPEG")
+    return stream.getvalue()[: stream.tell() // 2]
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
+
+
+@pytest.mark.parametrize(
+    "name, content, says",
+    [
+        ("bad.png", b"", "not a usable image"),
+        ("bad.png", b"this is no picture", "not a usable image"),
+        ("bad.jpg", truncated_jpeg(), "truncated"),
+        ("bad.png", POSTSCRIPT, "cannot identify"),  # Pillow would run Ghostscript on it
+        ("bad.png", png_of_claimed_size(8001, 8000), "64,008,000 pixels, at most 64,000,000"),
+        ("bad.png", png_of_claimed_size(10_000, 10_000), "100,000,000 pixels, at most"),
+        ("bad.png", png_of_claimed_size(100_000, 100_000), "pixels"),
+    ],
+)
+def test_bad_image_is_named_and_nothing_written(name, content, says, tmp_path):
+    root = save_pngs(tmp_path / "in", 3)
+    (root / name).write_bytes(content)
+    with pytest.raises(InputError, match=says) as error:
+        load_images(f"folder:{root}", tmp_path / "data")
+    assert str(root / name) in one_line(error)
+    assert not (tmp_path / "data").exists()
+
+
+def test_long_strips_are_cheap(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        Image.new("L", (2_000_000, 1), 7).save(tmp_path / "in" / f"{name}.png")  # resized whole: 64 x 128,000,000
+    assert (load_images(f"folder:{tmp_path / 'in'}", tmp_path, 64).train == 7).all()
+
+
+@pytest.mark.parametrize("count, says", [(0, "0 images.*at least 2"), (1, "1 images"), (None, "not a folder")])
+def test_empty_folder(count, says, tmp_path):
+    if count is not None:
+        save_pngs(tmp_path / "in", count)
+        (tmp_path / "in" / "notes.txt").write_text("no image")
+        (tmp_path / "in" / "._000.png").write_text("what macOS leaves")
+    with pytest.raises(InputError, match=says) as error:
+        load_images(f"folder:{tmp_path / 'in'}", tmp_path / "data")
+    one_line(error)
+    assert not (tmp_path / "data").exists()
+
+
+def test_folder_key_follows_the_files(tmp_path, monkeypatch):
+    root = save_pngs(tmp_path / "in", 4)
+    key = load_images(f"folder:{root}", tmp_path).key
+    monkeypatch.chdir(tmp_path)
+    assert load_images("folder:in", tmp_path).key == key  # however the folder is spelt
+    assert load_images("folder:in", tmp_path, 16).key != key
+    os.utime(root / "000.png", ns=(1, 1))
+    assert load_images("folder:in", tmp_path).key != key
+    monkeypatch.setattr(folder_module, "_decode", None)  # the cache answers: no image is opened again
+    load_images("folder:in", tmp_path)
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+def numbered(count):
+    return np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1)
+
+
+def draw(batches, count):
+    return [to_uint8(next(batches)).flatten().tolist() for _ in range(count)]
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("size, batch", [(10, 5), (10, 4), (10, 10), (3, 7)])
+def test_epochs_are_permutations(size, batch):
+    batches = Batches(numbered(size), batch, generator=generator())
+    drawn = np.concatenate(draw(batches, 6 * size))
+    epochs = drawn.reshape(-1, size)
+    assert (np.sort(epochs, axis=1) == np.arange(size)).all()
+    assert len({tuple(epoch) for epoch in epochs}) > 4  # shuffled anew each time
+
+
+def test_batches_are_images_in_range():
+    batches = Batches(TRAIN, 4, generator=generator())
+    batch = next(batches)
+    assert iter(batches) is batches and batch.dtype == torch.float32 and batch.shape == (4, 3, 16, 16)
+    known = from_uint8(torch.from_numpy(TRAIN))
+    assert all(any(image.equal(other) for other in known) for image in batch)
+    assert next(Batches(torch.from_numpy(TRAIN), 4, generator=generator())).equal(batch)
+
+
+@pytest.mark.parametrize("before", [0, 1, 3, 5, 13])
+def test_resume_bit_for_bit(before, tmp_path):
+    shared = generator(1)
+    batches = Batches(numbered(10), 4, generator=shared)
+    draw(batches, before)
+    torch.rand(3, generator=shared)  # another user of the same generator
+    torch.save(batches.state_dict(), tmp_path / "state")
+    assert (tmp_path / "state").stat().st_size < 10_000
+    expected = draw(batches, 8)
+    other = Batches(numbered(10), 4, generator=generator(2))
+    draw(other, 2)
+    other.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+    assert draw(other, 8) == expected
+    with pytest.raises(InputError, match="10 images, this data set has 11"):
+        Batches(numbered(11), 4).load_state_dict(batches.state_dict())
+
+
+def test_seed_decides():
+    first, same, other = (draw(Batches(numbered(50), 10, generator=generator(s)), 3) for s in (0, 0, 1))
+    assert first == same != other
+
+
+@pytest.mark.parametrize("array, batch", [(numbered(3), 0), (numbered(0), 1), (TRAIN / 255, 1), (TRAIN[0], 1)])
+def test_bad_batches(array, batch):
+    with pytest.raises(InputError):
+        Batches(array, batch)
+
+
+def test_no_warning_on_a_mapped_array(tmp_path, recwarn):
+    root = save_pngs(tmp_path / "in", 4)
+    next(Batches(load_images(f"folder:{root}", tmp_path).train, 2))
+    assert not recwarn.list
