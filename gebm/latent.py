@@ -109,6 +109,11 @@ class LatentPosterior:
         self._network_dtype = self._like.dtype
         self._value_and_grad = value_and_grad(self.potential)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self._like.device
+
     def start(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw n starts (n, d) from the prior, as Gaussian coordinates."""
         return _normal(n, self.prior.dim, generator, self._like)

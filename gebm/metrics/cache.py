@@ -1,14 +1,14 @@
 """Tensors on disk that can always be computed again: whole and under their key, or not there."""
 
 import hashlib
-import os
-import secrets
 import warnings
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from gebm.files import atomic_write
 
 __all__ = ["content_hash", "load", "save"]
 
@@ -34,13 +34,10 @@ def load(path: Path, key: str) -> dict[str, Tensor] | None:
 
 
 def save(path: Path, key: str, tensors: dict[str, Tensor]) -> None:
-    """Writes the tensors under a temporary name and renames; where that fails it warns, as only time is lost."""
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    """Write the tensors, whole or not at all; where it fails it warns, as only time is lost."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, {"key": key, "sha256": content_hash(tensors)})
-        os.replace(temporary, path)
+        with atomic_write(path) as temporary:
+            save_file(tensors, temporary, {"key": key, "sha256": content_hash(tensors)})
     except (OSError, SafetensorError) as error:
         warnings.warn(f"{path}: not cached ({error})", stacklevel=2)
-    finally:
-        temporary.unlink(missing_ok=True)

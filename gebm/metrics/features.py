@@ -53,7 +53,7 @@ class Pixels:
 
 
 # Factories: (weights, data_path, cache_dir) -> Extractor. Covariances of whole 32 x 32 x 3 pixels are 3072 square: one
-# distance takes seconds and its bootstrap half an hour, hence the averaged pixels.
+# distance takes seconds and its bootstrap hours, hence the averaged pixels.
 FEATURES: dict[str, Callable[[str | Path | None, Path, Path], Extractor]] = {
     "pixels": lambda weights, data_path, cache_dir: Pixels(),
     "pixels-8x8": lambda weights, data_path, cache_dir: Pixels(8),
@@ -116,7 +116,7 @@ def distance_name(extractor: Extractor) -> str:
 
 
 def extract(
-    images: Images, extractor: Extractor, batch_size: int = 250, device: str | torch.device = "cpu"
+    images: Images, extractor: Extractor, batch_size: int = 128, device: str | torch.device = "cpu"
 ) -> Tensor:
     """Features (N, d), float64 on the CPU, of uint8 images (N, C, H, W); a module is moved to `device` first."""
     return torch.cat(list(_feature_batches(images, extractor, batch_size, device)))
@@ -127,7 +127,7 @@ def reference_moments(
     extractor: Extractor,
     cache_dir: str | Path,
     split_name: str,
-    batch_size: int = 250,
+    batch_size: int = 128,
     device: str | torch.device = "cpu",
 ) -> Moments:
     """Moments of the features of reference images (N, C, H, W), from `cache_dir` if they are there.

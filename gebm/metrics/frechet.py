@@ -9,7 +9,8 @@ from torch import Tensor
 
 from gebm.errors import InputError
 
-__all__ = ["DistanceComparison", "DistanceEstimate", "Moments", "bootstrap_distance", "bootstrap_gain", "frechet_distance"]
+__all__ = ["DistanceComparison", "DistanceEstimate", "Moments"]
+__all__ += ["bootstrap_distance", "bootstrap_gain", "frechet_distance"]
 
 
 class Moments:
@@ -85,10 +86,10 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     eigenvalues below zero are rounding and count as zero. The root of `b` is kept: pass the reference there.
 
     References: Dowson and Landau, *The Fréchet distance between multivariate normal distributions*, 1982;
-    Heusel et al., *GANs trained by a two time-scale update rule*, arXiv 1706.08500 (the distance on Inception features).
+    Heusel et al., *GANs trained by a two time-scale update rule*, arXiv 1706.08500 (on Inception features).
     """
     if a.mean.shape != b.mean.shape:
-        raise InputError(f"features of different dimension, {len(a.mean)} and {len(b.mean)}: use one extractor for both")
+        raise InputError(f"features of {len(a.mean)} and of {len(b.mean)} dimensions: use one extractor for both")
     cross = torch.linalg.eigvalsh(b.sqrt_cov @ a.cov @ b.sqrt_cov).clamp(min=0).sqrt().sum()
     distance = (a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2 * cross
     return max(float(distance), 0.0)
@@ -112,9 +113,7 @@ class DistanceComparison(NamedTuple):
     gain_ci: tuple[float, float]
 
 
-def bootstrap_distance(
-    features: Tensor, reference: Moments, replicates: int = 500, seed: int = 0
-) -> DistanceEstimate:
+def bootstrap_distance(features: Tensor, reference: Moments, replicates: int = 500, seed: int = 0) -> DistanceEstimate:
     """Fréchet distance of features (n, d) to the reference, with its 95 % bootstrap interval.
 
     Rows are resampled, the reference is fixed; see `bootstrap_gain` for what the interval covers.
@@ -162,7 +161,7 @@ def _resample(samples: list[Tensor], reference: Moments, replicates: int, seed: 
     for _ in range(replicates):
         counts = torch.bincount(torch.randint(n, (n,), generator=generator), minlength=n)
         distances.append([frechet_distance(Moments.of(x, counts), reference) for x in samples])
-    return torch.tensor(distances, dtype=torch.float64).T
+    return torch.tensor(distances, dtype=torch.float64).T.contiguous()
 
 
 def _interval(estimate: float, replicates: Tensor) -> tuple[float, float]:

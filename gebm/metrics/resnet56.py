@@ -59,7 +59,7 @@ class ResNet56(nn.Module):
             saved = saved.get("state_dict", saved)
             network.load_state_dict({name.removeprefix("module."): tensor for name, tensor in saved.items()})
         except Exception as error:  # a damaged pickle raises whatever its bytes happen to mean
-            raise InputError(f"{path}: damaged, or not the weights of a CIFAR ResNet-56 (expected {WEIGHTS})") from error
+            raise InputError(f"{path}: damaged, or not weights of a CIFAR ResNet-56 (expected {WEIGHTS})") from error
         network.key = f"{cls.name} {hashlib.sha256(data).hexdigest()}"
         network.eval().requires_grad_(False)
         for module in network.modules():

@@ -1,0 +1,5 @@
+import sys
+
+from gebm.cli import main
+
+sys.exit(main())

@@ -1,0 +1,146 @@
+"""`gebm sample`."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from gebm.commands.evaluate import compare, features_of
+from gebm.commands.setup import check_new_run, choose_device, dataset, load_pair, log, open_run, start_log
+from gebm.config import Config
+from gebm.data import ImageData
+from gebm.errors import InputError
+from gebm.files import atomic_write
+from gebm.metrics import extract
+from gebm.metrics.partition import relative_ess
+from gebm.model import GEBM
+from gebm.networks.common import ENERGY_FLOOR
+from gebm.pictures import save_gif, save_grid
+from gebm.report import distance_rows, table
+from gebm.samplers import SAMPLERS, Kernel, step_decay
+from gebm.sampling import Draws, draw
+
+__all__ = ["kernel_of", "main", "spaced", "write_samples"]
+
+
+def main(config: Config, given: frozenset[str]) -> Path:
+    """Sample as configured; returns the folder of the samples."""
+    start_log()
+    device = choose_device(config, given)
+    model, base, energy = load_pair(config, given)
+    folder = check_new_run(config)
+    data = dataset(config) if config.eval_fid else None
+    if data is not None and data.shape != model.architecture.image_shape:
+        shape = model.architecture.image_shape
+        raise InputError(f"--dataset {config.dataset}: images {data.shape}, but {base} makes {shape}; give --image_size {shape[1]}")
+    model.to(device, torch.float64 if config.dtype == 64 else torch.float32)
+    resolved = open_run(folder, config, device)
+    log.info("sampling %s\n  base   %s\n  energy %s", folder, base, energy)
+    summary = sample_into(folder, resolved, model, data, device)
+    summary.update(base_path=str(base), energy_path=str(energy))
+    finish(folder, summary)
+    return folder
+
+
+def kernel_of(config: Config) -> Kernel:
+    """The kernel of `--latent_sampler`, with the documented meaning of `--lmc_gamma`."""
+    if config.latent_sampler == "lmc":
+        return SAMPLERS["lmc"].from_gamma(config.lmc_gamma, config.lmc_kappa)
+    return SAMPLERS[config.latent_sampler].from_gamma(config.lmc_gamma)
+
+
+def spaced(steps: int, count: int) -> list[int]:
+    """At most `count` + 1 steps from 0 to `steps`, evenly."""
+    return sorted({round(steps * i / max(count, 1)) for i in range(count + 1)})
+
+
+def sample_into(folder: Path, config: Config, model: GEBM, data: ImageData | None, device: torch.device) -> dict:
+    """Draw as configured, write pictures and samples into the folder, and return the summary."""
+    kernel = kernel_of(config)
+    n = max(config.n_samples, config.fid_samples if data is not None else 0)
+    steps = config.num_sampler_steps
+    if data is not None:
+        extractor, reference = features_of(config, data, device)
+
+    def observe(images: np.ndarray) -> torch.Tensor:
+        return extract(images, extractor, config.fid_b_size, device)
+
+    with tqdm(total=n, desc=config.latent_sampler, unit=" chains", dynamic_ncols=True) as bar:
+        draws = draw(
+            model.posterior(config.temperature).frozen(),
+            kernel,
+            n,
+            steps,
+            schedule=step_decay(config.step_decay**kernel.gamma_power, config.step_decay_every),
+            chunk=config.sample_b_size,
+            seed=config.seed,
+            observe=observe if data is not None else None,
+            observe_at=spaced(steps, 10),
+            frames_at=spaced(steps, 40),
+            on_chunk=lambda done: bar.update(done - bar.n),
+        )
+    write_samples(folder, draws, config.n_samples)
+    summary = {
+        "sampler": config.latent_sampler,
+        "step_size": kernel.step_size,
+        "beta": config.temperature,
+        "steps": steps,
+        "n_fake": n,
+        "energy_start": float(draws.energies_start.mean()),
+        "energy_end": float(draws.energies.mean()),
+        "on_floor": float((draws.energies <= ENERGY_FLOOR).float().mean()) if getattr(model.energy, "trunc", False) else 0.0,
+        "acceptance": draws.acceptance,
+        "importance_relative_ess": relative_ess(-config.temperature * draws.energies_start),
+        "energy_trace": {str(step): e for step, e in sorted(draws.energy_trace.items())},
+        "features": None,
+    }
+    if data is not None:
+        summary.update(compare(draws.observed, reference, extractor, split=f"{data.name} test"))
+    return summary
+
+
+def write_samples(folder: Path, draws: Draws, n: int) -> None:
+    """Write `samples.npz`, single images under `png/`, the two grids, the steps between as grids, and the GIF."""
+    from PIL import Image
+
+    with atomic_write(folder / "samples.npz") as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(
+            file, samples=draws.images[:n], base=draws.start[:n], latents=draws.latents[:n].float().numpy(),
+            energies=draws.energies[:n].float().numpy(),
+        )  # fmt: skip
+    (folder / "png").mkdir(exist_ok=True)
+    for i, image in enumerate(draws.images[:n]):
+        Image.fromarray(image.transpose(1, 2, 0).squeeze()).save(folder / "png" / f"{i:05d}.png")
+    frames = sorted(draws.frames, key=lambda frame: frame[0])
+    save_grid(folder / "base.png", frames[0][1])
+    save_grid(folder / "samples.png", draws.images[: len(frames[0][1])])
+    for step, images in frames[:: max(1, len(frames) // 5)]:
+        save_grid(folder / f"step-{step:05d}.png", images)
+    if len(frames) > 1:
+        save_gif(folder / "chains.gif", [images for _, images in frames])
+
+
+def finish(folder: Path, summary: dict) -> None:
+    """Write `summary.json` and `summary.txt` and print the latter."""
+    rows = [
+        ("sampler", f"{summary['sampler']}, h = {summary['step_size']:.3g}, {summary['steps']} steps, beta = {summary['beta']:g}"),
+        ("mean energy", f"{summary['energy_start']:.3f} at the start, {summary['energy_end']:.3f} at the end"),
+        ("relative ESS of exp(-beta E)", f"{summary['importance_relative_ess']:.3f} (1: the energy changes nothing)"),
+    ]
+    if summary["on_floor"]:
+        rows.append(("on the floor E = -10", f"{summary['on_floor']:.1%} of the samples: the energy is flat there"))
+    if summary["features"]:
+        rows += distance_rows(summary)
+    rows += [("samples", str(folder / "samples.npz")), ("pictures", f"{folder}/samples.png, chains.gif")]
+    text = table(rows, f"{folder.name}")
+    write_summary(folder, summary, text)
+
+
+def write_summary(folder: Path, summary: dict, text: str) -> None:
+    with atomic_write(folder / "summary.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=1) + "\n")
+    with atomic_write(folder / "summary.txt") as temporary:
+        temporary.write_text(text + "\n")
+    log.info("\n%s", text)

@@ -1,0 +1,173 @@
+"""`gebm train`."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from gebm.commands.setup import (
+    architecture_of, check_new_run, check_writable, choose_device, dataset, log, newest_checkpoint, open_run, runs_of,
+    start_log,
+)  # fmt: skip
+from gebm.config import Config
+from gebm.data import Batches, ImageData, from_uint8
+from gebm.errors import InputError
+from gebm.model import GEBM
+from gebm.objectives import OBJECTIVES
+from gebm.training.checkpoint import load_checkpoint
+from gebm.training.loop import Interrupted, Schedule, train
+from gebm.training.trainer import OPTIMIZERS, Trainer
+
+__all__ = ["build_trainer", "main", "schedule_of"]
+
+
+def main(config: Config, given: frozenset[str]) -> Path:
+    """Train as configured; returns the run's folder."""
+    start_log()
+    run = _run_to_resume(config)
+    if run is not None:
+        stored = Config.load(run / "config.yaml")
+        config = replace(stored, **{k: getattr(config, k) for k in given - {"mode", "resume", "log_dir", "log_name"}})
+    _check(config)
+    device = choose_device(config, given)
+    data = dataset(config)
+    trainer, held_out = build_trainer(config, given, data, device)
+    checkpoint = newest_checkpoint(run) if run is not None else None
+    if run is None:
+        run = check_new_run(config)
+    else:
+        check_writable(run)
+        if checkpoint is not None:
+            load_checkpoint(checkpoint, trainer)
+        log.info("resuming %s from %s", run, checkpoint.name if checkpoint else "the start (it has no checkpoint)")
+    resolved = open_run(run, config, device)
+    if checkpoint is None and config.initialize_log_partition and config.train_mode != "base":
+        trainer.initialize_log_partition()
+    log.info("training on %s: %d images %s, in %s", data.name, len(data.train), data.shape, run)
+    try:
+        train(
+            trainer,
+            schedule_of(config),
+            run,
+            config=resolved.to_yaml(),
+            held_out=held_out,
+            save=not config.save_nothing,
+            on_evaluate=_distance_of_base(config, data, device) if config.eval_fid else None,
+        )
+    except Interrupted as stop:
+        kept = f"saved as {stop.checkpoint}; go on with --resume {run}" if stop.checkpoint else "nothing was saved"
+        log.info("stopped by signal %d: %s", stop.signum, kept)
+        raise SystemExit(128 + stop.signum) from None
+    log.info("done: %s", newest_checkpoint(run) or run)
+    return run
+
+
+def build_trainer(
+    config: Config, given: frozenset[str], data: ImageData, device: torch.device
+) -> tuple[Trainer, torch.Tensor | None]:
+    """Networks, optimisers and batches as configured, and the images set aside for `--refine_kale`."""
+    torch.manual_seed(config.seed)
+    model = GEBM.build(architecture_of(config, given, data.shape))
+    if config.g_path:
+        model.load_base(newest_checkpoint(Path(config.g_path)) or config.g_path)
+    if config.d_path:
+        model.load_energy(newest_checkpoint(Path(config.d_path)) or config.d_path)
+    model.to(device, torch.float64 if config.dtype == 64 else torch.float32)
+    images, held_out = data.train, None
+    if config.refine_kale:
+        aside = min(max(len(images) // 10, 1), 5000)
+        images, held_out = images[:-aside], from_uint8(torch.tensor(data.train[-aside:])).to(model.log_partition)
+    objective = OBJECTIVES[config.criterion](
+        model.energy, model.log_partition, penalty_type=config.penalty_type, penalty_lambda=config.penalty_lambda
+    )
+    trainer = Trainer(
+        model,
+        Batches(images, config.b_size, device, torch.Generator().manual_seed(config.seed)),
+        objective,
+        _optimizer(config, objective, config.lr, frozenset({model.log_partition})),
+        _optimizer(config, model.base, config.lr_generator),
+        noise_factor=config.noise_factor,
+        grad_clip=config.grad_clip,
+        ema=config.ema,
+        generator=torch.Generator(device).manual_seed(config.seed),
+    )
+    return trainer, held_out
+
+
+def schedule_of(config: Config) -> Schedule:
+    """The numbers of steps, with the refinement's default of a tenth of the base steps filled in."""
+    return Schedule(
+        train_mode=config.train_mode,
+        base_steps=config.total_gen_iter,
+        n_iter_d=config.n_iter_d,
+        n_iter_d_init=config.n_iter_d_init,
+        refine_steps=config.total_gen_iter // 10 if config.refine_iter == -1 else config.refine_iter,
+        refine_kale=config.refine_kale,
+        log_every=config.disp_freq,
+        checkpoint_every=config.checkpoint_freq,
+        evaluate_every=config.freq_fid,
+    )
+
+
+def _optimizer(
+    config: Config, module: nn.Module, lr: float, undecayed: frozenset[nn.Parameter] = frozenset()
+) -> torch.optim.Optimizer:
+    """The configured optimiser; weight decay acts on weights, not on c."""
+    groups = [{"params": [p for p in module.parameters() if p not in undecayed], "weight_decay": config.weight_decay}]
+    if undecayed:
+        groups.append({"params": list(undecayed), "weight_decay": 0.0})
+    if config.optimizer == "SGD":
+        return OPTIMIZERS["SGD"](groups, lr=lr, momentum=config.sgd_momentum)
+    return OPTIMIZERS["Adam"](groups, lr=lr, betas=(config.beta_1, config.beta_2))
+
+
+def _check(config: Config) -> None:
+    """What one flag demands of another."""
+    if config.train_mode == "energy" and not config.g_path:
+        raise InputError("--train_mode energy trains on a frozen base: give it with --g_path (a run, checkpoint or file)")
+    if config.train_mode == "energy" and schedule_of(config).refine_steps == 0:
+        raise InputError("--train_mode energy takes --refine_iter energy steps, and that is 0: give a number")
+    if config.train_mode == "base" and not config.d_path:
+        raise InputError("--train_mode base trains against a frozen energy: give it with --d_path")
+
+
+def _run_to_resume(config: Config) -> Path | None:
+    if not config.resume:
+        return None
+    if config.resume != "auto":
+        run = Path(config.resume)
+        if not (run / "config.yaml").is_file():
+            raise InputError(f"--resume {run}: no config.yaml there, so not a run; give the folder of a run, or auto")
+        return run
+    runs = [r for r in runs_of(config) if not config.log_name or r.name == config.log_name]
+    if not runs:
+        log.info("resume: no run of --dataset %s to go on with, starting a new one", config.dataset)
+    return runs[-1] if runs else None
+
+
+def _distance_of_base(config: Config, data: ImageData, device: torch.device):
+    """A function trainer -> the base's Fréchet distance to the test images, for the log."""
+    from gebm.commands.evaluate import features_of
+    from gebm.data import to_uint8
+    from gebm.metrics import distance_name, extract, frechet_distance, Moments
+
+    extractor, reference = features_of(config, data, device)
+
+    def distance(trainer: Trainer) -> dict[str, float]:
+        base, model = trainer.sampled_base, trainer.model
+        training = base.training
+        base.eval()
+        generator = torch.Generator(device).manual_seed(config.seed + 1)
+        moments = None
+        with torch.no_grad():
+            for i in range(0, config.fid_samples, config.sample_b_size):
+                n = min(config.sample_b_size, config.fid_samples - i)
+                images = to_uint8(base(model.prior.sample(n, generator, like=model.log_partition)))
+                features = extract(images, extractor, config.fid_b_size, device)
+                moments = moments.update(features) if moments else Moments.of(features)
+        base.train(training)
+        name = distance_name(extractor)
+        return {f"{name}_base": frechet_distance(moments, reference), f"{name}_n": config.fid_samples}
+
+    return distance

@@ -1,0 +1,170 @@
+"""The two training steps and all state they change."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from gebm.data import Batches
+from gebm.model import GEBM
+from gebm.objectives import KALE, log_mean_exp
+
+__all__ = ["OPTIMIZERS", "Counters", "Trainer"]
+
+OPTIMIZERS = {"Adam": torch.optim.Adam, "SGD": torch.optim.SGD}
+
+
+@dataclass
+class Counters:
+    """Where a run is.
+
+    stage: 'joint' (base and energy in turn) or 'refine' (the energy alone, base frozen); g_step: base steps done;
+    pending: energy steps done since the last base step; refine_step: energy steps done in the refinement; e_step:
+    energy steps done in all; images: data seen.
+    """
+
+    stage: str = "joint"
+    g_step: int = 0
+    pending: int = 0
+    refine_step: int = 0
+    e_step: int = 0
+    images: int = 0
+
+
+class Trainer:
+    r"""One energy step and one base step on a model, and everything that has to be saved between them.
+
+    The base is in training mode (batch statistics) in both kinds of step of the joint stage, so that the energy is
+    fitted to the very base that is updated. `start_refinement` puts it into evaluation mode, that of sampling, for
+    good.
+
+    Arguments:
+        model: the GEBM, on its device and in its dtype.
+        batches: endless training batches.
+        objective: loss of both steps, around the model's energy and c.
+        energy_optimizer, base_optimizer: made by `optimizer`; the first also holds c.
+        noise_factor: base samples for each image of an energy step.
+        grad_clip: largest gradient norm of a step; 0: no limit.
+        ema: decay of the moving average of the base; 0: none.
+        generator: source of the latents and of the penalty's interpolation, on the model's device.
+    """
+
+    def __init__(
+        self,
+        model: GEBM,
+        batches: Batches,
+        objective: KALE,
+        energy_optimizer: torch.optim.Optimizer,
+        base_optimizer: torch.optim.Optimizer,
+        *,
+        noise_factor: int = 1,
+        grad_clip: float = 0.0,
+        ema: float = 0.0,
+        generator: torch.Generator | None = None,
+    ):
+        self.model = model.train()
+        self.batches = batches
+        self.objective = objective
+        self.energy_optimizer = energy_optimizer
+        self.base_optimizer = base_optimizer
+        self.noise_factor = noise_factor
+        self.grad_clip = grad_clip
+        self.generator = generator
+        self.average = None
+        if ema:
+            average = get_ema_multi_avg_fn(ema)
+            self.average = AveragedModel(model.base, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
+        self.counters = Counters()
+
+    def energy_step(self) -> dict[str, Tensor]:
+        """Fit E and c to one batch of data against the base; returns the objective's statistics."""
+        real = self._real()
+        with torch.no_grad():
+            fake = self.model.generate(self.noise_factor * len(real), self.generator)
+        loss, stats = self.objective(real, fake, self.generator)
+        self._descend(self.energy_optimizer, loss, self.objective.parameters())
+        self.counters.e_step += 1
+        self.counters.images += len(real)
+        return {"energy_loss": loss.detach(), **stats}
+
+    def base_step(self) -> dict[str, Tensor]:
+        """Move the base towards low energy, weighted by the latent posterior; returns its loss."""
+        self.objective.requires_grad_(False)
+        loss = self.objective.base_loss(self.model.generate(self.batches.batch_size, self.generator))
+        self._descend(self.base_optimizer, loss, self.model.base.parameters())
+        self.objective.requires_grad_(True)
+        if self.average is not None:
+            self.average.update_parameters(self.model.base)
+        self.counters.g_step += 1
+        self.counters.pending = 0
+        return {"base_loss": loss.detach()}
+
+    def initialize_log_partition(self, batches: int = 100) -> None:
+        """Set c to the Monte-Carlo log-partition, log-mean-exp of -E over `batches` batches of base samples."""
+        with torch.no_grad():
+            energies = [self.model.energy(self._generate_batch()) for _ in range(batches)]
+            self.model.log_partition.copy_(log_mean_exp(-torch.cat(energies)))
+
+    def start_refinement(self) -> None:
+        """Freeze the base as it will be sampled: its moving average if there is one, in evaluation mode."""
+        if self.average is not None:
+            self.model.base.load_state_dict(self.average.module.state_dict())
+            self.average = None
+        self.counters.stage = "refine"
+        self.counters.pending = 0
+        self._freeze_base()
+
+    @property
+    def sampled_base(self) -> nn.Module:
+        """The base that sampling would use now."""
+        return self.model.base if self.average is None else self.average.module
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nested state of everything but the model's own weights: dicts and lists of tensors and plain numbers."""
+        return {
+            "counters": asdict(self.counters),
+            "batches": self.batches.state_dict(),
+            "energy_optimizer": self.energy_optimizer.state_dict(),
+            "base_optimizer": self.base_optimizer.state_dict(),
+            "generator": None if self.generator is None else self.generator.get_state(),
+            "torch_rng": torch.get_rng_state(),
+            "raw_base": None if self.average is None else self.model.base.state_dict(),
+            "averaged": None if self.average is None else self.average.n_averaged,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken; the model already has the weights saved with it."""
+        self.counters = Counters(**state["counters"])
+        self.batches.load_state_dict(state["batches"])
+        self.energy_optimizer.load_state_dict(state["energy_optimizer"])
+        self.base_optimizer.load_state_dict(state["base_optimizer"])
+        if self.generator is not None:
+            self.generator.set_state(state["generator"].cpu())
+        torch.set_rng_state(state["torch_rng"].cpu())
+        if self.counters.stage == "refine":
+            self.average = None
+            self._freeze_base()
+        elif self.average is not None:
+            # The saved weights are those of the average.
+            self.average.module.load_state_dict(self.model.base.state_dict())
+            self.average.n_averaged.copy_(state["averaged"])
+            self.model.base.load_state_dict(state["raw_base"])
+
+    def _real(self) -> Tensor:
+        return next(self.batches).to(self.model.log_partition.dtype)
+
+    def _generate_batch(self) -> Tensor:
+        return self.model.generate(self.noise_factor * self.batches.batch_size, self.generator)
+
+    def _freeze_base(self) -> None:
+        self.model.base.eval().requires_grad_(False)
+
+    def _descend(self, optimizer: torch.optim.Optimizer, loss: Tensor, parameters: Iterable[nn.Parameter]) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.grad_clip:
+            nn.utils.clip_grad_norm_(parameters, self.grad_clip)
+        optimizer.step()
