@@ -1,11 +1,9 @@
 """From the arguments of a command to a checked `Config`: command line over YAML over defaults."""
 
 import re
-from argparse import ArgumentError, HelpFormatter
+from argparse import SUPPRESS, ArgumentError, ArgumentParser
 from collections.abc import Sequence
 from dataclasses import Field, fields
-
-from jsonargparse import ArgumentParser
 
 from gebm.config import LATER, Config, sections
 from gebm.errors import InputError
@@ -57,9 +55,13 @@ def _tokens(argv: Sequence[str], mode: str | None) -> dict:
         if name.startswith("--") and name not in known:
             raise InputError(f"unknown flag {show(name)}{hint(name, known)}")
     try:
-        return _parser(mode).parse_args(argv, defaults=False).as_dict()
+        words, unknown = _parser(mode).parse_known_args(argv)
     except ArgumentError as error:
-        raise InputError(str(error)) from None
+        name = error.argument_name.partition("/")[0]
+        raise InputError(f"{name} needs one value, as {name}=VALUE") from None
+    if unknown:
+        raise InputError(f"{show(unknown[0])} is not a flag; flags are given as --name value")
+    return vars(words)
 
 
 def _parser(mode: str | None) -> ArgumentParser:
@@ -67,7 +69,7 @@ def _parser(mode: str | None) -> ArgumentParser:
     parser = ArgumentParser(
         usage=f"{f'gebm {mode}' if mode else 'python main.py'} [--config FILE] [--FLAG VALUE ...]",
         description="The command line wins over the YAML file, which wins over the defaults, shown in [brackets].",
-        formatter_class=HelpFormatter,
+        argument_default=SUPPRESS,
         exit_on_error=False,
         allow_abbrev=False,
     )

@@ -48,7 +48,7 @@ def draw(
     observe_at: Sequence[int] = (),
     frames_at: Sequence[int] = (),
     frame_chains: int = 64,
-    on_chunk: Callable[[int], None] | None = None,
+    on_step: Callable[[int], None] | None = None,
 ) -> Draws:
     """Run n chains from the prior for `steps` steps, `chunk` at a time.
 
@@ -61,7 +61,7 @@ def draw(
         observe: uint8 images (B, C, H, W) -> tensor (B, ...), as features of a distance.
         observe_at: steps at which to observe; 0 is the base.
         frames_at: steps at which to keep pictures of the first `frame_chains` chains.
-        on_chunk: called with the number of chains done.
+        on_step: called after every step with the number of chains it moved.
 
     Raises:
         NonFiniteError: see `run`.
@@ -77,23 +77,23 @@ def draw(
         start = target.start(size, generator)
 
         def look(step: int, state: State, first: int = first) -> None:
-            images = None
             if step in observe_at:
                 images = _images(target, state.position)
                 traces.setdefault(step, []).append(target.energies(state.position).cpu())
                 if observe is not None:
                     observed.setdefault(step, []).append(observe(images))
             if step in frames_at and first == 0:
-                frames.append((step, _images(target, state.position[:frame_chains]) if images is None else images[:frame_chains]))
+                frames.append((step, _images(target, state.position[:frame_chains])))
+            if on_step is not None and step:
+                on_step(len(state.position))
 
         state = kernel.init(start, target)
         look(0, state)
         chain = run(kernel, target, state, steps, schedule=schedule, callback=look, generator=generator)
         end = chain.state.position
-        parts.append((_images(target, start), _images(target, end), end.cpu(), target.energies(start).cpu(), target.energies(end).cpu()))
+        energies = [target.energies(u).cpu() for u in (start, end)]
+        parts.append((_images(target, start), _images(target, end), end.cpu(), *energies))
         acceptance += float(chain.acceptance.sum())
-        if on_chunk is not None:
-            on_chunk(first + size)
     start, images, latents, e_start, e_end = zip(*parts)
     return Draws(
         np.concatenate(start), np.concatenate(images), torch.cat(latents), torch.cat(e_start), torch.cat(e_end),

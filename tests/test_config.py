@@ -185,7 +185,7 @@ def test_round_trip(tmp_path):
         (["--"], ["unknown flag --"]),
         (["junk"], ["junk"]),
         (["-x"], ["-x"]),
-        (["--lr"], ["--lr", "expected one argument"]),
+        (["--lr"], ["--lr", "needs one value"]),
         (["--b_size=abc"], ["--b_size abc", "allowed: a whole number >= 1"]),
         (["--b_size=2.5"], ["--b_size 2.5", "allowed: a whole number >= 1"]),
         (["--b_size=1\n2"], ["--b_size '1\\n2'"]),

@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -47,58 +48,85 @@ GAMMAS = (0.1, 0.03, 0.01)
 MAX_STEPS = 40
 
 
+class Setting(NamedTuple):
+    """A sampler's setting and its distance to the training images."""
+
+    distance: float
+    beta: float
+    gamma: float
+    steps: int
+
+
 def main(config: Config, given: frozenset[str]) -> Path:
     """Train, choose the sampler's setting on training images, sample, and evaluate on held-out images."""
     start_log()
+    torch.set_num_threads(1)  # the networks are too small for more, and figures do not depend on the number of cores
     config = replace(config, **{flag: value for flag, value in SETTINGS.items() if flag not in given})
     run = log_dir(config) / (config.log_name or "demo")
     _clear(run)
     config = replace(config, log_dir=str(run.parent), log_name=run.name)
     train.main(config, given | SETTINGS.keys())
-    device = choose_device(config, given | {"device"} if config.device != 0 else given)
+    config = Config.load(run / "config.yaml")  # as resolved, the device too
+    device = choose_device(config, frozenset())
     data = dataset(config)
     model, _, _ = load_pair(replace(config, g_path=str(run), d_path=str(run)), frozenset())
     model.to(device)
-    chosen = choose(config, model, data, device)
-    log.info("chosen on training images: beta %g, gamma %g, %d steps", *chosen)
-    config = replace(config, temperature=chosen[0], lmc_gamma=chosen[1], num_sampler_steps=chosen[2])
-    summary = sample_into(run, replace(config, seed=config.seed + 1), model, data, device)
-    summary.update(evaluate_model(model, data, config.seed), seed=config.seed, gamma=chosen[1])
+    log.info("choosing beta, gamma and the number of steps on training images")
+    settings = try_settings(config, model, data, device)
+    chosen, plain = min(settings), min(s for s in settings if s.beta == 1)
+    config = replace(config, seed=config.seed + 1)  # other latents than those the setting was chosen on
+    at_one = sample_into(run / "beta-1", _set(config, plain), model, data, device)
+    summary = sample_into(run, _set(config, chosen), model, data, device)
+    summary.update(evaluate_model(model, data, config.seed), seed=config.seed - 1, gamma=chosen.gamma)
+    summary["beta_1"] = {key: at_one[key] for key in ("gebm", "gain", "gain_ci", "steps", "importance_relative_ess")}
+    name, (low, high) = summary["distance_name"], at_one["gain_ci"]
+    ess = summary["importance_relative_ess"]
     rows = [
         *distance_rows(summary),
-        ("sampler", f"{summary['sampler']}, gamma {chosen[1]:g}, beta {chosen[0]:g}, {chosen[2]} steps (chosen on train)"),
+        ("sampler", f"{config.latent_sampler}, beta {chosen.beta:g}, gamma {chosen.gamma:g}, {chosen.steps} steps, chosen on train"),
+        (f"{name} at beta 1", f"{at_one['gebm']['distance']:.2f}, gain {at_one['gain']:.2f} ({low:.2f} to {high:.2f}), {plain.steps} steps"),
         *kale_rows(summary),
-        ("report folder", f"{run}/ (summary.json, stats.jsonl, samples.npz, png/)"),
-        ("base | GEBM", f"{run}/base.png | {run}/samples.png"),
+        ("pictures", f"{run}/base.png, {run}/samples.png"),
         ("chains moving", f"{run}/chains.gif"),
+        ("report folder", f"{run}/ (summary.json, stats.jsonl, samples.npz, png/, tensorboard/)"),
     ]
-    write_summary(run, summary, table(rows, f"gebm demo: digits, seed {config.seed}"))
+    text = table(rows, f"gebm demo: digits, seed {summary['seed']}")
+    if ess < 0.1:
+        text += (
+            f"\n\nThe relative ESS of exp(-beta E) over the base is {ess:.3f} at beta {chosen.beta:g}: after {chosen.steps} "
+            "steps\nthese are samples of the base refined along the energy, not draws from the posterior."
+        )
+    write_summary(run, summary, text)
     return run
 
 
-def choose(config: Config, model: GEBM, data: ImageData, device: torch.device) -> tuple[float, float, int]:
-    """Beta, gamma and number of steps with the least distance to the training images; latents of its own."""
-    extractor, line = choose_features(config.fid_features, data.name, data.shape, config.fid_weights or None, config.data_path)
+def try_settings(config: Config, model: GEBM, data: ImageData, device: torch.device) -> list[Setting]:
+    """The best number of steps, by the distance to the training images, for each beta and gamma."""
+    extractor, _ = choose_features(config.fid_features, data.name, data.shape, config.fid_weights or None, config.data_path)
     reference = reference_moments(data.train, extractor, Path(config.data_path) / "cache", "train", device=device)
     posterior = model.posterior().frozen()
-    best = (float("inf"), (1.0, GAMMAS[0], 0))
+    settings = []
     for beta in BETAS:
         for gamma in GAMMAS:
             kernel = kernel_of(replace(config, lmc_gamma=gamma))
             try:
                 draws = draw(
-                    posterior.at(beta), kernel, config.fid_samples, MAX_STEPS, chunk=config.sample_b_size,
+                    posterior.at(beta), kernel, config.n_samples, MAX_STEPS, chunk=config.sample_b_size,
                     schedule=step_decay(config.step_decay**kernel.gamma_power, config.step_decay_every),
-                    seed=config.seed + 2, observe=lambda images: extract(images, extractor, config.fid_b_size, device),
+                    seed=config.seed, observe=lambda images: extract(images, extractor, config.fid_b_size, device),
                     observe_at=spaced(MAX_STEPS, 10),
                 )  # fmt: skip
             except NonFiniteError:
                 continue
             curve = {step: frechet_distance(Moments.of(x), reference) for step, x in draws.observed.items()}
-            step = min(curve, key=curve.get)
-            log.info("  beta %-4g gamma %-5g: %.1f at the start, least %.1f after %d steps", beta, gamma, curve[0], curve[step], step)
-            best = min(best, (curve[step], (beta, gamma, step)))
-    return best[1]
+            steps = min(curve, key=curve.get)
+            settings.append(Setting(curve[steps], beta, gamma, steps))
+            log.info("  beta %-3g gamma %-5g %6.2f at the start, least %.2f after %d steps", beta, gamma, curve[0], curve[steps], steps)
+    return settings
+
+
+def _set(config: Config, setting: Setting) -> Config:
+    return replace(config, temperature=setting.beta, lmc_gamma=setting.gamma, num_sampler_steps=setting.steps)
 
 
 def _clear(run: Path) -> None:

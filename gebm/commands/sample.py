@@ -58,6 +58,7 @@ def spaced(steps: int, count: int) -> list[int]:
 
 def sample_into(folder: Path, config: Config, model: GEBM, data: ImageData | None, device: torch.device) -> dict:
     """Draw as configured, write pictures and samples into the folder, and return the summary."""
+    folder.mkdir(exist_ok=True)
     kernel = kernel_of(config)
     n = max(config.n_samples, config.fid_samples if data is not None else 0)
     steps = config.num_sampler_steps
@@ -67,7 +68,7 @@ def sample_into(folder: Path, config: Config, model: GEBM, data: ImageData | Non
     def observe(images: np.ndarray) -> torch.Tensor:
         return extract(images, extractor, config.fid_b_size, device)
 
-    with tqdm(total=n, desc=config.latent_sampler, unit=" chains", dynamic_ncols=True) as bar:
+    with tqdm(total=n * steps, desc=config.latent_sampler, unit=" chain steps", unit_scale=True, dynamic_ncols=True, disable=None) as bar:
         draws = draw(
             model.posterior(config.temperature).frozen(),
             kernel,
@@ -79,7 +80,7 @@ def sample_into(folder: Path, config: Config, model: GEBM, data: ImageData | Non
             observe=observe if data is not None else None,
             observe_at=spaced(steps, 10),
             frames_at=spaced(steps, 40),
-            on_chunk=lambda done: bar.update(done - bar.n),
+            on_step=bar.update,
         )
     write_samples(folder, draws, config.n_samples)
     summary = {

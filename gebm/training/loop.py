@@ -1,6 +1,7 @@
 """The training loop: joint training, then the refinement of the energy."""
 
 import json
+import logging
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from gebm.pictures import save_grid
 from gebm.training.checkpoint import save_checkpoint
 from gebm.training.schedules import energy_steps
 from gebm.training.trainer import Trainer
+
+messages = logging.getLogger("gebm")
 
 __all__ = ["DivergenceError", "Interrupted", "Schedule", "train"]
 
@@ -200,7 +203,9 @@ class _Log:
         if self.bar is not None:
             self.bar.close()
         unit = " base steps" if name == "joint" else " energy steps"
-        self.bar = tqdm(total=total, initial=done, desc=name, unit=unit, dynamic_ncols=True)
+        # On a terminal a bar; in a file or pipe one line at every `log_every` (disable=None).
+        self.bar = tqdm(total=total, initial=done, desc=name, unit=unit, dynamic_ncols=True, disable=None)
+        self.total = total
 
     def advance(self) -> None:
         self.bar.update()
@@ -221,8 +226,13 @@ class _Log:
         self.sums.clear()
         rate = (self.trainer.counters.images - self.started_images) / max(elapsed_s, 1e-9)
         self.add({**means, "images_per_s": round(rate, 1), "elapsed_s": round(elapsed_s, 3)})
-        if self.bar is not None:
-            self.bar.set_postfix({k: f"{means[k]:.3g}" for k in ("kale", "c", "base_loss") if k in means})
+        shown = {k: f"{means[k]:.3g}" for k in ("kale", "c", "base_loss") if k in means}
+        self.bar.set_postfix(shown)
+        if self.bar.disable:
+            counters = self.trainer.counters
+            step = counters.g_step if counters.stage == "joint" else counters.refine_step
+            values = "  ".join(f"{k} {v}" for k, v in shown.items())
+            messages.info(f"{counters.stage} {step}/{self.total}  {values}  {rate:.0f} images/s  {elapsed_s:.0f} s")
 
     def add(self, values: dict[str, float]) -> None:
         """Write values at the present step."""
