@@ -17,7 +17,7 @@ from gebm.model import GEBM
 from gebm.objectives import OBJECTIVES
 from gebm.training.checkpoint import load_checkpoint
 from gebm.training.loop import Interrupted, Schedule, train
-from gebm.training.trainer import OPTIMIZERS, Trainer
+from gebm.training.trainer import Trainer
 
 __all__ = ["build_trainer", "main", "schedule_of"]
 
@@ -85,7 +85,7 @@ def build_trainer(
         model,
         Batches(images, config.b_size, device, torch.Generator().manual_seed(config.seed)),
         objective,
-        _optimizer(config, objective, config.lr, frozenset({model.log_partition})),
+        _optimizer(config, model.energy, config.lr, model.log_partition),
         _optimizer(config, model.base, config.lr_generator),
         noise_factor=config.noise_factor,
         grad_clip=config.grad_clip,
@@ -110,16 +110,14 @@ def schedule_of(config: Config) -> Schedule:
     )
 
 
-def _optimizer(
-    config: Config, module: nn.Module, lr: float, undecayed: frozenset[nn.Parameter] = frozenset()
-) -> torch.optim.Optimizer:
-    """The configured optimiser; weight decay acts on weights, not on c."""
-    groups = [{"params": [p for p in module.parameters() if p not in undecayed], "weight_decay": config.weight_decay}]
-    if undecayed:
-        groups.append({"params": list(undecayed), "weight_decay": 0.0})
+def _optimizer(config: Config, network: nn.Module, lr: float, c: nn.Parameter | None = None) -> torch.optim.Optimizer:
+    """The configured optimiser of a network and, for the energy's, of c, which has no weight decay."""
+    groups: list[dict] = [{"params": list(network.parameters()), "weight_decay": config.weight_decay}]
+    if c is not None:
+        groups.append({"params": [c], "weight_decay": 0.0})
     if config.optimizer == "SGD":
-        return OPTIMIZERS["SGD"](groups, lr=lr, momentum=config.sgd_momentum)
-    return OPTIMIZERS["Adam"](groups, lr=lr, betas=(config.beta_1, config.beta_2))
+        return torch.optim.SGD(groups, lr, momentum=config.sgd_momentum)
+    return torch.optim.Adam(groups, lr, betas=(config.beta_1, config.beta_2))
 
 
 def _check(config: Config) -> None:

@@ -19,7 +19,7 @@ from gebm.files import atomic_write
 from gebm.metrics.partition import base_energies, energies, evaluate_kale
 from gebm.pictures import save_grid
 from gebm.training.checkpoint import save_checkpoint
-from gebm.training.schedules import energy_steps
+from gebm.training.schedules import energy_steps, remaining
 from gebm.training.trainer import Trainer
 
 messages = logging.getLogger("gebm")
@@ -136,6 +136,7 @@ def train(
             log.stage("refine", counters.refine_step, schedule.refine_steps)
             reached = False
             while counters.refine_step < schedule.refine_steps and not reached:
+                trainer.scale_energy_lr(remaining(counters.refine_step, schedule.refine_steps))
                 log.collect(trainer.energy_step())
                 counters.refine_step += 1
                 log.advance()

@@ -12,9 +12,7 @@ from gebm.data import Batches
 from gebm.model import GEBM
 from gebm.objectives import KALE, log_mean_exp
 
-__all__ = ["OPTIMIZERS", "Counters", "Trainer"]
-
-OPTIMIZERS = {"Adam": torch.optim.Adam, "SGD": torch.optim.SGD}
+__all__ = ["Counters", "Trainer"]
 
 
 @dataclass
@@ -73,6 +71,7 @@ class Trainer:
         self.noise_factor = noise_factor
         self.grad_clip = grad_clip
         self.generator = generator
+        self.energy_lr = [group["lr"] for group in energy_optimizer.param_groups]
         self.average = None
         if ema:
             average = get_ema_multi_avg_fn(ema)
@@ -116,6 +115,11 @@ class Trainer:
         self.counters.stage = "refine"
         self.counters.pending = 0
         self._freeze_base()
+
+    def scale_energy_lr(self, factor: float) -> None:
+        """Set the learning rate of E and c to `factor` times the configured one."""
+        for group, lr in zip(self.energy_optimizer.param_groups, self.energy_lr):
+            group["lr"] = factor * lr
 
     @property
     def sampled_base(self) -> nn.Module:
