@@ -165,7 +165,7 @@ class Metrics:
     fid_features: str = flag(
         "auto",
         "features the distance is computed on; auto: the best at hand",
-        choices=("auto", "pixels", "digits-cnn", "cifar-resnet56", *LATER["fid_features"]),
+        choices=("auto", "pixels", "pixels-8x8", "digits-cnn", "cifar-resnet56", *LATER["fid_features"]),
         forms=(DOTTED,),
     )
     fid_weights: str = flag("", "weights of the feature extractor; empty: its own place", text="a file")

@@ -28,19 +28,21 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder to fill; it takes the name `path`, replacing what was there, when the block ends well."""
+    """Yield a temporary folder to fill; it takes the name `path`, replacing any older one, when the block ends well."""
     path = Path(path)
-    temporary = _temporary(path)
+    temporary, replaced = _temporary(path), _temporary(path)
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        for file in temporary.iterdir():  # on the disk before the name says that it is whole
-            with open(file, "rb") as handle:
-                os.fsync(handle.fileno())
-        replaced = _temporary(path)
+        for file in temporary.rglob("*"):  # on the disk before the name says that it is whole
+            if file.is_file():
+                with open(file, "rb") as handle:
+                    os.fsync(handle.fileno())
         if path.exists():
             os.rename(path, replaced)  # not removed in place: a folder with a part of its files must never be seen
         os.rename(temporary, path)
     finally:
+        if replaced.exists() and not path.exists():
+            os.rename(replaced, path)
         shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(replaced, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)

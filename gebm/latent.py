@@ -1,6 +1,8 @@
 r"""Latent priors and the latent posterior that every sampler targets."""
 
+import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 
 from gebm.networks.folding import folded
 
-__all__ = ["PRIORS", "GaussianPrior", "LatentPosterior", "Target", "UniformPrior", "value_and_grad"]
+__all__ = ["PRIORS", "GaussianPrior", "LatentPosterior", "Prior", "Target", "UniformPrior", "value_and_grad"]
 
 
 class Target(Protocol):
@@ -31,14 +33,12 @@ def value_and_grad(potential: Callable[[Tensor], Tensor]) -> Target:
     return target
 
 
-class GaussianPrior:
-    r"""Standard Gaussian, :math:`\log \eta(z) = -\|z\|^2/2 - (d/2) \log 2\pi`.
+class Prior(ABC):
+    """Distribution eta of independent latent coordinates.
 
     Arguments:
         dim: dimension d.
     """
-
-    name = "gaussian"
 
     def __init__(self, dim: int):
         self.dim = dim
@@ -47,27 +47,31 @@ class GaussianPrior:
         """Draw latents (n, d), with the device and dtype of `like`."""
         return self.from_gaussian(_normal(n, self.dim, generator, like))
 
+    @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density of latents (N, d), summed over coordinates: (N,)."""
+
+    @abstractmethod
+    def from_gaussian(self, u: Tensor) -> Tensor:
+        """Map N(0, I) to this prior, coordinate by coordinate."""
+
+
+class GaussianPrior(Prior):
+    r"""Standard Gaussian, :math:`\log \eta(z) = -\|z\|^2/2 - (d/2) \log 2\pi`."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
         return -0.5 * z.square().sum(1) - 0.5 * self.dim * math.log(2 * math.pi)
 
     def from_gaussian(self, u: Tensor) -> Tensor:
-        """Map N(0, I) to this prior, coordinate by coordinate."""
         return u
 
 
-class UniformPrior(GaussianPrior):
-    r"""Uniform on [-1, 1]^d, :math:`\log \eta(z) = -d \log 2` inside and minus infinity outside.
-
-    Arguments:
-        dim: dimension d.
-    """
-
-    name = "uniform"
+class UniformPrior(Prior):
+    r"""Uniform on [-1, 1]^d, :math:`\log \eta(z) = -d \log 2` inside and minus infinity outside."""
 
     def log_prob(self, z: Tensor) -> Tensor:
         inside = (z.abs() <= 1).all(1)
-        return torch.where(inside, -self.dim * math.log(2.0), -math.inf).to(z.dtype)
+        return z.new_full((len(z),), -self.dim * math.log(2)).masked_fill(~inside, -math.inf)
 
     def from_gaussian(self, u: Tensor) -> Tensor:
         return torch.erf(u / math.sqrt(2))
@@ -100,13 +104,13 @@ class LatentPosterior:
     `frozen()`. The networks are used in the mode they are in: put them into `eval()` first, or freeze.
     """
 
-    def __init__(self, prior: GaussianPrior, base: nn.Module, energy: nn.Module, beta: float = 1.0):
+    def __init__(self, prior: Prior, base: nn.Module, energy: nn.Module, beta: float = 1.0):
         self.prior = prior
         self.base = base
         self.energy = energy
         self.beta = beta
         self._like = next((p for p in energy.parameters() if p.is_floating_point()), torch.empty(0))
-        self._network_dtype = self._like.dtype
+        self._network_dtype = self._like.dtype  # of the convolutions; positions keep that of `_like`
         self._value_and_grad = value_and_grad(self.potential)
 
     @property
@@ -138,8 +142,9 @@ class LatentPosterior:
 
     def at(self, beta: float) -> "LatentPosterior":
         """The same networks at another inverse temperature."""
-        other = LatentPosterior(self.prior, self.base, self.energy, beta)
-        other._network_dtype = self._network_dtype
+        other = copy.copy(self)
+        other.beta = beta
+        other._value_and_grad = value_and_grad(other.potential)
         return other
 
     def frozen(self, dtype: torch.dtype | None = None) -> "LatentPosterior":
@@ -149,13 +154,13 @@ class LatentPosterior:
         prior term keep their precision. The potential then moves by whole nats at beta 100 (measured in design.md), so
         a kernel with an accept step needs the default.
         """
-        base, energy = folded(self.base), folded(self.energy)
-        frozen = LatentPosterior(self.prior, base, energy, self.beta)
+        frozen = LatentPosterior(self.prior, folded(self.base), folded(self.energy), self.beta)
+        frozen._like = self._like.detach()
         if dtype is not None:
-            base.to(dtype)
-            getattr(energy, "features", energy).to(dtype)
+            frozen.base.to(dtype)
+            getattr(frozen.energy, "features", frozen.energy).to(dtype)
             frozen._network_dtype = dtype
-        for network in (base, energy):
+        for network in (frozen.base, frozen.energy):
             network.to(memory_format=torch.channels_last)
         return frozen
 

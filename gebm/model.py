@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from gebm.errors import InputError
-from gebm.latent import PRIORS, GaussianPrior, LatentPosterior
+from gebm.files import atomic_write
+from gebm.latent import PRIORS, LatentPosterior, Prior
 from gebm.networks import BASES, ENERGIES
+from gebm.networks.common import evaluating
 from gebm.registry import resolve
 from gebm.samplers import Kernel, Langevin, constant, run
 
@@ -59,7 +61,7 @@ class GEBM(nn.Module):
     """
 
     def __init__(
-        self, prior: GaussianPrior, base: nn.Module, energy: nn.Module, architecture: Architecture | None = None
+        self, prior: Prior, base: nn.Module, energy: nn.Module, architecture: Architecture | None = None
     ):
         super().__init__()
         self.prior = prior
@@ -78,7 +80,8 @@ class GEBM(nn.Module):
         a = architecture
         base = resolve(a.base, BASES, "--g_model")(a.image_shape, latent_dim=a.latent_dim, width=a.width)
         energy = resolve(a.energy, ENERGIES, "--d_model")(a.image_shape, width=a.width, trunc=a.trunc)
-        model = cls(PRIORS[a.prior](a.latent_dim), base, energy, a)
+        prior = resolve(a.prior, PRIORS, "--latent_noise")(a.latent_dim)
+        model = cls(prior, base, energy, a)
         _check_shapes(model, a)
         return model
 
@@ -87,7 +90,7 @@ class GEBM(nn.Module):
         return self.base(self.prior.sample(n, generator, like=self.log_partition))
 
     def log_ratio(self, x: Tensor) -> Tensor:
-        """Log-density of the model relative to its base, log dQ/dG(x) = -E(x) - c: (N,)."""
+        """Log-density of the model (beta = 1) relative to its base, log dQ/dG(x) = -E(x) - c: (N,)."""
         return -self.energy(x) - self.log_partition
 
     def posterior(self, beta: float = 1.0) -> LatentPosterior:
@@ -120,7 +123,8 @@ class GEBM(nn.Module):
         metadata = {"gebm": json.dumps(asdict(self.architecture))}
         for name, tensors in (("base", self.base.state_dict()), ("energy", self._energy_state())):
             tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-            safetensors.torch.save_file(tensors, Path(folder) / f"{name}.safetensors", metadata)
+            with atomic_write(Path(folder) / f"{name}.safetensors") as temporary:
+                safetensors.torch.save_file(tensors, temporary, metadata)
 
     @classmethod
     def load(cls, base: str | Path, energy: str | Path | None = None) -> "GEBM":
@@ -137,7 +141,7 @@ class GEBM(nn.Module):
         return model
 
     def load_base(self, path: str | Path) -> None:
-        """Take the base's weights from a file or from a folder that holds `base.safetensors`; `load` tells the errors."""
+        """Take the base's weights from a file, or from a folder that holds `base.safetensors`; errors as in `load`."""
         self._load(path, "base", ("base", "image_shape", "latent_dim", "prior", "width"), self.base.state_dict())
 
     def load_energy(self, path: str | Path) -> None:
@@ -187,7 +191,7 @@ def _weight_file(path: str | Path, part: str) -> Path:
 
 
 def _read(file: Path, reader: Callable[[safetensors.safe_open], T]) -> T:
-    # Safetensors hold numbers and nothing else, so no file can run code here.
+    # Safetensors hold numbers and a header of text: no pickle is read.
     try:
         with safetensors.safe_open(file, framework="pt") as f:
             return reader(f)
@@ -197,13 +201,12 @@ def _read(file: Path, reader: Callable[[safetensors.safe_open], T]) -> T:
 
 def _check_shapes(model: GEBM, a: Architecture) -> None:
     """Try a freshly built pair on two latents, so that a user's network of the wrong shape is named at once."""
-    training = model.training
-    model.eval()
-    with torch.no_grad():
+    with evaluating(model):
         x = model.generate(2, torch.Generator().manual_seed(0))
         if x.shape != (2, *a.image_shape):
-            raise InputError(f"--g_model {a.base}: made samples of shape {tuple(x.shape[1:])}, the data have {a.image_shape}")
+            shape = tuple(x.shape[1:])
+            raise InputError(f"--g_model {a.base}: made samples of shape {shape}, the data have {a.image_shape}")
         e = model.energy(x)
         if e.shape != (2,):
-            raise InputError(f"--d_model {a.energy}: gave energies of shape {tuple(e.shape)} for 2 images, (2,) is needed")
-    model.train(training)
+            shape = tuple(e.shape)
+            raise InputError(f"--d_model {a.energy}: gave energies of shape {shape} for 2 images, (2,) is needed")

@@ -63,7 +63,7 @@ class KALE(nn.Module):
         c = self.log_partition
         fenchel = e_real.mean() + c.detach() + torch.exp(-(e_fake + c.detach())).mean() - 1
         c_batch = log_mean_exp(-e_fake.detach())
-        slope = torch.exp(c.detach() - c_batch) - 1
+        slope = torch.expm1((c.detach() - c_batch).clamp(max=20))  # finite, however far c is above
         # Adds the corrected derivative of c and no value.
         loss = fenchel + slope * (c - c.detach()) + self.penalty_lambda * penalty
         stats = {

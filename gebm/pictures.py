@@ -35,7 +35,7 @@ def save_grid(path: str | Path, images: np.ndarray, columns: int | None = None) 
 
 def save_gif(path: str | Path, frames: Sequence[np.ndarray], columns: int | None = None, frame_s: float = 0.12) -> None:
     """Write grids of uint8 images (N, C, H, W) as a GIF that repeats, resting on its last frame."""
-    first, *rest = (grid(frame, columns, side=320) for frame in frames)
+    first, *rest = (grid(frame, columns, side=240) for frame in frames)
     durations = [round(frame_s * 1000)] * (len(frames) - 1) + [1500]
     with atomic_write(path) as temporary:
         first.save(temporary, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0)

@@ -73,15 +73,22 @@ def draw(
     acceptance = 0.0
     for index, first in enumerate(range(0, n, chunk)):
         size = min(chunk, n - first)
-        generator = torch.Generator(target.device).manual_seed((seed + index * 2**32) % 2**63)
+        # Hashed to 32 bits: of a longer seed, torch's generator on the CPU drops the rest.
+        chunk_seed = int(np.random.SeedSequence((seed, index)).generate_state(1)[0])
+        generator = torch.Generator(target.device).manual_seed(chunk_seed)
         start = target.start(size, generator)
 
-        def look(step: int, state: State, first: int = first) -> None:
-            if step in observe_at:
-                images = _images(target, state.position)
-                traces.setdefault(step, []).append(target.energies(state.position).cpu())
-                if observe is not None:
-                    observed.setdefault(step, []).append(observe(images))
+        ends: list[tuple[np.ndarray, Tensor]] = []
+
+        def look(step: int, state: State, first: int = first, ends: list = ends) -> None:
+            if step in (0, steps) or step in observe_at:
+                images, energies = _images(target, state.position), target.energies(state.position).cpu()
+                if step in (0, steps):
+                    ends.append((images, energies))
+                if step in observe_at:
+                    traces.setdefault(step, []).append(energies)
+                    if observe is not None:
+                        observed.setdefault(step, []).append(observe(images))
             if step in frames_at and first == 0:
                 frames.append((step, _images(target, state.position[:frame_chains])))
             if on_step is not None and step:
@@ -90,9 +97,8 @@ def draw(
         state = kernel.init(start, target)
         look(0, state)
         chain = run(kernel, target, state, steps, schedule=schedule, callback=look, generator=generator)
-        end = chain.state.position
-        energies = [target.energies(u).cpu() for u in (start, end)]
-        parts.append((_images(target, start), _images(target, end), end.cpu(), *energies))
+        (start_images, start_energies), (end_images, end_energies) = ends[0], ends[-1]
+        parts.append((start_images, end_images, chain.state.position.cpu(), start_energies, end_energies))
         acceptance += float(chain.acceptance.sum())
     start, images, latents, e_start, e_end = zip(*parts)
     return Draws(

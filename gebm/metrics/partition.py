@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gebm.networks.common import evaluating
 from gebm.objectives import log_mean_exp
 
 __all__ = ["KALEEstimate", "base_energies", "energies", "evaluate_kale", "relative_ess"]
@@ -30,23 +31,15 @@ class KALEEstimate(NamedTuple):
 
 def energies(energy: nn.Module, samples: Tensor, batch_size: int = 1000) -> Tensor:
     """Energies (N,) in float64 on the CPU of samples (N, ...), without gradients, in evaluation mode."""
-    training = energy.training
-    energy.eval()
-    with torch.no_grad():
-        parts = [energy(batch).double().cpu() for batch in samples.split(batch_size)]
-    energy.train(training)
-    return torch.cat(parts)
+    with evaluating(energy):
+        return torch.cat([energy(batch).double().cpu() for batch in samples.split(batch_size)])
 
 
 def base_energies(model: nn.Module, n: int, generator: torch.Generator | None = None, batch_size: int = 1000) -> Tensor:
     """Energies (n,) in float64 on the CPU of n base samples, both networks in evaluation mode."""
-    training = model.base.training
-    model.base.eval()
-    with torch.no_grad():
+    with evaluating(model.base):
         sizes = [min(batch_size, n - i) for i in range(0, n, batch_size)]
-        parts = [energies(model.energy, model.generate(size, generator)) for size in sizes]
-    model.base.train(training)
-    return torch.cat(parts)
+        return torch.cat([energies(model.energy, model.generate(size, generator)) for size in sizes])
 
 
 def evaluate_kale(e_real: Tensor, e_fake: Tensor, c: float) -> KALEEstimate:

@@ -1,13 +1,16 @@
 """What the image families share: the ladder of resolutions, the energy's head, initialisation."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-__all__ = ["ENERGY_FLOOR", "ImageEnergy", "doublings", "initialise", "scaled", "spectral_norm"]
+from gebm.errors import InputError
+
+__all__ = ["ENERGY_FLOOR", "ImageEnergy", "doublings", "evaluating", "initialise", "scaled", "spectral_norm"]
 
 ENERGY_FLOOR = -10.0
 
@@ -15,7 +18,7 @@ ENERGY_FLOOR = -10.0
 def doublings(image_size: int, start: int = 4) -> int:
     """Number of factor-two steps from `start` to `image_size` (a power of two from 8 to 64)."""
     if image_size not in (8, 16, 32, 64):
-        raise ValueError(f"image_size must be 8, 16, 32 or 64, got {image_size}")
+        raise InputError(f"image size {image_size}: these networks take 8, 16, 32 or 64; see --image_size")
     return int(math.log2(image_size // start))
 
 
@@ -31,6 +34,20 @@ def initialise(module: nn.Module, weight: Callable[[Tensor], object]) -> None:
             weight(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+@contextmanager
+def evaluating(*networks: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients within; afterwards every submodule is in its own mode again."""
+    modes = [(module, module.training) for network in networks for module in network.modules()]
+    try:
+        for network in networks:
+            network.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 class ImageEnergy(nn.Module):

@@ -1,19 +1,22 @@
 """The interface of every sampler, and the one loop that runs them.
 
-A kernel is a frozen dataclass with two pure functions: `init` makes a `State` from positions, `step` maps a state to the
-next one. The batch dimension is the chain dimension: all N chains move at once and never interact.
+A kernel is a frozen dataclass with two pure functions: `init` makes a `State` from positions, `step` maps a state to
+the next one. The batch dimension is the chain dimension: all N chains move at once and never interact.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from gebm.latent import Target
 
-__all__ = ["Chain", "Info", "Kernel", "NonFiniteError", "State", "constant", "run", "step_decay"]
+__all__ = [
+    "Chain", "Info", "Kernel", "NonFiniteError", "State", "always_accepted", "constant", "normal_like", "run",
+    "step_decay",
+]  # fmt: skip
 
 
 class State(NamedTuple):
@@ -37,9 +40,10 @@ class Info(NamedTuple):
 
 
 class Kernel(Protocol):
-    """One Markov transition. `step_size` is the sampler's own h."""
+    """One Markov transition. `step_size` is the sampler's own h, proportional to gamma**gamma_power of `--lmc_gamma`."""
 
     step_size: float
+    gamma_power: ClassVar[float]
 
     def init(self, position: Tensor, target: Target) -> State: ...
 
@@ -49,14 +53,25 @@ class Kernel(Protocol):
 class Chain(NamedTuple):
     """Result of `run`.
 
-    state: the last state; positions (draws, N, d): thinned draws; potentials (draws, N): theirs; acceptance (N,): mean
-    acceptance over the steps.
+    state: the last state; positions (draws, N, d) and potentials (draws, N): those of the thinned states; acceptance
+    (N,): mean acceptance over the steps.
     """
 
     state: State
     positions: Tensor
     potentials: Tensor
     acceptance: Tensor
+
+
+def normal_like(position: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normal noise (N, d) with the device and dtype of the positions."""
+    return torch.randn(position.shape, generator=generator, device=position.device, dtype=position.dtype)
+
+
+def always_accepted(position: Tensor) -> Info:
+    """The `Info` of a kernel without a reject step."""
+    ones = torch.ones(len(position), device=position.device)
+    return Info(ones, ones.bool())
 
 
 class NonFiniteError(FloatingPointError):

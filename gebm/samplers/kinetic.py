@@ -7,24 +7,24 @@ import torch
 from torch import Tensor
 
 from gebm.latent import Target
-from gebm.samplers.base import Info, State
-from gebm.samplers.langevin import always_accepted, normal_like
+from gebm.samplers.base import Info, State, always_accepted, normal_like
 
 __all__ = ["KineticLangevin"]
 
 
 @dataclass(frozen=True)
 class KineticLangevin:
-    r"""Kinetic Langevin dynamics in the ABOBA splitting (Sachs, Leimkuhler and Danos 2017; Alg. 3 of Arbel et al. 2021).
+    r"""Kinetic Langevin, ABOBA splitting (Sachs, Leimkuhler and Danos 2017; Alg. 3 of Arbel et al. 2021).
 
     .. math::
         y &= z + \tfrac h2 v \\
         v_1 &= v - \tfrac h2 \nabla U(y), \quad v_2 = C v_1 + \sqrt{1 - C^2}\, \xi, \quad C = e^{-\kappa h} \\
         v' &= v_2 - \tfrac h2 \nabla U(y), \quad z' = y + \tfrac h2 v'
 
-    Target: exp(-U(z) - |v|^2/2) up to a bias of second order in h. Cost: one value-and-gradient a step, at the midpoint
-    y: the state's potential and gradient are those of y. There is no reject step: acceptance is one. Velocities start
-    at zero as in the paper.
+    Target: exp(-U(z) - |v|^2/2) up to a bias of second order in h; on a Gaussian the positions z' have none (the
+    midpoints y have). Cost: one value-and-gradient a step, at the midpoint y: the state's potential and gradient are
+    those of y, zero before the first step. There is no reject step: acceptance is one. Velocities start at zero as in
+    the paper.
 
     Arguments:
         step_size: h. The documented gamma is (h/2)^2.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gebm.latent import Target
-from gebm.samplers.base import Info, State
+from gebm.samplers.base import Info, State, always_accepted, normal_like
 
 __all__ = ["Langevin"]
 
@@ -41,14 +41,3 @@ class Langevin:
         noise = normal_like(state.position, generator)
         position = state.position - self.step_size * state.gradient + math.sqrt(2 * self.step_size) * noise
         return State(position, *target(position)), always_accepted(position)
-
-
-def normal_like(position: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal noise (N, d) with the device and dtype of the positions."""
-    return torch.randn(position.shape, generator=generator, device=position.device, dtype=position.dtype)
-
-
-def always_accepted(position: Tensor) -> Info:
-    """The `Info` of a kernel without a reject step."""
-    ones = torch.ones(len(position), device=position.device)
-    return Info(ones, ones.bool())

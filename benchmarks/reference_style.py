@@ -1,0 +1,55 @@
+"""A plain eager baseline: latent Langevin written the way the paper's 2021 code works, in our own words."""
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+__all__ = ["ReferenceStyle"]
+
+
+class ReferenceStyle:
+    r"""One step of overdamped or kinetic Langevin on :math:`U(z) = -\log \eta(z) + \beta E(G(z))`, eta Gaussian.
+
+    What makes it slower than `gebm.latent.LatentPosterior.frozen` (paper.md section 6, "Samplers"): the gradient comes
+    from `backward()`, which also computes and accumulates the gradient of every parameter of both networks; spectral
+    norms are recomputed in each forward (W / sigma, without power iterations: the networks are in evaluation mode);
+    BatchNorm is an operation of its own; tensors are contiguous float32. What it shares: the same weights and layers,
+    one forward of the energy a step. (Two forwards, of real and of fake samples, are the reference's training step.)
+
+    Arguments:
+        base: network (N, d) -> samples; copied.
+        energy: network samples -> (N,); copied.
+        beta: inverse temperature.
+    """
+
+    def __init__(self, base: nn.Module, energy: nn.Module, beta: float = 100.0):
+        self.base = copy.deepcopy(base).eval()
+        self.energy = copy.deepcopy(energy).eval()
+        self.beta = beta
+
+    def potential(self, z: Tensor) -> Tensor:
+        """U of latents (N, d): (N,), differentiable."""
+        prior = Normal(torch.zeros_like(z), 1.0).log_prob(z).sum(1)
+        return self.beta * self.energy(self.base(z)) - prior
+
+    def gradient(self, z: Tensor) -> Tensor:
+        """Gradient of U at latents (N, d): (N, d); leaves parameter gradients behind."""
+        z = z.clone().detach().requires_grad_()
+        self.potential(z).sum().backward()
+        return z.grad
+
+    def langevin(self, z: Tensor, gamma: float = 1e-4) -> Tensor:
+        """z' = z - (gamma/2) grad U(z) + sqrt(gamma) xi."""
+        return z - gamma / 2 * self.gradient(z) + math.sqrt(gamma) * torch.randn_like(z)
+
+    def kinetic(self, z: Tensor, v: Tensor, gamma: float = 1e-4, kappa: float = 100.0) -> tuple[Tensor, Tensor]:
+        """ABOBA splitting with step h = 2 sqrt(gamma) and friction kappa: (z, v) -> (z', v')."""
+        h = 2 * math.sqrt(gamma)
+        keep = math.exp(-kappa * h)
+        z = z + h / 2 * v
+        kick = h / 2 * self.gradient(z)
+        v = keep * (v - kick) + math.sqrt(1 - keep**2) * torch.randn_like(v) - kick
+        return z + h / 2 * v, v

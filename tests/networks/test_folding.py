@@ -1,0 +1,119 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from gebm.latent import GaussianPrior, LatentPosterior
+from gebm.networks import BASES, ENERGIES
+from gebm.networks.folding import folded
+
+SHAPE = (3, 16, 16)
+FAMILIES = [(part, name) for part, registry in (("base", BASES), ("energy", ENERGIES)) for name in registry]
+
+
+def batch(part: str, seed: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (8, 5) if part == "base" else (8, *SHAPE)
+    return torch.randn(shape, generator=generator, dtype=dtype)
+
+
+def trained(part: str, name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """A network whose running statistics, affine norms and power iterations are far from their first values."""
+    torch.manual_seed(0)
+    network = BASES[name](SHAPE, latent_dim=5, width=0.1) if part == "base" else ENERGIES[name](SHAPE, width=0.1)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 2)
+                module.bias.normal_()
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        network.to(dtype)
+        for i in range(5):
+            network(2 * batch(part, i, dtype) + 0.5)
+    return network
+
+
+def left_to_fold(network: nn.Module) -> list[nn.Module]:
+    """Parametrised layers, and norms that directly follow a layer they could be merged into."""
+    left = [m for m in network.modules() if parametrize.is_parametrized(m)]
+    for sequence in (m for m in network.modules() if isinstance(m, nn.Sequential)):
+        rest = [m for m in sequence if not isinstance(m, nn.Unflatten | nn.Identity)]
+        for before, after in zip(rest, rest[1:]):
+            if isinstance(after, nn.BatchNorm2d) and isinstance(before, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+                left.append(after)
+    return left
+
+
+@pytest.mark.parametrize("part, name", FAMILIES)
+def test_same_function_and_nothing_left(part, name):
+    network = trained(part, name)
+    assert left_to_fold(network) or name == "dcgan" and part == "energy"
+    fast = folded(network)
+    x = batch(part, 99)
+    torch.testing.assert_close(fast(x), copy.deepcopy(network).eval()(x), rtol=1e-9, atol=1e-9)
+    assert not left_to_fold(fast)
+    assert not fast.training and not any(p.requires_grad for p in fast.parameters())
+
+
+@pytest.mark.parametrize("part, name", FAMILIES)
+def test_original_is_left_alone(part, name):
+    network = trained(part, name)
+    before = copy.deepcopy(network.state_dict())
+    types = [type(m) for m in network.modules()]
+    fast = folded(network)
+    for parameter in fast.parameters():
+        parameter.fill_(7.0)
+    after = network.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
+    assert [type(m) for m in network.modules()] == types and all(m.training for m in network.modules())
+    network(batch(part, 98)).square().sum().backward()
+    assert all(p.grad is not None for p in network.parameters())
+    moved = [k for k, v in network.state_dict().items() if not torch.equal(v, before[k])]
+    assert moved or name == "dcgan" and part == "energy"  # statistics and power iterations go on
+
+
+def test_norms_that_cannot_be_merged_stay():
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3, affine=False), nn.Conv2d(3, 3, 1),
+        nn.BatchNorm2d(3, track_running_stats=False), nn.Conv2d(3, 3, 1), nn.GroupNorm(1, 3),
+    ).double()  # fmt: skip
+    for _ in range(3):
+        network(torch.randn(8, 2, 4, 4, dtype=torch.float64) + 1)
+    x = torch.randn(4, 2, 4, 4, dtype=torch.float64)
+    fast = folded(network)
+    torch.testing.assert_close(fast(x), network.eval()(x))
+    assert [type(m).__name__ for m in fast][3:6] == ["Identity", "Conv2d", "BatchNorm2d"]
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_frozen_posterior(name):
+    base, energy = trained("base", name, torch.float32), trained("energy", name, torch.float32)
+    target = LatentPosterior(GaussianPrior(5), copy.deepcopy(base).eval(), copy.deepcopy(energy).eval(), beta=2.0)
+    u = batch("base", 3, torch.float32)
+    value, gradient = target(u)
+    exact = LatentPosterior(GaussianPrior(5), base, energy, beta=2.0).frozen()
+    for result, expected in zip(exact(u), (value, gradient)):
+        torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
+    rounded = exact.frozen(torch.bfloat16)
+    assert next(rounded.base.parameters()).dtype == torch.bfloat16
+    low_value, low_gradient = rounded(u)
+    assert low_value.dtype == low_gradient.dtype == rounded.decode(u).dtype == torch.float32
+    assert len(low_value.unique()) == len(u)
+    scale = 2.0 * exact.energies(u).abs().max()
+    assert (low_value - value).abs().max() < 0.05 * scale + 0.05
+    assert torch.cosine_similarity(low_gradient.flatten(), gradient.flatten(), dim=0) > 0.98
+    # The originals still train, and what is frozen does not follow them.
+    assert base.training and all(p.requires_grad for p in base.parameters())
+
+
+
+def test_frozen_bfloat16_keeps_positions_precise():
+    base, energy = trained("base", "dcgan", torch.float32), trained("energy", "dcgan", torch.float32)
+    rounded = LatentPosterior(GaussianPrior(5), base, energy).frozen(torch.bfloat16)
+    for target in (rounded, rounded.at(3.0)):
+        start = target.start(4, torch.Generator().manual_seed(0))
+        assert start.dtype == target(start)[0].dtype == target.energies(start).dtype == torch.float32

@@ -1,0 +1,274 @@
+import copy
+import json
+import math
+import pickle
+import re
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from gebm.errors import InputError
+from gebm.model import GEBM, Architecture, read_architecture
+from gebm.networks import BASES, ENERGIES
+from gebm.samplers import KineticLangevin, Langevin
+
+SMALL = Architecture("dcgan", "sngan", (1, 8, 8), latent_dim=4, prior="uniform", width=0.1, trunc=False)
+
+
+def build(architecture: Architecture = SMALL, seed: int = 0) -> GEBM:
+    torch.manual_seed(seed)
+    model = GEBM.build(architecture)
+    with torch.no_grad():
+        model.log_partition.fill_(1.25)
+        for _ in range(3):
+            model.energy(model.generate(8, torch.Generator().manual_seed(seed)))
+    return model
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def same_state(a: nn.Module, b: nn.Module) -> bool:
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_pieces_fit_together():
+    model = build().eval()
+    x = model.generate(5, seeded())
+    torch.testing.assert_close(x, model.base(model.prior.sample(5, seeded())))
+    assert x.requires_grad
+    torch.testing.assert_close(model.log_ratio(x), -model.energy(x) - 1.25)
+    target = model.posterior(3.0)
+    u = target.start(5, seeded())
+    expected = 0.5 * u.square().sum(1) + 2 * math.log(2 * math.pi) + 3 * model.energy(model.base(torch.erf(u / 2**0.5)))
+    torch.testing.assert_close(target(u)[0], expected.detach())
+
+
+@pytest.mark.parametrize("kernel", [None, Langevin(0.01), KineticLangevin(0.1, 1.0)])
+def test_sample(kernel):
+    model = build()
+    before = copy.deepcopy(model)
+    x = model.sample(6, kernel, steps=3, beta=2.0, generator=seeded())
+    assert x.shape == (6, 1, 8, 8) and x.abs().max() <= 1 and not x.requires_grad
+    assert torch.equal(x, model.sample(6, kernel, steps=3, beta=2.0, generator=seeded()))
+    assert not torch.equal(x, model.sample(6, kernel, steps=3, beta=9.0, generator=seeded()))
+    assert same_state(model, before) and all(m.training for m in model.modules())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_no_steps_are_the_base():
+    model = build().eval()
+    torch.testing.assert_close(model.sample(6, steps=0, generator=seeded()), model.generate(6, seeded()).detach())
+
+
+def test_building_does_not_train():
+    model = GEBM.build(SMALL)
+    assert model.training
+    assert all(n == 0 for k, n in model.state_dict().items() if k.endswith("num_batches_tracked"))
+
+
+# Save and load
+
+
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    folder = tmp_path / "pair"
+    folder.mkdir()
+    build().save(folder)
+    return folder
+
+
+@pytest.mark.parametrize("base, energy", [(b, e) for b in BASES for e in ENERGIES])
+def test_load_gives_the_saved_model(base, energy, tmp_path):
+    model = build(replace(SMALL, base=base, energy=energy))
+    model.save(tmp_path)
+    loaded = GEBM.load(tmp_path)
+    assert same_state(model, loaded)
+    assert loaded.architecture == model.architecture and loaded.log_partition.item() == 1.25
+    assert torch.equal(loaded.sample(3, steps=2, generator=seeded()), model.sample(3, steps=2, generator=seeded()))
+
+
+def test_pair_of_two_runs(saved, tmp_path):
+    """The base of one run under the energy of another; c comes with the energy."""
+    other = build(replace(SMALL, base="resnet-sn", energy="resnet-sn", trunc=True), seed=1)
+    with torch.no_grad():
+        other.log_partition.fill_(-3.0)
+    other.save(tmp_path)
+    model = GEBM.load(saved / "base.safetensors", tmp_path / "energy.safetensors")
+    assert same_state(model.base, build().base) and same_state(model.energy, other.energy)
+    assert model.log_partition.item() == -3.0
+    assert model.architecture == replace(SMALL, energy="resnet-sn", trunc=True)
+    assert read_architecture(saved, "base") == SMALL
+
+
+def test_float64_and_parameters_survive(tmp_path):
+    model = build()
+    model.double().save(tmp_path)
+    loaded = GEBM.load(tmp_path)
+    assert all(p.dtype == torch.float32 and p.requires_grad for p in loaded.parameters())
+    assert same_state(model.float(), loaded)
+
+
+def test_bare_networks_have_no_architecture(tmp_path):
+    model = build()
+    with pytest.raises(ValueError, match="no architecture to save"):
+        GEBM(model.prior, model.base, model.energy).save(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+class Bomb:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def rewrite(file: Path, change=None, metadata: dict | None = None) -> None:
+    tensors = load_file(file)
+    if change is not None:
+        change(tensors)
+    save_file(tensors, file, {"gebm": json.dumps(asdict(SMALL))} if metadata is None else metadata)
+
+
+def pop_first(tensors: dict) -> None:
+    del tensors[min(tensors)]
+
+
+def add(tensors: dict) -> None:
+    tensors["zzz"] = torch.zeros(1)
+
+
+def reshape(tensors: dict) -> None:
+    key = min(tensors)
+    tensors[key] = tensors[key].new_zeros(3, 1, 4)
+
+
+DAMAGE = {
+    "missing": (lambda f: f.unlink(), "no such file: give a {part}.safetensors or the checkpoint folder"),
+    "empty": (lambda f: f.write_bytes(b""), "not a readable safetensors file"),
+    "half": (lambda f: f.write_bytes(f.read_bytes()[: f.stat().st_size // 2]), "not a readable safetensors file"),
+    "short by one": (lambda f: f.write_bytes(f.read_bytes()[:-1]), "not a readable safetensors file"),
+    "header only": (lambda f: f.write_bytes(f.read_bytes()[:20]), "not a readable safetensors file"),
+    "noise": (lambda f: f.write_bytes(bytes(range(256)) * 50), "not a readable safetensors file"),
+    "torch file": (lambda f: torch.save({"a": torch.zeros(2)}, f), "not a readable safetensors file"),
+    "no metadata": (lambda f: rewrite(f, metadata={}), "not a weights file written by gebm"),
+    "other metadata": (lambda f: rewrite(f, metadata={"gebm": "{'a"}), "not a weights file written by gebm"),
+    "unknown field": (lambda f: rewrite(f, metadata={"gebm": '{"image_shape": [1], "x": 1}'}), "not a weights file"),
+    "list": (lambda f: rewrite(f, metadata={"gebm": "[1]"}), "not a weights file written by gebm"),
+    "tensor missing": (lambda f: rewrite(f, pop_first), "tensor .* does not fit the {part}"),
+    "tensor too many": (lambda f: rewrite(f, add), "tensor zzz does not fit the {part}"),
+    "tensor of another shape": (lambda f: rewrite(f, reshape), "tensor .* does not fit the {part}"),
+}
+
+
+@pytest.mark.parametrize("part", ["base", "energy"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_file(saved, part, damage):
+    break_it, says = DAMAGE[damage]
+    file = saved / f"{part}.safetensors"
+    break_it(file)
+    with pytest.raises(InputError, match=re.escape(str(file)) + ": .*" + says.format(part=part)) as error:
+        GEBM.load(saved)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, pickle.HIGHEST_PROTOCOL])
+def test_pickle_does_not_run(saved, tmp_path, protocol):
+    (saved / "energy.safetensors").write_bytes(pickle.dumps(Bomb(tmp_path / "ran"), protocol))
+    with pytest.raises(InputError, match="not a readable safetensors file"):
+        GEBM.load(saved)
+    torch.save(Bomb(tmp_path / "ran"), saved / "base.safetensors")
+    with pytest.raises(InputError, match="not a readable safetensors file"):
+        GEBM.load(saved)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "part, field, value",
+    [
+        ("base", "latent_dim", 5), ("base", "prior", "gaussian"), ("base", "base", "sngan"), ("base", "width", 0.2),
+        ("energy", "energy", "dcgan"), ("energy", "width", 0.2), ("energy", "image_shape", (1, 16, 16)),
+    ],
+)  # fmt: skip
+def test_other_architecture(saved, part, field, value):
+    model = GEBM.build(replace(SMALL, **{field: value}))
+    before = copy.deepcopy(model)
+    load = {"base": model.load_base, "energy": model.load_energy}[part]
+    says = f"made with {field} {getattr(SMALL, field)}, not {value}: give the {part} of that architecture"
+    with pytest.raises(InputError, match=re.escape(says)):
+        load(saved)
+    assert same_state(model, before)
+
+
+def test_damage_leaves_the_model_as_it_was(saved):
+    model = build(seed=3)
+    before = copy.deepcopy(model)
+    rewrite(saved / "energy.safetensors", pop_first)
+    with pytest.raises(InputError):
+        model.load_energy(saved)
+    assert same_state(model, before)
+
+
+def test_base_and_energy_exchanged(saved):
+    shutil.copy(saved / "base.safetensors", saved / "energy.safetensors")
+    with pytest.raises(InputError, match="does not fit the energy 'sngan'"):
+        GEBM.load(saved)
+
+
+# Names and the user's own networks
+
+OWN = """
+from torch import nn
+
+def base(image_shape, latent_dim, width):
+    c, h, w = image_shape
+    return nn.Sequential(nn.Linear(latent_dim, c * h * w), nn.Unflatten(1, (c, h, w)), nn.Tanh())
+
+def wide(image_shape, latent_dim, width):
+    c, h, w = image_shape
+    return base((c, h, 2 * w), latent_dim, width)
+
+def energy(image_shape, width, trunc):
+    c, h, w = image_shape
+    return nn.Sequential(nn.Flatten(), nn.Linear(c * h * w, 1), nn.Flatten(0))
+
+def column(image_shape, width, trunc):
+    return energy(image_shape, width, trunc)[:2]
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "own_networks_of_a_test.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "own_networks_of_a_test"
+
+
+def test_own_networks(own, tmp_path):
+    model = GEBM.build(replace(SMALL, base=f"{own}:base", energy=f"{own}:energy"))
+    assert model.sample(3, steps=2, generator=seeded()).shape == (3, 1, 8, 8)
+    model.save(tmp_path)
+    assert same_state(GEBM.load(tmp_path), model)
+
+
+def test_own_networks_of_the_wrong_shape(own):
+    with pytest.raises(InputError, match=r"--g_model .*:wide: made samples of shape \(1, 8, 16\), the data have"):
+        GEBM.build(replace(SMALL, base=f"{own}:wide"))
+    with pytest.raises(InputError, match=r"--d_model .*:column: gave energies of shape \(2, 1\) .*\(2,\) is needed"):
+        GEBM.build(replace(SMALL, energy=f"{own}:column"))
+
+
+@pytest.mark.parametrize(
+    "field, flag", [("base", "--g_model"), ("energy", "--d_model"), ("prior", "--latent_noise")]
+)
+def test_unknown_name(field, flag):
+    with pytest.raises(InputError, match=f"^{flag} 'nonsense': choose "):
+        GEBM.build(replace(SMALL, **{field: "nonsense"}))

@@ -1,0 +1,33 @@
+"""The names that the flags admit are those that something is built for."""
+
+import pytest
+
+from gebm.config import LATER, Config
+from gebm.data import DATASETS
+from gebm.flags import by_name
+from gebm.latent import PRIORS
+from gebm.metrics import FEATURES
+from gebm.networks import BASES, ENERGIES
+from gebm.objectives import OBJECTIVES
+from gebm.penalties import PENALTIES
+from gebm.samplers import SAMPLERS
+
+REGISTRIES = {
+    "dataset": DATASETS,
+    "g_model": BASES,
+    "d_model": ENERGIES,
+    "latent_noise": PRIORS,
+    "criterion": OBJECTIVES,
+    "penalty_type": PENALTIES,
+    "latent_sampler": SAMPLERS,
+    "fid_features": FEATURES | {"auto": None},
+}
+
+
+@pytest.mark.parametrize("flag", REGISTRIES)
+def test_choices_are_the_registered_names(flag):
+    field = by_name(Config)[flag]
+    later = LATER.get(flag, ())
+    assert set(field.metadata["choices"]) - set(later) == set(REGISTRIES[flag])
+    assert set(later) <= set(field.metadata["choices"])
+    assert field.default in REGISTRIES[flag]

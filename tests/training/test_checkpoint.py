@@ -1,0 +1,144 @@
+"""A checkpoint holds everything, is whole or absent, and runs no code."""
+
+import pickle
+import shutil
+
+import pytest
+import safetensors.torch
+import torch
+
+from gebm.errors import InputError
+from gebm.model import GEBM
+from gebm.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+
+
+def advance(trainer, steps=2):
+    for _ in range(steps):
+        trainer.energy_step()
+        trainer.base_step()
+    trainer.energy_step()
+    return trainer
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"ema": 0.9}, {"sgd": 0.9}, {"sgd": 0.0}, {"dtype": torch.float64, "penalty": "gradient_l2"}],
+    ids=["adam", "ema", "momentum", "plain sgd", "float64"],
+)
+@pytest.mark.parametrize("refine", [False, True])
+def test_round_trip_and_the_next_steps(make_trainer, state, run, options, refine):
+    trainer = advance(make_trainer(**options))
+    if refine:
+        trainer.start_refinement()
+        trainer.energy_step()
+    path = save_checkpoint(run, trainer, "")
+    other = make_trainer(seed=5, **options)
+    load_checkpoint(path, other)
+    state.assert_same(state.of(other), state.of(trainer))
+    for t in (trainer, other):
+        t.energy_step()
+        if not refine:
+            t.base_step()
+    state.assert_same(state.of(other), state.of(trainer))
+
+
+def test_the_model_in_a_checkpoint_is_the_one_to_sample(make_trainer, run):
+    trainer = advance(make_trainer(ema=0.9))
+    path = save_checkpoint(run, trainer, "seed: 7\n")
+    assert sorted(p.name for p in path.iterdir()) == [
+        "base.safetensors", "config.yaml", "energy.safetensors", "training.json", "training.safetensors"
+    ]  # fmt: skip
+    assert (path / "config.yaml").read_text() == "seed: 7\n"
+    model = GEBM.load(path)
+    for a, b in zip(model.base.parameters(), trainer.sampled_base.parameters()):
+        assert torch.equal(a, b)
+    assert model.log_partition.item() == trainer.model.log_partition.item() != 0
+
+
+def test_the_newest_two_of_each_stage_are_kept_in_order(make_trainer, run):
+    trainer = make_trainer()
+    for g_step in (8, 9, 10, 123_456_789):
+        trainer.counters.g_step = g_step
+        save_checkpoint(run, trainer, "")
+    trainer.counters.stage = "refine"
+    for refine_step in (1, 2, 3):
+        trainer.counters.refine_step = refine_step
+        save_checkpoint(run, trainer, "")
+    names = [p.name for p in checkpoints(run)]
+    assert names == ["joint-00000010", "joint-123456789", "refine-00000002", "refine-00000003"]
+
+
+def test_strangers_are_neither_checkpoints_nor_deleted_and_leavings_of_a_kill_are(make_trainer, run):
+    trainer = make_trainer()
+    save_checkpoint(run, trainer, "")
+    folder = run / "checkpoints"
+    for name in ("joint-00000001", "joint-1-copy", "jazz-3", "best"):  # the first without its files
+        (folder / name).mkdir()
+    shutil.copytree(folder / "joint-00000000", folder / ".joint-00000001.0a1b2c3d.tmp")
+    assert [p.name for p in checkpoints(run)] == ["joint-00000000"]
+    trainer.counters.g_step = 2
+    save_checkpoint(run, trainer, "")
+    left = {p.name for p in folder.iterdir()}
+    assert left == {"joint-00000000", "joint-00000001", "joint-00000002", "joint-1-copy", "jazz-3", "best"}
+
+
+def test_a_save_that_fails_leaves_the_earlier_one(make_trainer, run, monkeypatch):
+    trainer = make_trainer()
+    path = save_checkpoint(run, trainer, "")
+    before = {p.name: p.read_bytes() for p in path.iterdir()}
+    trainer.energy_step()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(run, trainer, "")
+    assert {p.name: p.read_bytes() for p in path.iterdir()} == before
+    assert [p.name for p in (run / "checkpoints").iterdir()] == ["joint-00000000"]
+
+
+class Boom:
+    def __reduce__(self):
+        return (pytest.fail, ("the pickle's code ran",))
+
+
+@pytest.mark.parametrize("name", ["training.safetensors", "training.json", "base.safetensors", "energy.safetensors"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "half", "pickle"])
+def test_damaged_files_are_refused_in_one_line(make_trainer, run, name, damage):
+    path = save_checkpoint(run, advance(make_trainer()), "")
+    file = path / name
+    content = {"empty": b"", "half": file.read_bytes()[: file.stat().st_size // 2], "pickle": pickle.dumps(Boom())}
+    file.unlink() if damage == "missing" else file.write_bytes(content[damage])
+    with pytest.raises(InputError) as error:
+        load_checkpoint(path, make_trainer())
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["[]", "1", '{"dict": 3}', '{"dict": [["counters", 1]]}', '{"tensor": "no"}'])
+def test_json_of_something_else_is_refused(make_trainer, run, content):
+    path = save_checkpoint(run, make_trainer(), "")
+    (path / "training.json").write_text(content)
+    with pytest.raises(InputError, match="cannot resume"):
+        load_checkpoint(path, make_trainer())
+
+
+def test_another_optimizer_is_refused(make_trainer, run):
+    path = save_checkpoint(run, advance(make_trainer()), "")
+    with pytest.raises(InputError, match="another --optimizer"):
+        load_checkpoint(path, make_trainer(sgd=0.9))
+
+
+def test_another_architecture_is_refused(make_trainer, run):
+    path = save_checkpoint(run, make_trainer(), "")
+    with pytest.raises(InputError, match="energy dcgan, not sngan"):
+        load_checkpoint(path, make_trainer(energy="sngan"))
+
+
+def test_learning_rates_are_those_configured_now(make_trainer, run):
+    path = save_checkpoint(run, advance(make_trainer(lr=1e-2)), "")
+    trainer = make_trainer(lr=1e-4)
+    load_checkpoint(path, trainer)
+    for optimizer in (trainer.energy_optimizer, trainer.base_optimizer):
+        assert optimizer.param_groups[0]["lr"] == 1e-4
+        assert len(optimizer.state) > 0

@@ -1,0 +1,136 @@
+"""Which step moves what, and in which mode the base is."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from gebm.objectives import log_mean_exp
+
+
+def snapshot(module: nn.Module) -> dict:
+    return {k: v.clone() for k, v in module.state_dict().items()}
+
+
+def changed(module: nn.Module, before: dict) -> set[str]:
+    return {k for k, v in module.state_dict().items() if not torch.equal(v, before[k])}
+
+
+def parameters(module: nn.Module) -> set[str]:
+    return {name for name, _ in module.named_parameters()}
+
+
+def norm_buffers(module: nn.Module) -> set[str]:
+    return {k for k in module.state_dict() if k.endswith(("running_mean", "running_var", "num_batches_tracked"))}
+
+
+def test_an_energy_step_moves_the_energy_and_c_and_only_the_batch_statistics_of_the_base(make_trainer):
+    trainer = make_trainer()
+    base, energy, c = snapshot(trainer.model.base), snapshot(trainer.model.energy), trainer.model.log_partition.item()
+    stats = trainer.energy_step()
+    assert parameters(trainer.model.energy) <= changed(trainer.model.energy, energy)
+    assert trainer.model.log_partition.item() != c
+    assert changed(trainer.model.base, base) == norm_buffers(trainer.model.base) != set()
+    assert {"energy_loss", "kale", "kale_dv", "c", "c_batch", "penalty"} <= stats.keys()
+    assert all(value.ndim == 0 and not value.requires_grad for value in stats.values())
+
+
+def test_a_base_step_moves_the_base_only(make_trainer):
+    trainer = make_trainer()
+    base, energy, c = snapshot(trainer.model.base), snapshot(trainer.model.energy), trainer.model.log_partition.item()
+    trainer.base_step()
+    # A bias right before a batch norm has a gradient of rounding errors alone, which moves it under Adam all the same.
+    assert changed(trainer.model.base, base) == set(base)
+    assert not changed(trainer.model.energy, energy) & parameters(trainer.model.energy)
+    assert trainer.model.log_partition.item() == c
+    assert all(p.requires_grad for p in trainer.objective.parameters())
+
+
+def test_refinement_leaves_the_base_alone_and_uses_it_as_sampling_will(make_trainer):
+    trainer = make_trainer()
+    for _ in range(3):
+        trainer.energy_step()
+        trainer.base_step()
+    trainer.start_refinement()
+    base, energy, c = snapshot(trainer.model.base), snapshot(trainer.model.energy), trainer.model.log_partition.item()
+    seen = []
+    trainer.objective.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[1]))
+    generator = torch.Generator()
+    generator.set_state(trainer.generator.get_state())
+    trainer.energy_step()
+    assert not changed(trainer.model.base, base)
+    assert parameters(trainer.model.energy) <= changed(trainer.model.energy, energy)
+    assert trainer.model.log_partition.item() != c
+    expected = copy.deepcopy(trainer.model).eval().generate(8, generator)
+    torch.testing.assert_close(seen[0], expected, rtol=0, atol=0)
+
+
+def test_an_energy_step_sees_noise_factor_base_samples_for_each_image(make_trainer):
+    trainer = make_trainer(noise_factor=3)
+    shapes = []
+    trainer.objective.register_forward_pre_hook(lambda module, arguments: shapes.append([len(x) for x in arguments[:2]]))
+    trainer.energy_step()
+    assert shapes == [[8, 24]]
+    assert trainer.counters.images == 8
+
+
+def test_the_moving_average_follows_the_base(make_trainer):
+    trainer, decay = make_trainer(ema=0.9), 0.9
+    expected = None
+    for step in range(4):
+        trainer.energy_step()
+        trainer.base_step()
+        now = [p.detach().clone() for p in trainer.model.base.parameters()]
+        expected = now if step == 0 else [decay * old + (1 - decay) * new for old, new in zip(expected, now)]
+    for average, value in zip(trainer.sampled_base.parameters(), expected):
+        torch.testing.assert_close(average, value)
+    assert any(not torch.equal(a, b) for a, b in zip(trainer.sampled_base.parameters(), trainer.model.base.parameters()))
+    average = snapshot(trainer.sampled_base)
+    trainer.start_refinement()
+    assert trainer.sampled_base is trainer.model.base
+    assert not changed(trainer.model.base, average)
+
+
+@pytest.mark.parametrize("step", ["energy_step", "base_step"])
+def test_clipping_bounds_the_step(make_trainer, step):
+    moved = {}
+    for clip in (0.0, 1e-3):
+        trainer = make_trainer(sgd=0.0, lr=1.0, grad_clip=clip)
+        before = torch.nn.utils.parameters_to_vector(trainer.model.parameters()).detach()
+        getattr(trainer, step)()
+        moved[clip] = float((torch.nn.utils.parameters_to_vector(trainer.model.parameters()).detach() - before).norm())
+    assert moved[0.0] > 2e-3
+    assert moved[1e-3] == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_initialize_log_partition_is_the_monte_carlo_value(make_trainer):
+    trainer, twin = make_trainer(noise_factor=2), make_trainer(noise_factor=2)
+    trainer.initialize_log_partition(batches=5)
+    with torch.no_grad():
+        energies = torch.cat([twin.model.energy(twin.model.generate(16, twin.generator)) for _ in range(5)])
+    assert len(energies) == 5 * 2 * 8
+    torch.testing.assert_close(trainer.model.log_partition.detach(), log_mean_exp(-energies))
+    assert trainer.model.log_partition.requires_grad
+
+
+def test_frozen_parts_of_a_users_energy_stay_frozen(make_trainer):
+    trainer = make_trainer()
+    first = next(trainer.model.energy.parameters())
+    first.requires_grad_(False)
+    trainer = type(trainer)(
+        trainer.model, trainer.batches, trainer.objective, trainer.energy_optimizer, trainer.base_optimizer
+    )
+    before = first.clone()
+    for _ in range(2):
+        trainer.energy_step()
+        trainer.base_step()
+    assert not first.requires_grad
+    assert torch.equal(first, before)
+
+
+def test_float64_throughout(make_trainer):
+    trainer = make_trainer(dtype=torch.float64, penalty="gradient_l2")
+    stats = trainer.energy_step() | trainer.base_step()
+    assert {value.dtype for value in stats.values()} == {torch.float64}
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float64}
