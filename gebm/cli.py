@@ -55,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(argv: Sequence[str], mode: str | None = None) -> int:
     """Run the arguments of one command; without `mode` the configuration names it (main.py)."""
+    if "" not in sys.path:
+        sys.path.append("")  # the user's own networks and data, as under `python -m`; last, so that it hides nothing
     try:
         subject, argv = _subject(argv, mode)
         config, given = parse(argv, mode)

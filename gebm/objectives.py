@@ -22,9 +22,9 @@ class KALE(nn.Module):
     .. math:: \mathrm{KALE} = \sup_{E, c} -\mathbb E_P[E] - c - \mathbb E_G[\exp(-(E + c))] + 1
 
     (paper.md section 1; Arbel et al. 2021, section 3). The energy step minimises minus that plus the penalty. At the
-    optimum c = log E_G[exp(-E)] is the log-partition. Its raw derivative 1 - exp(c~ - c), with
-    c~ = log-mean-exp(-E(y)) of the batch, explodes when c is far too small; it is replaced by exp(c - c~) - 1, which has
-    the same zero (and is the Newton step of that convex problem).
+    optimum c = log E_G[exp(-E)] is the log-partition. Its raw derivative 1 - exp(c~ - c), with c~ = log-mean-exp(-E(y))
+    of the batch, explodes when c is far too small; it is replaced by exp(c - c~) - 1, which has the same zero (and is
+    the Newton step of that convex problem).
 
     Arguments:
         energy: network samples -> (N,).
@@ -34,7 +34,11 @@ class KALE(nn.Module):
     """
 
     def __init__(
-        self, energy: nn.Module, log_partition: nn.Parameter, penalty_type: str = "gradient_l2", penalty_lambda: float = 0.1
+        self,
+        energy: nn.Module,
+        log_partition: nn.Parameter,
+        penalty_type: str = "gradient_l2",
+        penalty_lambda: float = 0.1,
     ):
         super().__init__()
         self.energy = energy

@@ -13,13 +13,14 @@ __all__ = ["grid", "save_gif", "save_grid"]
 
 
 def grid(images: np.ndarray, columns: int | None = None, side: int = 512) -> Image.Image:
-    """Tile uint8 images (N, C, H, W), C = 1 or 3, into one picture, enlarged by whole factors to about `side` pixels."""
+    """Tile uint8 images (N, C, H, W), C = 1 or 3, into one picture, enlarged by whole factors towards `side` pixels."""
     n, channels, height, width = images.shape
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
     scale = max(1, side // (columns * width))
     gap = scale
-    canvas = np.full((rows * (height * scale + gap) + gap, columns * (width * scale + gap) + gap, channels), 128, np.uint8)
+    shape = (rows * (height * scale + gap) + gap, columns * (width * scale + gap) + gap, channels)
+    canvas = np.full(shape, 128, np.uint8)
     for i, image in enumerate(images):
         tile = image.transpose(1, 2, 0).repeat(scale, 0).repeat(scale, 1)
         top, left = gap + (i // columns) * (height * scale + gap), gap + (i % columns) * (width * scale + gap)

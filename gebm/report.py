@@ -23,19 +23,21 @@ def distance_rows(summary: Mapping) -> list[tuple[str, str]]:
     name = summary["distance_name"]
     low, high = summary["gain_ci"]
     where = f"{summary['n_fake']} samples, {summary['n_real']} images of {summary['split']}"
+    how = "95 % bootstrap over paired chains, reference fixed"
     return [
         (f"{name} base", f"{distance_row(summary['base'])}   {where}"),
         (f"{name} GEBM", distance_row(summary["gebm"])),
-        ("gain", f"{summary['gain']:.2f} ({low:.2f} to {high:.2f})   95 % bootstrap over paired chains, reference fixed"),
+        ("gain", f"{summary['gain']:.2f} ({low:.2f} to {high:.2f})   {how}"),
     ]
 
 
 def kale_rows(summary: Mapping) -> list[tuple[str, str]]:
     """Rows of KALE on both splits and of the log-partition."""
     train, test = summary["kale"]["train"], summary["kale"]["test"]
+    text = "{donsker_varadhan:.3f} nats ({fenchel:.3f} with c), {n_real} images"
     return [
-        ("KALE train", f"{train['donsker_varadhan']:.3f} nats ({train['fenchel']:.3f} with c), {train['n_real']} images"),
-        ("KALE test", f"{test['donsker_varadhan']:.3f} nats ({test['fenchel']:.3f} with c), {test['n_real']} images"),
+        ("KALE train", text.format(**train)),
+        ("KALE test", text.format(**test)),
         (
             "log-partition",
             f"c = {test['c']:.3f}, Monte Carlo {test['log_partition']:.3f} +- {test['log_partition_se']:.3f} "

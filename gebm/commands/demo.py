@@ -8,13 +8,13 @@ from typing import NamedTuple
 import torch
 
 from gebm.commands import train
-from gebm.commands.evaluate import evaluate_model
+from gebm.commands.evaluate import evaluate_model, features_of
 from gebm.commands.sample import kernel_of, sample_into, spaced, write_summary
 from gebm.commands.setup import choose_device, dataset, load_pair, log, log_dir, start_log
 from gebm.config import Config
 from gebm.data import ImageData
 from gebm.errors import InputError
-from gebm.metrics import Moments, choose_features, extract, frechet_distance, reference_moments
+from gebm.metrics import Moments, extract, frechet_distance, reference_moments
 from gebm.model import GEBM
 from gebm.report import distance_rows, kale_rows, table
 from gebm.samplers import NonFiniteError, step_decay
@@ -79,30 +79,33 @@ def main(config: Config, given: frozenset[str]) -> Path:
     summary = sample_into(run, _set(config, chosen), model, data, device)
     summary.update(evaluate_model(model, data, config.seed), seed=config.seed - 1, gamma=chosen.gamma)
     summary["beta_1"] = {key: at_one[key] for key in ("gebm", "gain", "gain_ci", "steps", "importance_relative_ess")}
-    name, (low, high) = summary["distance_name"], at_one["gain_ci"]
-    ess = summary["importance_relative_ess"]
+    write_summary(run, summary, _table(run, summary, at_one))
+    return run
+
+
+def _table(run: Path, summary: dict, at_one: dict) -> str:
+    at_one_gain = "gain {gain:.2f} ({gain_ci[0]:.2f} to {gain_ci[1]:.2f}), {steps} steps".format(**at_one)
     rows = [
         *distance_rows(summary),
-        ("sampler", f"{config.latent_sampler}, beta {chosen.beta:g}, gamma {chosen.gamma:g}, {chosen.steps} steps, chosen on train"),
-        (f"{name} at beta 1", f"{at_one['gebm']['distance']:.2f}, gain {at_one['gain']:.2f} ({low:.2f} to {high:.2f}), {plain.steps} steps"),
+        ("sampler", "{sampler}, beta {beta:g}, gamma {gamma:g}, {steps} steps, chosen on train".format(**summary)),
+        (f"{summary['distance_name']} at beta 1", f"{at_one['gebm']['distance']:.2f}, {at_one_gain}"),
         *kale_rows(summary),
         ("pictures", f"{run}/base.png, {run}/samples.png"),
         ("chains moving", f"{run}/chains.gif"),
         ("report folder", f"{run}/ (summary.json, stats.jsonl, samples.npz, png/, tensorboard/)"),
     ]
     text = table(rows, f"gebm demo: digits, seed {summary['seed']}")
-    if ess < 0.1:
+    if (ess := summary["importance_relative_ess"]) < 0.1:
         text += (
-            f"\n\nThe relative ESS of exp(-beta E) over the base is {ess:.3f} at beta {chosen.beta:g}: after {chosen.steps} "
-            "steps\nthese are samples of the base refined along the energy, not draws from the posterior."
+            f"\n\nThe relative ESS of exp(-beta E) over the base is {ess:.3f} at beta {summary['beta']:g}: after "
+            f"{summary['steps']} steps\nthese are samples refined along the energy, not draws from the posterior."
         )
-    write_summary(run, summary, text)
-    return run
+    return text
 
 
 def try_settings(config: Config, model: GEBM, data: ImageData, device: torch.device) -> list[Setting]:
     """The best number of steps, by the distance to the training images, for each beta and gamma."""
-    extractor, _ = choose_features(config.fid_features, data.name, data.shape, config.fid_weights or None, config.data_path)
+    extractor, _ = features_of(config, data, device)
     reference = reference_moments(data.train, extractor, Path(config.data_path) / "cache", "train", device=device)
     posterior = model.posterior().frozen()
     settings = []
@@ -121,7 +124,10 @@ def try_settings(config: Config, model: GEBM, data: ImageData, device: torch.dev
             curve = {step: frechet_distance(Moments.of(x), reference) for step, x in draws.observed.items()}
             steps = min(curve, key=curve.get)
             settings.append(Setting(curve[steps], beta, gamma, steps))
-            log.info("  beta %-3g gamma %-5g %6.2f at the start, least %.2f after %d steps", beta, gamma, curve[0], curve[steps], steps)
+            found = (beta, gamma, curve[0], curve[steps], steps)
+            log.info("  beta %-3g gamma %-5g %6.2f at the start, least %.2f after %d steps", *found)
+    if not any(setting.beta == 1 for setting in settings):
+        raise NonFiniteError("no setting of the sampler gave finite potentials: the energy has diverged; lower --lr")
     return settings
 
 

@@ -1,6 +1,8 @@
 """`gebm evaluate`: a trained run, or the samples of one, against a dataset."""
 
 import json
+import zipfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gebm.commands.setup import choose_device, dataset, load_pair, log, start_log
+from gebm.commands.setup import choose_device, dataset, dataset_for, load_pair, log, start_log
 from gebm.config import Config
 from gebm.data import ImageData, from_uint8
 from gebm.errors import InputError
@@ -21,7 +23,7 @@ from gebm.metrics.partition import base_energies, energies, evaluate_kale
 from gebm.model import GEBM
 from gebm.report import distance_row, distance_rows, kale_rows, table
 
-__all__ = ["compare", "evaluate_model", "features_of", "main"]
+__all__ = ["check_features", "compare", "evaluate_model", "features_of", "main"]
 
 KALE_IMAGES = 10_000
 
@@ -42,7 +44,7 @@ def main(config: Config, given: frozenset[str], subject: str = "") -> dict:
     else:
         paths = {key: subject for key in ("g_path", "d_path") if subject}
         model, base, energy = load_pair(replace(config, **paths), given)
-        data = dataset(config)
+        data = dataset_for(model, config)
         model.to(device, torch.float64 if config.dtype == 64 else torch.float32)
         summary = evaluate_model(model, data, config.seed)
         summary.update(base_path=str(base), energy_path=str(energy))
@@ -66,6 +68,11 @@ def features_of(config: Config, data: ImageData, device: torch.device) -> tuple[
     log.info(line)
     cache = Path(config.data_path) / "cache"
     return extractor, reference_moments(data.test, extractor, cache, "test", config.fid_b_size, device)
+
+
+def check_features(config: Config, data: ImageData) -> None:
+    """Raise InputError where `features_of` would, before anything is written."""
+    choose_features(config.fid_features, data.name, data.shape, config.fid_weights or None, config.data_path)
 
 
 def compare(observed: dict[int, Tensor], reference: Moments, extractor: Extractor, split: str) -> dict:
@@ -129,10 +136,10 @@ def _evaluate_samples(file: Path, config: Config, device: torch.device) -> tuple
 def _read_samples(file: Path) -> dict[str, np.ndarray]:
     """The arrays `samples` and, where there, `base` of an .npz: uint8 (N, C, H, W). No pickle is read."""
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with zipfile.ZipFile(file), np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in ("samples", "base") if name in archive.files}
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{file}: not a readable .npz ({str(error).splitlines()[0]})") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{file}: not a readable .npz ({' '.join(str(error).split())})") from None
     if "samples" not in arrays or any(a.dtype != np.uint8 or a.ndim != 4 or not len(a) for a in arrays.values()):
         raise InputError(f"{file}: must hold uint8 images (N, C, H, W) under the name 'samples' (and 'base')")
     return arrays

@@ -1,17 +1,17 @@
 """`gebm sample`."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from gebm.commands.evaluate import compare, features_of
-from gebm.commands.setup import check_new_run, choose_device, dataset, load_pair, log, open_run, start_log
+from gebm.commands.evaluate import check_features, compare, features_of
+from gebm.commands.setup import check_new_run, choose_device, dataset_for, load_pair, log, open_run, start_log
 from gebm.config import Config
 from gebm.data import ImageData
-from gebm.errors import InputError
 from gebm.files import atomic_write
 from gebm.metrics import extract
 from gebm.metrics.partition import relative_ess
@@ -31,12 +31,11 @@ def main(config: Config, given: frozenset[str]) -> Path:
     device = choose_device(config, given)
     model, base, energy = load_pair(config, given)
     folder = check_new_run(config)
-    data = dataset(config) if config.eval_fid else None
-    if data is not None and data.shape != model.architecture.image_shape:
-        shape = model.architecture.image_shape
-        raise InputError(f"--dataset {config.dataset}: images {data.shape}, but {base} makes {shape}; give --image_size {shape[1]}")
+    data = dataset_for(model, config) if config.eval_fid else None
+    if data is not None:
+        check_features(config, data)
     model.to(device, torch.float64 if config.dtype == 64 else torch.float32)
-    resolved = open_run(folder, config, device)
+    resolved = open_run(folder, replace(config, g_path=str(base), d_path=str(energy)), device, model.architecture)
     log.info("sampling %s\n  base   %s\n  energy %s", folder, base, energy)
     summary = sample_into(folder, resolved, model, data, device)
     summary.update(base_path=str(base), energy_path=str(energy))
@@ -79,7 +78,7 @@ def sample_into(folder: Path, config: Config, model: GEBM, data: ImageData | Non
             seed=config.seed,
             observe=observe if data is not None else None,
             observe_at=spaced(steps, 10),
-            frames_at=spaced(steps, 40),
+            frames_at=spaced(steps, 24),
             on_step=bar.update,
         )
     write_samples(folder, draws, config.n_samples)
@@ -134,7 +133,8 @@ def finish(folder: Path, summary: dict) -> None:
         rows.append(("on the floor E = -10", f"{summary['on_floor']:.1%} of the samples: the energy is flat there"))
     if summary["features"]:
         rows += distance_rows(summary)
-    rows += [("samples", str(folder / "samples.npz")), ("pictures", f"{folder}/samples.png, chains.gif")]
+    pictures = "samples.png, chains.gif" if summary["steps"] else "samples.png"
+    rows += [("samples", str(folder / "samples.npz")), ("pictures", f"{folder}/{pictures}")]
     text = table(rows, f"{folder.name}")
     write_summary(folder, summary, text)
 

@@ -11,12 +11,13 @@ import torch
 from gebm.config import Config
 from gebm.data import ImageData, load_images
 from gebm.errors import InputError
+from gebm.files import atomic_folder, atomic_write
 from gebm.model import GEBM, Architecture, read_architecture
 from gebm.training.checkpoint import checkpoints
 
 __all__ = [
-    "ARCHITECTURE_FLAGS", "architecture_of", "check_new_run", "choose_device", "dataset", "find_pair", "load_pair", "log",
-    "open_run", "runs_of",
+    "ARCHITECTURE_FLAGS", "architecture_of", "check_new_run", "choose_device", "dataset", "dataset_for", "find_pair",
+    "load_pair", "log", "open_run", "runs_of",
 ]  # fmt: skip
 
 log = logging.getLogger("gebm")
@@ -51,6 +52,14 @@ def dataset(config: Config) -> ImageData:
     return load_images(config.dataset, config.data_path, config.image_size or None)
 
 
+def dataset_for(model: GEBM, config: Config) -> ImageData:
+    """The images the flags name, which must have the shape of the model's."""
+    data, shape = dataset(config), model.architecture.image_shape
+    if data.shape != shape:
+        raise InputError(f"--dataset {config.dataset}: images {data.shape}, the model's are {shape}; see --image_size")
+    return data
+
+
 def log_dir(config: Config) -> Path:
     return Path(config.log_dir or "runs")
 
@@ -79,17 +88,30 @@ def check_writable(path: Path) -> None:
         raise InputError(f"{path}: cannot be written ({existing} is not a writable folder); give another --log_dir")
 
 
-def open_run(path: Path, config: Config, device: torch.device) -> Config:
-    """Make the run's folder, write its `config.yaml` and start its log; returns the configuration as resolved."""
-    path.mkdir(parents=True, exist_ok=True)
+def open_run(path: Path, config: Config, device: torch.device, architecture: Architecture) -> Config:
+    """Make the run's folder, write its `config.yaml` and start its log; returns the configuration as resolved.
+
+    Resolved: with the device and the networks in use, so that the file by itself repeats the run.
+    """
     resolved = replace(
         config,
+        g_model=architecture.base,
+        d_model=architecture.energy,
+        Z_dim=architecture.latent_dim,
+        latent_noise=architecture.prior,
+        width=architecture.width,
+        no_trunc=not architecture.trunc,
         device=-2 if device.type == "cpu" else device.index,
         log_dir=str(path.parent),
         log_name=path.name,
         resume="",
     )
-    resolved.save(path / "config.yaml")
+    if path.exists():
+        with atomic_write(path / "config.yaml") as temporary:
+            resolved.save(temporary)
+    else:  # never without its configuration, wherever a kill comes
+        with atomic_folder(path) as temporary:
+            resolved.save(temporary / "config.yaml")
     if config.log_in_file:
         log.addHandler(logging.FileHandler(path / "log.txt", encoding="utf-8"))
     return resolved
@@ -99,6 +121,8 @@ def runs_of(config: Config) -> list[Path]:
     """Training runs of the configured dataset under `--log_dir` that hold a configuration, the newest last."""
     found = []
     for file in log_dir(config).glob("*/config.yaml"):
+        if file.parent.name.startswith("."):
+            continue  # what a killed process left
         try:
             stored = Config.load(file)
         except InputError:
@@ -161,13 +185,16 @@ def load_pair(config: Config, given: frozenset[str]) -> tuple[GEBM, Path, Path]:
                 raise InputError(f"--{flag} {wanted}: {path} was trained with {stored}; leave the flag out")
     if "no_trunc" in given:
         model.energy.trunc = not config.no_trunc
+        model.architecture = replace(model.architecture, trunc=not config.no_trunc)
     return model.eval(), base, energy
 
 
 def start_log() -> None:
-    """Print the messages of the package as they are."""
-    if not log.handlers:
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
+    """Print the messages of the package as they are, and no longer into the file of an earlier run."""
+    for old in log.handlers[:]:
+        log.removeHandler(old)
+        old.close()
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)

@@ -25,23 +25,24 @@ __all__ = ["build_trainer", "main", "schedule_of"]
 def main(config: Config, given: frozenset[str]) -> Path:
     """Train as configured; returns the run's folder."""
     start_log()
-    run = _run_to_resume(config)
+    run = _run_to_resume(config, given)
+    checkpoint = newest_checkpoint(run) if run is not None else None
     if run is not None:
+        check_writable(run)
         stored = Config.load(run / "config.yaml")
         config = replace(stored, **{k: getattr(config, k) for k in given - {"mode", "resume", "log_dir", "log_name"}})
+        log.info("resuming %s from %s", run, checkpoint.name if checkpoint else "the start (it has no checkpoint)")
     _check(config)
     device = choose_device(config, given)
+    run = run or check_new_run(config)
     data = dataset(config)
-    trainer, held_out = build_trainer(config, given, data, device)
-    checkpoint = newest_checkpoint(run) if run is not None else None
-    if run is None:
-        run = check_new_run(config)
-    else:
-        check_writable(run)
-        if checkpoint is not None:
-            load_checkpoint(checkpoint, trainer)
-        log.info("resuming %s from %s", run, checkpoint.name if checkpoint else "the start (it has no checkpoint)")
-    resolved = open_run(run, config, device)
+    # A checkpoint holds all that --g_path and --d_path gave, and they may be gone.
+    start = replace(config, g_path="", d_path="") if checkpoint else config
+    trainer, held_out = build_trainer(start, given, data, device)
+    if checkpoint is not None:
+        load_checkpoint(checkpoint, trainer)
+    on_evaluate = _distance_of_base(config, data, device) if config.eval_fid else None
+    resolved = open_run(run, config, device, trainer.model.architecture)
     if checkpoint is None and config.initialize_log_partition and config.train_mode != "base":
         trainer.initialize_log_partition()
     log.info("training on %s: %d images %s, in %s", data.name, len(data.train), data.shape, run)
@@ -53,7 +54,7 @@ def main(config: Config, given: frozenset[str]) -> Path:
             config=resolved.to_yaml(),
             held_out=held_out,
             save=not config.save_nothing,
-            on_evaluate=_distance_of_base(config, data, device) if config.eval_fid else None,
+            on_evaluate=on_evaluate,
         )
     except Interrupted as stop:
         kept = f"saved as {stop.checkpoint}; go on with --resume {run}" if stop.checkpoint else "nothing was saved"
@@ -92,6 +93,8 @@ def build_trainer(
         ema=config.ema,
         generator=torch.Generator(device).manual_seed(config.seed),
     )
+    if config.train_mode == "energy":
+        trainer.start_refinement()
     return trainer, held_out
 
 
@@ -130,18 +133,23 @@ def _check(config: Config) -> None:
         raise InputError("--train_mode base trains against a frozen energy: give it with --d_path")
 
 
-def _run_to_resume(config: Config) -> Path | None:
+def _run_to_resume(config: Config, given: frozenset[str]) -> Path | None:
+    """The run `--resume` means; auto: the one of `--log_name`, else the newest that agrees with the flags given."""
     if not config.resume:
         return None
     if config.resume != "auto":
         run = Path(config.resume)
-        if not (run / "config.yaml").is_file():
-            raise InputError(f"--resume {run}: no config.yaml there, so not a run; give the folder of a run, or auto")
+        file = run / "config.yaml"
+        if not file.is_file() or Config.load(file).mode not in ("train", "demo"):
+            raise InputError(f"--resume {run}: no training run there; give a folder that `gebm train` made, or auto")
         return run
-    runs = [r for r in runs_of(config) if not config.log_name or r.name == config.log_name]
-    if not runs:
-        log.info("resume: no run of --dataset %s to go on with, starting a new one", config.dataset)
-    return runs[-1] if runs else None
+    flags = {"mode", *given} - {"resume", "log_dir", "device"}
+    for run in reversed(runs_of(config)):
+        stored = Config.load(run / "config.yaml")
+        if run.name == config.log_name or all(getattr(stored, flag) == getattr(config, flag) for flag in flags):
+            return run
+    log.info("resume: no run of --dataset %s with these flags to go on with, starting a new one", config.dataset)
+    return None
 
 
 def _distance_of_base(config: Config, data: ImageData, device: torch.device):

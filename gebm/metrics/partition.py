@@ -15,8 +15,8 @@ class KALEEstimate(NamedTuple):
     """KALE of an energy on one set of data, from n_fake base samples.
 
     fenchel: with the learnt c; donsker_varadhan: with the Monte-Carlo log-partition, the larger of the two;
-    log_partition: that estimate, log-mean-exp(-E), with its standard error; c: the learnt one; relative_ess: that of the
-    importance weights exp(-E) of the base samples, in (0, 1].
+    log_partition: that estimate, log-mean-exp(-E), with its standard error; c: the learnt one; relative_ess: that of
+    the importance weights exp(-E) of the base samples, in (0, 1].
     """
 
     fenchel: float

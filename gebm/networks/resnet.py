@@ -28,9 +28,8 @@ def _xavier(layer: nn.Module, gain: float = 1.0) -> nn.Module:
 
 def _up_block(channels: int) -> nn.Module:
     conv1, conv2 = (_xavier(nn.Conv2d(channels, channels, 3, 1, 1), math.sqrt(2)) for _ in range(2))
-    path = nn.Sequential(
-        nn.BatchNorm2d(channels), nn.ReLU(), nn.Upsample(scale_factor=2), conv1, nn.BatchNorm2d(channels), nn.ReLU(), conv2
-    )
+    norm1, norm2 = nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)
+    path = nn.Sequential(norm1, nn.ReLU(), nn.Upsample(scale_factor=2), conv1, norm2, nn.ReLU(), conv2)
     return _Residual(path, nn.Upsample(scale_factor=2))
 
 

@@ -34,8 +34,8 @@ class SNGANBase(nn.Module):
         for out in rest:
             layers += [nn.BatchNorm2d(channels), nn.ReLU(), nn.ConvTranspose2d(channels, out, 4, 2, 1)]
             channels = out
-        layers += [nn.BatchNorm2d(channels), nn.ReLU(), nn.ConvTranspose2d(channels, image_shape[0], 3, 1, 1), nn.Tanh()]
-        self.layers = nn.Sequential(*layers)
+        layers += [nn.BatchNorm2d(channels), nn.ReLU(), nn.ConvTranspose2d(channels, image_shape[0], 3, 1, 1)]
+        self.layers = nn.Sequential(*layers, nn.Tanh())
         initialise(self, nn.init.xavier_uniform_)
 
     def forward(self, z: Tensor) -> Tensor:

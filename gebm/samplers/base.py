@@ -40,7 +40,10 @@ class Info(NamedTuple):
 
 
 class Kernel(Protocol):
-    """One Markov transition. `step_size` is the sampler's own h, proportional to gamma**gamma_power of `--lmc_gamma`."""
+    """One Markov transition.
+
+    step_size: the sampler's own h; gamma_power: h is proportional to gamma**gamma_power, gamma that of `--lmc_gamma`.
+    """
 
     step_size: float
     gamma_power: ClassVar[float]

@@ -1,6 +1,7 @@
 """Checkpoints: folders that are whole or absent, of safetensors and JSON only."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,22 +17,18 @@ from gebm.training.trainer import Counters, Trainer
 
 __all__ = ["checkpoints", "load_checkpoint", "save_checkpoint"]
 
-STAGES = ("joint", "refine")
+NAME = re.compile(r"(joint|refine)-(\d+)")  # the alphabet puts the stages in their order
 
 
 def checkpoints(run: str | Path) -> list[Path]:
     """The checkpoint folders of a run, oldest first."""
-    found = Path(run).glob("checkpoints/[jr]*-[0-9]*")
-    return sorted((p for p in found if (p / "training.json").is_file()), key=lambda p: _order(p.name))
-
-
-def _order(name: str) -> tuple[int, int]:
-    stage, _, step = name.partition("-")
-    return STAGES.index(stage), int(step)
+    found = [(match, p) for p in Path(run).glob("checkpoints/*") if (match := NAME.fullmatch(p.name))]
+    found.sort(key=lambda pair: (pair[0][1], int(pair[0][2])))
+    return [p for _, p in found if (p / "training.json").is_file()]
 
 
 def name_of(counters: Counters) -> str:
-    """Folder name of the checkpoint at these counters. The energy step counts: it grows with every step of a run."""
+    """Folder name of the checkpoint at these counters."""
     step = counters.g_step if counters.stage == "joint" else counters.refine_step
     return f"{counters.stage}-{step:08d}"
 
@@ -54,7 +51,8 @@ def save_checkpoint(run: str | Path, trainer: Trainer, config: str, keep: int = 
         (folder / "training.json").write_text(json.dumps(skeleton))
         (folder / "config.yaml").write_text(config, encoding="utf-8")
     same_stage = [p for p in checkpoints(run) if p.name.startswith(trainer.counters.stage)]
-    for old in same_stage[:-keep]:
+    left_by_a_kill = path.parent.glob(".*.tmp")
+    for old in [*same_stage[:-keep], *left_by_a_kill]:
         shutil.rmtree(old)
     return path
 

@@ -1,34 +1,21 @@
 """The training loop: joint training, then the refinement of the energy."""
 
-import json
-import logging
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
-from gebm.data import to_uint8
-from gebm.files import atomic_write
 from gebm.metrics.partition import base_energies, energies, evaluate_kale
-from gebm.pictures import save_grid
-from gebm.training.checkpoint import save_checkpoint
+from gebm.training.checkpoint import checkpoints, save_checkpoint
+from gebm.training.log import DivergenceError, TrainingLog
 from gebm.training.schedules import energy_steps, remaining
 from gebm.training.trainer import Trainer
 
-messages = logging.getLogger("gebm")
-
 __all__ = ["DivergenceError", "Interrupted", "Schedule", "train"]
-
-
-class DivergenceError(FloatingPointError):
-    """A loss was not finite."""
 
 
 class Interrupted(Exception):
@@ -89,12 +76,13 @@ def train(
         Interrupted: SIGINT or SIGTERM came; the state was saved first.
     """
     counters = trainer.counters
-    log = _Log(run, trainer)
-    last_saved: Path | None = None
+    log = TrainingLog(run, trainer)
+    last_saved = next(reversed(checkpoints(run)), None)
 
     def checkpoint() -> None:
         nonlocal last_saved
         log.raise_if_diverged(last_saved)
+        log.raise_if_weights_diverged(last_saved)
         if save:
             last_saved = save_checkpoint(run, trainer, config)
 
@@ -115,6 +103,12 @@ def train(
                 checkpoint()
                 raise Interrupted(received[0], last_saved)
 
+        def reached() -> bool:
+            """Whether the refinement may end here: by the state alone, so that a resumed run ends at the same step."""
+            if not schedule.refine_kale or held_out is None or counters.refine_step % schedule.log_every:
+                return False
+            return _held_out_kale(trainer, held_out) >= schedule.refine_kale
+
         if counters.stage == "joint" and schedule.train_mode != "energy":
             log.stage("joint", counters.g_step, schedule.base_steps)
             while counters.g_step < schedule.base_steps:
@@ -129,22 +123,21 @@ def train(
                 stop_if_asked()
             log.grid()
             checkpoint()
+            log.write()
 
         if schedule.train_mode != "base" and schedule.refine_steps:
             if counters.stage == "joint":
                 trainer.start_refinement()
             log.stage("refine", counters.refine_step, schedule.refine_steps)
-            reached = False
-            while counters.refine_step < schedule.refine_steps and not reached:
+            while counters.refine_step < schedule.refine_steps and not reached():
                 trainer.scale_energy_lr(remaining(counters.refine_step, schedule.refine_steps))
                 log.collect(trainer.energy_step())
                 counters.refine_step += 1
                 log.advance()
                 after_step(counters.refine_step)
-                if schedule.refine_kale and held_out is not None and counters.refine_step % schedule.log_every == 0:
-                    reached = _held_out_kale(trainer, held_out) >= schedule.refine_kale
                 stop_if_asked()
             checkpoint()
+            log.write()
 
 
 def _held_out_kale(trainer: Trainer, held_out: Tensor) -> float:
@@ -152,7 +145,7 @@ def _held_out_kale(trainer: Trainer, held_out: Tensor) -> float:
     model = trainer.model
     generator = torch.Generator(model.log_partition.device).manual_seed(trainer.counters.e_step)
     fake = base_energies(model, 2000, generator)
-    return evaluate_kale(energies(model.energy, held_out), fake, float(model.log_partition)).donsker_varadhan
+    return evaluate_kale(energies(model.energy, held_out), fake, model.log_partition.item()).donsker_varadhan
 
 
 @contextmanager
@@ -171,102 +164,3 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for name, old in before.items():
             signal.signal(name, old)
-
-
-class _Log:
-    """Means of the statistics between two lines, to stats.jsonl, TensorBoard and the progress bar."""
-
-    def __init__(self, run: Path, trainer: Trainer):
-        self.run, self.trainer = run, trainer
-        self.file = run / "stats.jsonl"
-        (run / "grids").mkdir(exist_ok=True)
-        like = trainer.model.log_partition
-        generator = torch.Generator(like.device).manual_seed(0)
-        self.latents = trainer.model.prior.sample(64, generator, like=like.detach())
-        self.sums: dict[str, tuple[Tensor, int]] = {}
-        self.first_bad = torch.full((), -1, device=like.device)
-        self.bar: tqdm | None = None
-        self.started_s, self.started_images = time.monotonic(), trainer.counters.images
-
-    def __enter__(self) -> "_Log":
-        self._drop_rows_ahead()
-        self.board = SummaryWriter(str(self.run / "tensorboard"), purge_step=self.trainer.counters.e_step + 1)
-        self.lines = open(self.file, "a", encoding="utf-8")
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-        self.lines.close()
-        self.board.close()
-
-    def stage(self, name: str, done: int, total: int) -> None:
-        if self.bar is not None:
-            self.bar.close()
-        unit = " base steps" if name == "joint" else " energy steps"
-        # On a terminal a bar; in a file or pipe one line at every `log_every` (disable=None).
-        self.bar = tqdm(total=total, initial=done, desc=name, unit=unit, dynamic_ncols=True, disable=None)
-        self.total = total
-
-    def advance(self) -> None:
-        self.bar.update()
-
-    def collect(self, stats: dict[str, Tensor]) -> None:
-        """Take a step's statistics, without waiting for the device."""
-        for name, value in stats.items():
-            total, count = self.sums.get(name, (0.0, 0))
-            self.sums[name] = (total + value, count + 1)
-            if name.endswith("loss"):
-                step = self.trainer.counters.e_step
-                self.first_bad = torch.where((self.first_bad < 0) & ~torch.isfinite(value), step, self.first_bad)
-
-    def write(self) -> None:
-        """Write one line of the means since the last one."""
-        elapsed_s = time.monotonic() - self.started_s
-        means = {name: float(total / count) for name, (total, count) in self.sums.items()}
-        self.sums.clear()
-        rate = (self.trainer.counters.images - self.started_images) / max(elapsed_s, 1e-9)
-        self.add({**means, "images_per_s": round(rate, 1), "elapsed_s": round(elapsed_s, 3)})
-        shown = {k: f"{means[k]:.3g}" for k in ("kale", "c", "base_loss") if k in means}
-        self.bar.set_postfix(shown)
-        if self.bar.disable:
-            counters = self.trainer.counters
-            step = counters.g_step if counters.stage == "joint" else counters.refine_step
-            values = "  ".join(f"{k} {v}" for k, v in shown.items())
-            messages.info(f"{counters.stage} {step}/{self.total}  {values}  {rate:.0f} images/s  {elapsed_s:.0f} s")
-
-    def add(self, values: dict[str, float]) -> None:
-        """Write values at the present step."""
-        counters = asdict(self.trainer.counters)
-        self.lines.write(json.dumps({**counters, **values}) + "\n")
-        self.lines.flush()
-        for name, value in values.items():
-            self.board.add_scalar(f"{counters['stage']}/{name}", value, counters["e_step"] or counters["g_step"])
-
-    def grid(self) -> None:
-        """Write the base's images of the 64 fixed latents."""
-        base, counters = self.trainer.sampled_base, self.trainer.counters
-        if counters.stage == "refine" or self.latents is None:
-            return
-        training = base.training
-        base.eval()
-        with torch.no_grad():
-            images = to_uint8(base(self.latents)).cpu().numpy()
-        base.train(training)
-        save_grid(self.run / "grids" / f"joint-{counters.g_step:08d}.png", images)
-        self.board.add_image("base", images.transpose(0, 2, 3, 1)[0], counters.g_step, dataformats="HWC")
-
-    def raise_if_diverged(self, last_good: Path | None) -> None:
-        if (step := int(self.first_bad)) >= 0:
-            kept = f"the last good checkpoint is {last_good}" if last_good else "no checkpoint was written before"
-            raise DivergenceError(f"loss not finite at energy step {step}: lower --lr or raise --penalty_lambda; {kept}")
-
-    def _drop_rows_ahead(self) -> None:
-        """Forget lines written after the checkpoint that the run goes on from."""
-        if not self.file.exists():
-            return
-        step = self.trainer.counters.e_step, self.trainer.counters.g_step
-        rows = [line for line in self.file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-        kept = [row for row in rows if ((r := json.loads(row))["e_step"], r["g_step"]) <= step]
-        with atomic_write(self.file) as temporary:
-            temporary.write_text("".join(row + "\n" for row in kept), encoding="utf-8")

@@ -72,6 +72,7 @@ class Trainer:
         self.grad_clip = grad_clip
         self.generator = generator
         self.energy_lr = [group["lr"] for group in energy_optimizer.param_groups]
+        self.trained = [p for p in objective.parameters() if p.requires_grad]  # a user's energy may hold frozen parts
         self.average = None
         if ema:
             average = get_ema_multi_avg_fn(ema)
@@ -91,10 +92,10 @@ class Trainer:
 
     def base_step(self) -> dict[str, Tensor]:
         """Move the base towards low energy, weighted by the latent posterior; returns its loss."""
-        self.objective.requires_grad_(False)
+        self._train_energy(False)
         loss = self.objective.base_loss(self.model.generate(self.batches.batch_size, self.generator))
         self._descend(self.base_optimizer, loss, self.model.base.parameters())
-        self.objective.requires_grad_(True)
+        self._train_energy(True)
         if self.average is not None:
             self.average.update_parameters(self.model.base)
         self.counters.g_step += 1
@@ -143,8 +144,8 @@ class Trainer:
         """Go on where `state_dict` was taken; the model already has the weights saved with it."""
         self.counters = Counters(**state["counters"])
         self.batches.load_state_dict(state["batches"])
-        self.energy_optimizer.load_state_dict(state["energy_optimizer"])
-        self.base_optimizer.load_state_dict(state["base_optimizer"])
+        _restore(self.energy_optimizer, state["energy_optimizer"])
+        _restore(self.base_optimizer, state["base_optimizer"])
         if self.generator is not None:
             self.generator.set_state(state["generator"].cpu())
         torch.set_rng_state(state["torch_rng"].cpu())
@@ -163,6 +164,10 @@ class Trainer:
     def _generate_batch(self) -> Tensor:
         return self.model.generate(self.noise_factor * self.batches.batch_size, self.generator)
 
+    def _train_energy(self, on: bool) -> None:
+        for parameter in self.trained:
+            parameter.requires_grad_(on)
+
     def _freeze_base(self) -> None:
         self.model.base.eval().requires_grad_(False)
 
@@ -172,3 +177,11 @@ class Trainer:
         if self.grad_clip:
             nn.utils.clip_grad_norm_(parameters, self.grad_clip)
         optimizer.step()
+
+
+def _restore(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Take the moments of a saved optimiser; learning rates and the like stay as configured now."""
+    groups = optimizer.state_dict()["param_groups"]
+    if [group.keys() for group in groups] != [group.keys() for group in saved["param_groups"]]:
+        raise ValueError("it was trained with another --optimizer")
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from gebm.data import Batches
 from gebm.model import GEBM, Architecture
@@ -16,9 +17,13 @@ SHAPE = (1, 8, 8)
 
 @pytest.fixture
 def make_trainer():
-    def make(seed=0, *, sgd=None, penalty="gradient", dtype=torch.float32, lr=1e-2, energy="dcgan", **options) -> Trainer:
+    def make(
+        seed=0, *, sgd=None, penalty="gradient", dtype=torch.float32, lr=1e-2, energy="dcgan", dropout=0.0, **options
+    ) -> Trainer:
         torch.manual_seed(seed)
         model = GEBM.build(Architecture("dcgan", energy, SHAPE, latent_dim=3, width=0.05)).to(dtype)
+        if dropout:  # draws from torch's own random state
+            model.energy.features = nn.Sequential(model.energy.features, nn.Dropout(dropout))
         images = torch.randint(256, (40, *SHAPE), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
         objective = KALE(model.energy, model.log_partition, penalty, 0.1)
 

@@ -69,7 +69,7 @@ def test_refinement_leaves_the_base_alone_and_uses_it_as_sampling_will(make_trai
 def test_an_energy_step_sees_noise_factor_base_samples_for_each_image(make_trainer):
     trainer = make_trainer(noise_factor=3)
     shapes = []
-    trainer.objective.register_forward_pre_hook(lambda module, arguments: shapes.append([len(x) for x in arguments[:2]]))
+    trainer.objective.register_forward_pre_hook(lambda module, inputs: shapes.append([len(x) for x in inputs[:2]]))
     trainer.energy_step()
     assert shapes == [[8, 24]]
     assert trainer.counters.images == 8
@@ -85,7 +85,8 @@ def test_the_moving_average_follows_the_base(make_trainer):
         expected = now if step == 0 else [decay * old + (1 - decay) * new for old, new in zip(expected, now)]
     for average, value in zip(trainer.sampled_base.parameters(), expected):
         torch.testing.assert_close(average, value)
-    assert any(not torch.equal(a, b) for a, b in zip(trainer.sampled_base.parameters(), trainer.model.base.parameters()))
+    raw = trainer.model.base.parameters()
+    assert any(not torch.equal(a, b) for a, b in zip(trainer.sampled_base.parameters(), raw))
     average = snapshot(trainer.sampled_base)
     trainer.start_refinement()
     assert trainer.sampled_base is trainer.model.base

@@ -1,0 +1,138 @@
+"""What a training run says: stats.jsonl, TensorBoard, the progress bar, sample grids; and when it has diverged."""
+
+import json
+import logging
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from gebm.data import to_uint8
+from gebm.files import atomic_write
+from gebm.pictures import save_grid
+from gebm.training.trainer import Trainer
+
+__all__ = ["DivergenceError", "TrainingLog"]
+
+messages = logging.getLogger("gebm")
+
+
+class DivergenceError(FloatingPointError):
+    """A loss was not finite."""
+
+
+class TrainingLog:
+    """Means of the statistics between two lines, to stats.jsonl, TensorBoard and the progress bar."""
+
+    def __init__(self, run: Path, trainer: Trainer):
+        self.run, self.trainer = run, trainer
+        self.file = run / "stats.jsonl"
+        (run / "grids").mkdir(exist_ok=True)
+        like = trainer.model.log_partition
+        generator = torch.Generator(like.device).manual_seed(0)
+        self.latents = trainer.model.prior.sample(64, generator, like=like.detach())
+        self.sums: dict[str, tuple[Tensor, int]] = {}
+        self.first_bad = torch.full((), -1, device=like.device)  # twice the step, plus one for a base step
+        self.bar: tqdm | None = None
+        self.started_s, self.started_images = time.monotonic(), trainer.counters.images
+
+    def __enter__(self) -> "TrainingLog":
+        self._drop_rows_ahead()
+        self.board = SummaryWriter(str(self.run / "tensorboard"), purge_step=self.trainer.counters.e_step + 1)
+        self.lines = open(self.file, "a", encoding="utf-8")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        self.lines.close()
+        self.board.close()
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        unit = " base steps" if name == "joint" else " energy steps"
+        # On a terminal a bar; in a file or pipe one line at every `log_every` (disable=None).
+        self.bar = tqdm(total=total, initial=done, desc=name, unit=unit, dynamic_ncols=True, disable=None)
+        self.total = total
+
+    def advance(self) -> None:
+        self.bar.update()
+
+    def collect(self, stats: dict[str, Tensor]) -> None:
+        """Take a step's statistics, without waiting for the device."""
+        for name, value in stats.items():
+            total, count = self.sums.get(name, (0.0, 0))
+            self.sums[name] = (total + value, count + 1)
+            if name.endswith("loss"):
+                counters = self.trainer.counters
+                code = 2 * counters.g_step + 1 if name == "base_loss" else 2 * counters.e_step
+                self.first_bad = torch.where((self.first_bad < 0) & ~torch.isfinite(value), code, self.first_bad)
+
+    def write(self) -> None:
+        """Write one line of the means since the last one, if there is anything new."""
+        if not self.sums:
+            return
+        elapsed_s = time.monotonic() - self.started_s
+        means = {name: float(total / count) for name, (total, count) in self.sums.items()}
+        self.sums.clear()
+        rate = (self.trainer.counters.images - self.started_images) / max(elapsed_s, 1e-9)
+        self.add({**means, "images_per_s": round(rate, 1), "elapsed_s": round(elapsed_s, 3)})
+        shown = {k: f"{means[k]:.3g}" for k in ("kale", "c", "base_loss") if k in means}
+        self.bar.set_postfix(shown)
+        if self.bar.disable:
+            counters = self.trainer.counters
+            step = counters.g_step if counters.stage == "joint" else counters.refine_step
+            values = "  ".join(f"{k} {v}" for k, v in shown.items())
+            messages.info(f"{counters.stage} {step}/{self.total}  {values}  {rate:.0f} images/s  {elapsed_s:.0f} s")
+
+    def add(self, values: dict[str, float]) -> None:
+        """Write values at the present step."""
+        counters = asdict(self.trainer.counters)
+        self.lines.write(json.dumps({**counters, **values}) + "\n")
+        self.lines.flush()
+        for name, value in values.items():
+            self.board.add_scalar(f"{counters['stage']}/{name}", value, counters["e_step"] or counters["g_step"])
+
+    def grid(self) -> None:
+        """Write the base's images of the 64 fixed latents."""
+        base, counters = self.trainer.sampled_base, self.trainer.counters
+        if counters.stage == "refine":
+            return
+        training = base.training
+        base.eval()
+        with torch.no_grad():
+            images = to_uint8(base(self.latents)).cpu().numpy()
+        base.train(training)
+        save_grid(self.run / "grids" / f"joint-{counters.g_step:08d}.png", images)
+        self.board.add_image("base", images.transpose(0, 2, 3, 1)[0], counters.g_step, dataformats="HWC")
+
+    def raise_if_diverged(self, last_good: Path | None) -> None:
+        if (code := int(self.first_bad)) >= 0:
+            network = "base" if code % 2 else "energy"
+            raise DivergenceError(f"loss not finite at {network} step {code // 2}: {_advice(last_good)}")
+
+    def raise_if_weights_diverged(self, last_good: Path | None) -> None:
+        """A finite loss may have had a gradient that was not."""
+        if not all(p.isfinite().all() for p in self.trainer.model.parameters()):
+            step = self.trainer.counters.e_step
+            raise DivergenceError(f"weights not finite after energy step {step}: {_advice(last_good)}")
+
+    def _drop_rows_ahead(self) -> None:
+        """Forget lines written after the checkpoint that the run goes on from."""
+        if not self.file.exists():
+            return
+        step = self.trainer.counters.e_step, self.trainer.counters.g_step
+        rows = [line for line in self.file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        kept = [row for row in rows if ((r := json.loads(row))["e_step"], r["g_step"]) <= step]
+        with atomic_write(self.file) as temporary:
+            temporary.write_text("".join(row + "\n" for row in kept), encoding="utf-8")
+
+
+def _advice(last_good: Path | None) -> str:
+    kept = f"the last good checkpoint is {last_good}" if last_good else "no checkpoint was written before"
+    return f"lower --lr or --lr_generator, or raise --penalty_lambda; {kept}"
