@@ -15,15 +15,25 @@ from gebm.config import Config
 from gebm.data import ImageData, from_uint8
 from gebm.errors import InputError
 from gebm.files import atomic_write
+from gebm.latent import LatentPosterior
 from gebm.metrics import (
-    Extractor, Moments, bootstrap_distance, bootstrap_gain, choose_features, distance_name, extract, frechet_distance,
+    Extractor,
+    Moments,
+    bootstrap_distance,
+    bootstrap_gain,
+    choose_features,
+    distance_name,
+    extract,
+    frechet_distance,
     reference_moments,
 )  # fmt: skip
 from gebm.metrics.partition import base_energies, energies, evaluate_kale
 from gebm.model import GEBM
 from gebm.report import distance_row, distance_rows, kale_rows, table
+from gebm.samplers import Langevin
+from gebm.sampling import draw
 
-__all__ = ["check_features", "compare", "evaluate_model", "features_of", "main"]
+__all__ = ["base_features", "check_features", "compare", "evaluate_model", "features_of", "main"]
 
 KALE_IMAGES = 10_000
 
@@ -73,6 +83,15 @@ def features_of(config: Config, data: ImageData, device: torch.device) -> tuple[
 def check_features(config: Config, data: ImageData) -> None:
     """Raise InputError where `features_of` would, before anything is written."""
     choose_features(config.fid_features, data.name, data.shape, config.fid_weights or None, config.data_path)
+
+
+def base_features(posterior: LatentPosterior, extractor: Extractor, config: Config, device: torch.device) -> Tensor:
+    """Features (fid_samples, d) of samples of the base alone: chains of no steps."""
+    draws = draw(
+        posterior.frozen(), Langevin(1.0), config.fid_samples, 0, chunk=config.sample_b_size, seed=config.seed,
+        observe=lambda images: extract(images, extractor, config.fid_b_size, device), observe_at=(0,),
+    )  # fmt: skip
+    return draws.observed[0]
 
 
 def compare(observed: dict[int, Tensor], reference: Moments, extractor: Extractor, split: str) -> dict:
@@ -148,15 +167,8 @@ def _read_samples(file: Path) -> dict[str, np.ndarray]:
 def _distance_of_base(
     model: GEBM, data: ImageData, config: Config, device: torch.device
 ) -> tuple[dict, list[tuple[str, str]]]:
-    from gebm.samplers import Langevin
-    from gebm.sampling import draw
-
     extractor, reference = features_of(config, data, device)
-    draws = draw(
-        model.posterior().frozen(), Langevin(1.0), config.fid_samples, 0, chunk=config.sample_b_size, seed=config.seed,
-        observe=lambda images: extract(images, extractor, config.fid_b_size, device), observe_at=(0,),
-    )  # fmt: skip
-    estimate = bootstrap_distance(draws.observed[0], reference)
+    estimate = bootstrap_distance(base_features(model.posterior(), extractor, config, device), reference)
     summary = {
         "features": extractor.name, "base": {"distance": estimate.distance, "ci": estimate.ci},
         "n_real": reference.n, "n_fake": config.fid_samples,

@@ -67,7 +67,7 @@ def sample_into(folder: Path, config: Config, model: GEBM, data: ImageData | Non
     def observe(images: np.ndarray) -> torch.Tensor:
         return extract(images, extractor, config.fid_b_size, device)
 
-    with tqdm(total=n * steps, desc=config.latent_sampler, unit=" chain steps", unit_scale=True, dynamic_ncols=True, disable=None) as bar:
+    with tqdm(total=n * steps, unit=" chain steps", unit_scale=True, dynamic_ncols=True, disable=None) as bar:
         draws = draw(
             model.posterior(config.temperature).frozen(),
             kernel,
@@ -90,7 +90,7 @@ def sample_into(folder: Path, config: Config, model: GEBM, data: ImageData | Non
         "n_fake": n,
         "energy_start": float(draws.energies_start.mean()),
         "energy_end": float(draws.energies.mean()),
-        "on_floor": float((draws.energies <= ENERGY_FLOOR).float().mean()) if getattr(model.energy, "trunc", False) else 0.0,
+        "on_floor": float((draws.energies <= ENERGY_FLOOR).float().mean()) if model.architecture.trunc else 0.0,
         "acceptance": draws.acceptance,
         "importance_relative_ess": relative_ess(-config.temperature * draws.energies_start),
         "energy_trace": {str(step): e for step, e in sorted(draws.energy_trace.items())},
@@ -125,7 +125,7 @@ def write_samples(folder: Path, draws: Draws, n: int) -> None:
 def finish(folder: Path, summary: dict) -> None:
     """Write `summary.json` and `summary.txt` and print the latter."""
     rows = [
-        ("sampler", f"{summary['sampler']}, h = {summary['step_size']:.3g}, {summary['steps']} steps, beta = {summary['beta']:g}"),
+        ("sampler", "{sampler}, h = {step_size:.3g}, {steps} steps, beta = {beta:g}".format(**summary)),
         ("mean energy", f"{summary['energy_start']:.3f} at the start, {summary['energy_end']:.3f} at the end"),
         ("relative ESS of exp(-beta E)", f"{summary['importance_relative_ess']:.3f} (1: the energy changes nothing)"),
     ]

@@ -1,18 +1,30 @@
 """`gebm train`."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from gebm.commands.evaluate import base_features, features_of
 from gebm.commands.setup import (
-    architecture_of, check_new_run, check_writable, choose_device, dataset, log, newest_checkpoint, open_run, runs_of,
+    architecture_of,
+    check_new_run,
+    check_writable,
+    choose_device,
+    dataset,
+    log,
+    newest_checkpoint,
+    open_run,
+    runs_of,
     start_log,
 )  # fmt: skip
 from gebm.config import Config
 from gebm.data import Batches, ImageData, from_uint8
 from gebm.errors import InputError
+from gebm.latent import LatentPosterior
+from gebm.metrics import Moments, distance_name, frechet_distance
 from gebm.model import GEBM
 from gebm.objectives import OBJECTIVES
 from gebm.training.checkpoint import load_checkpoint
@@ -126,7 +138,7 @@ def _optimizer(config: Config, network: nn.Module, lr: float, c: nn.Parameter | 
 def _check(config: Config) -> None:
     """What one flag demands of another."""
     if config.train_mode == "energy" and not config.g_path:
-        raise InputError("--train_mode energy trains on a frozen base: give it with --g_path (a run, checkpoint or file)")
+        raise InputError("--train_mode energy trains on a frozen base: give it with --g_path (run, checkpoint or file)")
     if config.train_mode == "energy" and schedule_of(config).refine_steps == 0:
         raise InputError("--train_mode energy takes --refine_iter energy steps, and that is 0: give a number")
     if config.train_mode == "base" and not config.d_path:
@@ -152,28 +164,16 @@ def _run_to_resume(config: Config, given: frozenset[str]) -> Path | None:
     return None
 
 
-def _distance_of_base(config: Config, data: ImageData, device: torch.device):
+def _distance_of_base(
+    config: Config, data: ImageData, device: torch.device
+) -> Callable[[Trainer], dict[str, float]]:
     """A function trainer -> the base's Fréchet distance to the test images, for the log."""
-    from gebm.commands.evaluate import features_of
-    from gebm.data import to_uint8
-    from gebm.metrics import distance_name, extract, frechet_distance, Moments
-
     extractor, reference = features_of(config, data, device)
+    name = distance_name(extractor)
 
     def distance(trainer: Trainer) -> dict[str, float]:
-        base, model = trainer.sampled_base, trainer.model
-        training = base.training
-        base.eval()
-        generator = torch.Generator(device).manual_seed(config.seed + 1)
-        moments = None
-        with torch.no_grad():
-            for i in range(0, config.fid_samples, config.sample_b_size):
-                n = min(config.sample_b_size, config.fid_samples - i)
-                images = to_uint8(base(model.prior.sample(n, generator, like=model.log_partition)))
-                features = extract(images, extractor, config.fid_b_size, device)
-                moments = moments.update(features) if moments else Moments.of(features)
-        base.train(training)
-        name = distance_name(extractor)
-        return {f"{name}_base": frechet_distance(moments, reference), f"{name}_n": config.fid_samples}
+        posterior = LatentPosterior(trainer.model.prior, trainer.sampled_base, trainer.model.energy)
+        features = base_features(posterior, extractor, config, device)
+        return {f"{name}_base": frechet_distance(Moments.of(features), reference), f"{name}_n": len(features)}
 
     return distance

@@ -28,7 +28,7 @@ def checkpoints(run: str | Path) -> list[Path]:
 
 
 def name_of(counters: Counters) -> str:
-    """Folder name of the checkpoint at these counters."""
+    """Folder name of the checkpoint at these counters: the stage and its own step."""
     step = counters.g_step if counters.stage == "joint" else counters.refine_step
     return f"{counters.stage}-{step:08d}"
 

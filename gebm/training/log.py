@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from gebm.data import to_uint8
 from gebm.files import atomic_write
+from gebm.networks.common import evaluating
 from gebm.pictures import save_grid
 from gebm.training.trainer import Trainer
 
@@ -103,11 +104,8 @@ class TrainingLog:
         base, counters = self.trainer.sampled_base, self.trainer.counters
         if counters.stage == "refine":
             return
-        training = base.training
-        base.eval()
-        with torch.no_grad():
+        with evaluating(base):
             images = to_uint8(base(self.latents)).cpu().numpy()
-        base.train(training)
         save_grid(self.run / "grids" / f"joint-{counters.g_step:08d}.png", images)
         self.board.add_image("base", images.transpose(0, 2, 3, 1)[0], counters.g_step, dataformats="HWC")
 
