@@ -111,7 +111,9 @@ class Training:
     n_iter_d: int = flag(5, "energy steps before each other base step", ge=1)
     b_size: int = flag(128, "images in a training batch", ge=1)
     noise_factor: int = flag(1, "base samples for each image of an energy step's batch", ge=1)
-    refine_iter: int = flag(-1, "energy steps at the end, base frozen, rate falling to 0; -1: a tenth of `total_gen_iter`", ge=-1)
+    refine_iter: int = flag(
+        -1, "energy steps at the end, base frozen, rate falling to 0; -1: a tenth of `total_gen_iter`", ge=-1
+    )
     refine_kale: float = flag(0.0, "held-out KALE at which those steps stop early; 0: they do not", ge=0)
     ema: float = flag(0.0, "decay of the moving average of the base; 0: none", ge=0, lt=1)
 

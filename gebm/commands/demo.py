@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from gebm.commands import train
-from gebm.commands.evaluate import evaluate_model, features_of
+from gebm.commands.evaluate import check_features, evaluate_model, features_of
 from gebm.commands.sample import kernel_of, sample_into, spaced, write_summary
 from gebm.commands.setup import choose_device, dataset, load_pair, log, log_dir, start_log
 from gebm.config import Config
@@ -63,7 +63,12 @@ def main(config: Config, given: frozenset[str]) -> Path:
     torch.set_num_threads(1)  # the networks are too small for more, and figures do not depend on the number of cores
     config = replace(config, **{flag: value for flag, value in SETTINGS.items() if flag not in given})
     run = log_dir(config) / (config.log_name or "demo")
-    _clear(run)
+    if config.resume:
+        raise InputError("--resume: the demo starts anew each time; gebm train --resume goes on with a run")
+    _check_replaceable(run)
+    choose_device(config, given)
+    check_features(config, dataset(config))
+    shutil.rmtree(run, ignore_errors=True)  # the earlier demo's, now that nothing can be wrong any more
     config = replace(config, log_dir=str(run.parent), log_name=run.name)
     train.main(config, given | SETTINGS.keys())
     config = Config.load(run / "config.yaml")  # as resolved, the device too
@@ -135,11 +140,8 @@ def _set(config: Config, setting: Setting) -> Config:
     return replace(config, temperature=setting.beta, lmc_gamma=setting.gamma, num_sampler_steps=setting.steps)
 
 
-def _clear(run: Path) -> None:
-    """Remove the folder of an earlier demo, and nothing else."""
-    if not run.exists():
-        return
+def _check_replaceable(run: Path) -> None:
+    """Raise InputError if the folder holds anything but an earlier demo."""
     file = run / "config.yaml"
-    if not file.is_file() or Config.load(file).mode != "demo":
+    if run.exists() and not (file.is_file() and Config.load(file).mode == "demo"):
         raise InputError(f"{run}: exists and is not an earlier demo's; give another --log_name")
-    shutil.rmtree(run)

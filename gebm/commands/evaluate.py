@@ -45,8 +45,9 @@ def main(config: Config, given: frozenset[str], subject: str = "") -> dict:
     samples = path / "samples.npz" if path.is_dir() else path
     if subject and not path.exists():
         raise InputError(f"{subject}: no such run or samples; give a run's folder, a checkpoint or an .npz")
-    if (path / "config.yaml").is_file() and "dataset" not in given:
-        stored = Config.load(path / "config.yaml")
+    beside = samples.parent / "config.yaml"
+    if subject and beside.is_file() and "dataset" not in given:
+        stored = Config.load(beside)
         config = replace(config, dataset=stored.dataset, image_size=stored.image_size)
     device = choose_device(config, given)
     if subject and samples.is_file():

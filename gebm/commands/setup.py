@@ -141,18 +141,23 @@ def newest_checkpoint(run: Path) -> Path | None:
 def find_pair(config: Config) -> tuple[Path, Path]:
     """Base and energy weights: `--g_path` and `--d_path`, else those of the newest run of the dataset.
 
-    A path may be a weights file, a checkpoint folder, or a run's folder, of which the newest checkpoint is meant.
+    A path may be a weights file, a checkpoint folder, or a run's folder, of which the newest checkpoint is meant. Where
+    one is given, the other is taken from beside it.
     """
-    paths = [newest_checkpoint(Path(p)) or Path(p) if p else None for p in (config.g_path, config.d_path)]
-    if None not in paths:
-        return paths[0], paths[1]
+    base, energy = (newest_checkpoint(Path(p)) or Path(p) if p else None for p in (config.g_path, config.d_path))
+    if base or energy:
+        return base or _folder_of(energy), energy or _folder_of(base)
     newest = next((c for run in reversed(runs_of(config)) if (c := newest_checkpoint(run))), None)
     if newest is None:
         raise InputError(
             f"no trained pair of --dataset {config.dataset} under {log_dir(config)}/: train one "
             f"(gebm train --dataset {config.dataset}), or give --log_dir, or --g_path and --d_path"
         )
-    return paths[0] or newest, paths[1] or newest
+    return newest, newest
+
+
+def _folder_of(weights: Path) -> Path:
+    return weights.parent if weights.is_file() else weights
 
 
 def architecture_of(config: Config, given: frozenset[str], image_shape: tuple[int, int, int]) -> Architecture:

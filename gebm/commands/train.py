@@ -44,6 +44,8 @@ def main(config: Config, given: frozenset[str]) -> Path:
         stored = Config.load(run / "config.yaml")
         config = replace(stored, **{k: getattr(config, k) for k in given - {"mode", "resume", "log_dir", "log_name"}})
         log.info("resuming %s from %s", run, checkpoint.name if checkpoint else "the start (it has no checkpoint)")
+    if checkpoint is not None and checkpoint.name.startswith("refine") and "total_gen_iter" in given:
+        log.info("the base is frozen since the refinement began: --total_gen_iter adds no base steps to this run")
     _check(config)
     device = choose_device(config, given)
     run = run or check_new_run(config)

@@ -119,6 +119,7 @@ def test_stopped_after_every_single_update_and_resumed(make_trainer, state, tmp_
             assert stopped.signum == signal.SIGTERM
             assert stopped.checkpoint == checkpoints(parts)[-1]
             stops += 1
+            assert stops <= updates
     assert stops == updates
     state.assert_same(state.of(trainer), state.of(straight))
     for file in ("base.safetensors", "energy.safetensors", "training.safetensors"):
