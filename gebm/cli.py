@@ -67,6 +67,8 @@ def run(argv: Sequence[str], mode: str | None = None) -> int:
         return _fail(str(error), 2)
     except FloatingPointError as error:
         return _fail(str(error), 1)
+    except OSError as error:  # a full disk, a folder that vanished
+        return _fail(f"{error.strerror or error}: {error.filename or 'no file named'}", 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 128 + signal.SIGINT)
     except SystemExit as stop:

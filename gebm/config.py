@@ -30,7 +30,6 @@ LATER: dict[str, tuple] = {
     ),
     "temperature": ("auto",),
     "use_scheduler": (True,),
-    "eval_kale": (True,),
     "fid_features": ("inception",),
     "trainer_type": ("uci", "toy"),
     "dataparallel": (True,),
@@ -53,8 +52,8 @@ class Run:
     resume: str = flag("", "go on with a run: `auto` (the newest that fits) or its folder", text="auto, a folder")
     log_in_file: bool = flag(False, "write the log to a file of the run too")
     save_nothing: bool = flag(False, "write no checkpoints")
-    disp_freq: int = flag(100, "base steps between lines of the training log", ge=1)
-    checkpoint_freq: int = flag(1000, "base steps between checkpoints", ge=1)
+    disp_freq: int = flag(100, "base steps (refining: energy steps) between lines of the training log", ge=1)
+    checkpoint_freq: int = flag(1000, "base (refining: energy) steps between checkpoints; two a stage are kept", ge=1)
 
 
 @section
@@ -158,11 +157,11 @@ class Sampling:
 class Metrics:
     """Metrics"""
 
-    eval_kale: bool = flag(False, "evaluate KALE on train and test images while training")
+    eval_kale: bool = flag(False, "while training, log KALE on train and test images")
     freq_kale: int = flag(2000, "base steps between evaluations of KALE", ge=1, alias="fres_kale")
-    eval_fid: bool = flag(False, "evaluate the Frechet distance of base and GEBM")
+    eval_fid: bool = flag(False, "Frechet distance to test images: training, of the base; else of base and GEBM")
     freq_fid: int = flag(2000, "base steps between evaluations of the distance", ge=1)
-    fid_samples: int = flag(50000, "generated samples the distance is computed on", ge=2)
+    fid_samples: int = flag(50000, "samples the distance is computed on (`n_samples` if that is more)", ge=2)
     fid_b_size: int = flag(128, "images the feature extractor takes at once", ge=1)
     fid_features: str = flag(
         "auto",

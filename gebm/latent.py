@@ -129,8 +129,13 @@ class LatentPosterior:
 
     def energies(self, u: Tensor) -> Tensor:
         """E(G(T(u))) of positions (N, d): (N,), without gradients."""
+        return self.decode_with_energies(u)[1]
+
+    def decode_with_energies(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples x = G(T(u)) of positions (N, d) and their energies (N,), without gradients."""
         with torch.no_grad():
-            return self.energy(self._generate(u)).to(u.dtype)
+            x = self._generate(u)
+            return x.to(u.dtype), self.energy(x).to(u.dtype)
 
     def potential(self, u: Tensor) -> Tensor:
         """U of positions (N, d): (N,), differentiable."""

@@ -1,10 +1,10 @@
 """The generalized energy-based model: a latent prior, a base, an energy and the log-partition."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -17,11 +17,13 @@ from gebm.latent import PRIORS, LatentPosterior, Prior
 from gebm.networks import BASES, ENERGIES
 from gebm.networks.common import evaluating
 from gebm.registry import resolve
-from gebm.samplers import Kernel, Langevin, constant, run
 
 __all__ = ["GEBM", "Architecture", "read_architecture"]
 
 T = TypeVar("T")
+
+if TYPE_CHECKING:
+    from gebm.samplers import Kernel
 
 
 @dataclass(frozen=True)
@@ -71,17 +73,18 @@ class GEBM(nn.Module):
         self.log_partition = nn.Parameter(torch.zeros(()))
 
     @classmethod
-    def build(cls, architecture: Architecture) -> "GEBM":
+    def build(cls, architecture: Architecture, dtype: torch.dtype = torch.float32) -> "GEBM":
         """Make the networks of an architecture, freshly initialised, and try them on two latents.
 
         Raises:
-            InputError: unknown name, or a user's network that does not have the stated shapes.
+            InputError: unknown name, or a user's network that cannot be made or does not have the stated shapes.
         """
         a = architecture
-        base = resolve(a.base, BASES, "--g_model")(a.image_shape, latent_dim=a.latent_dim, width=a.width)
-        energy = resolve(a.energy, ENERGIES, "--d_model")(a.image_shape, width=a.width, trunc=a.trunc)
-        prior = resolve(a.prior, PRIORS, "--latent_noise")(a.latent_dim)
-        model = cls(prior, base, energy, a)
+        if a.prior not in PRIORS:
+            raise InputError(f"--latent_noise {a.prior!r}: choose {', '.join(PRIORS)}")
+        base = _make("--g_model", a.base, BASES, image_shape=a.image_shape, latent_dim=a.latent_dim, width=a.width)
+        energy = _make("--d_model", a.energy, ENERGIES, image_shape=a.image_shape, width=a.width, trunc=a.trunc)
+        model = cls(PRIORS[a.prior](a.latent_dim), base, energy, a).to(dtype)
         _check_shapes(model, a)
         return model
 
@@ -100,16 +103,18 @@ class GEBM(nn.Module):
     def sample(
         self,
         n: int,
-        kernel: Kernel | None = None,
+        kernel: "Kernel | None" = None,
         steps: int = 100,
         beta: float = 1.0,
-        schedule: Callable[[int], float] = constant,
+        schedule: Callable[[int], float] | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Draw n samples x = G(z) with z moved from the prior by a latent sampler (default: Langevin, h = 0.005)."""
+        from gebm.samplers import Langevin, constant, run  # here, as the samplers stand above the model
+
         target = self.posterior(beta).frozen()
         start = target.start(n, generator)
-        chain = run(kernel or Langevin(0.005), target, start, steps, schedule=schedule, generator=generator)
+        chain = run(kernel or Langevin(0.005), target, start, steps, schedule=schedule or constant, generator=generator)
         return target.decode(chain.state.position)
 
     def save(self, folder: str | Path) -> None:
@@ -127,18 +132,31 @@ class GEBM(nn.Module):
                 safetensors.torch.save_file(tensors, temporary, metadata)
 
     @classmethod
-    def load(cls, base: str | Path, energy: str | Path | None = None) -> "GEBM":
-        """Build a model from its two weight files, or from the one folder that holds both.
+    def load(
+        cls,
+        base: str | Path,
+        energy: str | Path | None = None,
+        *,
+        allow: Collection[str] = (),
+        dtype: torch.dtype = torch.float32,
+    ) -> "GEBM":
+        """Build a model from its two weight files, or from the one folder that holds both; in evaluation mode.
+
+        Arguments:
+            base, energy: weight files, or folders that hold them.
+            allow: dotted paths that may be imported. A file's own word is not enough to run code by.
+            dtype: of the model.
 
         Raises:
-            InputError: a file is missing, damaged, not safetensors, or of another architecture.
+            InputError: a file is missing, damaged, not safetensors, of another architecture, or names networks that are
+                neither registered nor allowed.
         """
         energy = base if energy is None else energy
-        ours, theirs = read_architecture(base, "base"), read_architecture(energy, "energy")
-        model = cls.build(replace(ours, energy=theirs.energy, trunc=theirs.trunc))
+        ours, theirs = read_architecture(base, "base", allow), read_architecture(energy, "energy", allow)
+        model = cls.build(replace(ours, energy=theirs.energy, trunc=theirs.trunc), dtype)
         model.load_base(base)
         model.load_energy(energy)
-        return model
+        return model.eval()
 
     def load_base(self, path: str | Path) -> None:
         """Take the base's weights from a file, or from a folder that holds `base.safetensors`; errors as in `load`."""
@@ -153,7 +171,7 @@ class GEBM(nn.Module):
 
     def _load(self, path: str | Path, part: str, fields: tuple[str, ...], state: dict[str, Tensor]) -> None:
         file = _weight_file(path, part)
-        stored = read_architecture(file, part)
+        stored = read_architecture(file, part, {self.architecture.base, self.architecture.energy})
         for field in fields:
             have, want = getattr(stored, field), getattr(self.architecture, field)
             if have != want:
@@ -167,19 +185,46 @@ class GEBM(nn.Module):
                 value.copy_(tensors[key])
 
 
-def read_architecture(path: str | Path, part: str) -> Architecture:
+def read_architecture(path: str | Path, part: str, allow: Collection[str] = ()) -> Architecture:
     """The architecture stored in the weights of `part` ('base' or 'energy'): a file, or the folder that holds it.
 
     Raises:
-        InputError: missing or damaged file, or one that this project did not write.
+        InputError: missing or damaged file, one that this project did not write, or one whose network of that part is
+            neither registered nor in `allow`.
     """
     file = _weight_file(path, part)
     metadata = _read(file, lambda f: f.metadata() or {})
     try:
         fields = json.loads(metadata["gebm"])
-        return Architecture(**{**fields, "image_shape": tuple(fields["image_shape"])})
+        stored = Architecture(**{**fields, "image_shape": tuple(fields["image_shape"])})
+        if not _well_typed(stored):
+            raise TypeError
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{file}: no architecture in its header: not a weights file written by gebm") from None
+    name = getattr(stored, part)
+    if name not in (BASES if part == "base" else ENERGIES) and name not in allow:
+        flag = "--g_model" if part == "base" else "--d_model"
+        raise InputError(f"{file}: made with {name!r:.80}, which is imported only if you name it: give {flag}")
+    return stored
+
+
+def _well_typed(a: Architecture) -> bool:
+    texts = all(isinstance(value, str) for value in (a.base, a.energy, a.prior))
+    whole = all(type(value) is int and value > 0 for value in (a.latent_dim, *a.image_shape))
+    return texts and whole and len(a.image_shape) == 3 and type(a.width) in (int, float) and type(a.trunc) is bool
+
+
+def _make(flag: str, name: str, registry: dict, **arguments: object) -> nn.Module:
+    """Call the factory of that name."""
+    factory = resolve(name, registry, flag)
+    try:
+        network = factory(arguments.pop("image_shape"), **arguments)
+    except TypeError as error:
+        call = f"factory(image_shape, {', '.join(f'{argument}=...' for argument in arguments)})"
+        raise InputError(f"{flag} {name}: must be callable as {call} ({error})") from None
+    if not isinstance(network, nn.Module):
+        raise InputError(f"{flag} {name}: must return a torch module, not {type(network).__name__}")
+    return network
 
 
 def _weight_file(path: str | Path, part: str) -> Path:

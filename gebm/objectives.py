@@ -67,7 +67,7 @@ class KALE(nn.Module):
         c = self.log_partition
         fenchel = e_real.mean() + c.detach() + torch.exp(-(e_fake + c.detach())).mean() - 1
         c_batch = log_mean_exp(-e_fake.detach())
-        slope = torch.expm1((c.detach() - c_batch).clamp(max=20))  # finite, however far c is above
+        slope = self.slope(c_batch)
         # Adds the corrected derivative of c and no value.
         loss = fenchel + slope * (c - c.detach()) + self.penalty_lambda * penalty
         stats = {
@@ -80,6 +80,10 @@ class KALE(nn.Module):
             "penalty": penalty,
         }
         return loss, {name: value.detach() for name, value in stats.items()}
+
+    def slope(self, c_batch: Tensor) -> Tensor:
+        """Corrected derivative of the loss in c, exp(c - c~) - 1, for the log-partition c~ of a batch; no graph."""
+        return torch.expm1((self.log_partition.detach() - c_batch).clamp(max=20))  # finite, however far c is above
 
     def base_loss(self, fake: Tensor) -> Tensor:
         r"""Loss of one base step: :math:`-\log \tfrac1M \sum_i \exp(-E(y_i))`.

@@ -1,11 +1,11 @@
 """Names to objects: a registered name, or the dotted path of the user's own."""
 
-import difflib
 import importlib
 from collections.abc import Mapping
 from functools import reduce
 
 from gebm.errors import InputError
+from gebm.flags import hint
 
 __all__ = ["resolve"]
 
@@ -30,6 +30,5 @@ def resolve(name: str, registry: Mapping[str, object], what: str) -> object:
         except (ImportError, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{what} {name!r}: cannot be imported ({reason}); is it on PYTHONPATH?") from error
-    near = difflib.get_close_matches(name, registry, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise InputError(f"{what} {name!r}: choose {', '.join(registry)} or a path package.module:attribute{hint}")
+    known = ", ".join(registry)
+    raise InputError(f"{what} {name!r}: choose {known} or a path package.module:attribute{hint(name, registry)}")

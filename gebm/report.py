@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-__all__ = ["distance_row", "distance_rows", "kale_rows", "table"]
+__all__ = ["distance_row", "distance_rows", "kale_rows", "sampler_row", "table"]
 
 
 def table(rows: Sequence[tuple[str, str]], title: str = "") -> str:
@@ -29,6 +29,11 @@ def distance_rows(summary: Mapping) -> list[tuple[str, str]]:
         (f"{name} GEBM", distance_row(summary["gebm"])),
         ("gain", f"{summary['gain']:.2f} ({low:.2f} to {high:.2f})   {how}"),
     ]
+
+
+def sampler_row(summary: Mapping) -> tuple[str, str]:
+    """Row of a sampler's setting."""
+    return "sampler", "{sampler}, beta {beta:g}, gamma {gamma:g} (h {step_size:.3g}), {steps} steps".format(**summary)
 
 
 def kale_rows(summary: Mapping) -> list[tuple[str, str]]:

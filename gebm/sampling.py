@@ -10,6 +10,7 @@ from torch import Tensor
 from gebm.data import to_uint8
 from gebm.latent import LatentPosterior
 from gebm.samplers import Kernel, State, constant, run
+from gebm.seeds import stream
 
 __all__ = ["Draws", "draw"]
 
@@ -73,16 +74,15 @@ def draw(
     acceptance = 0.0
     for index, first in enumerate(range(0, n, chunk)):
         size = min(chunk, n - first)
-        # Hashed to 32 bits: of a longer seed, torch's generator on the CPU drops the rest.
-        chunk_seed = int(np.random.SeedSequence((seed, index)).generate_state(1)[0])
-        generator = torch.Generator(target.device).manual_seed(chunk_seed)
+        generator = torch.Generator(target.device).manual_seed(stream(seed, "chains", index))
         start = target.start(size, generator)
 
         ends: list[tuple[np.ndarray, Tensor]] = []
 
         def look(step: int, state: State, first: int = first, ends: list = ends) -> None:
             if step in (0, steps) or step in observe_at:
-                images, energies = _images(target, state.position), target.energies(state.position).cpu()
+                samples, energies = target.decode_with_energies(state.position)
+                images, energies = to_uint8(samples).cpu().numpy(), energies.cpu()
                 if step in (0, steps):
                     ends.append((images, energies))
                 if step in observe_at:
@@ -90,7 +90,7 @@ def draw(
                     if observe is not None:
                         observed.setdefault(step, []).append(observe(images))
             if step in frames_at and first == 0:
-                frames.append((step, _images(target, state.position[:frame_chains])))
+                frames.append((step, to_uint8(target.decode(state.position[:frame_chains])).cpu().numpy()))
             if on_step is not None and step:
                 on_step(len(state.position))
 
@@ -108,7 +108,3 @@ def draw(
         {step: float(torch.cat(values).mean()) for step, values in traces.items()},
         frames,
     )  # fmt: skip
-
-
-def _images(target: LatentPosterior, u: Tensor) -> np.ndarray:
-    return to_uint8(target.decode(u)).cpu().numpy()

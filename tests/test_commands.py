@@ -13,7 +13,8 @@ import torch
 import yaml
 from PIL import Image
 
-from gebm.cli import main, run as run_main
+from gebm.cli import main
+from gebm.cli import run as run_main
 from gebm.config import Config
 from gebm.model import GEBM
 from gebm.training.checkpoint import checkpoints
@@ -111,7 +112,7 @@ def test_training_one_of_the_two_takes_the_networks_of_the_other(trained, mode, 
         assert torch.equal(value, getattr(model, kept).state_dict()[name]), name
     pairs = zip(getattr(start, moved).parameters(), getattr(model, moved).parameters())
     assert any(not torch.equal(a, b) for a, b in pairs)
-    assert (model.log_partition.item() == start.log_partition.item()) == (mode == "base")
+    assert model.log_partition.item() != start.log_partition.item()  # c is trained in every mode
     # Once more from the file alone, and once more from the checkpoint, when the weights it started from are gone.
     assert main(["train", "--config", "runs/one/config.yaml", "--log_name", "two"]) == 0
     assert_same_weights(Path("runs/one"), Path("runs/two"))
@@ -183,7 +184,7 @@ def test_flags_given_with_resume_win(trained):
 def test_eval_fid_while_training():
     run = train("--eval_fid", "--fid_features", "pixels", "--fid_samples", "40", "--freq_fid", "3")
     rows = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
-    assert [r["e_step"] for r in rows if "FD(pixels)_base" in r] == [7, 13, 16, 19]
+    assert [r["e_step"] for r in rows if "FD(pixels)_base" in r] == [7, 13]  # the refinement leaves the base as it is
     plain = train(name="plain")
     assert_same_weights(run, plain)  # looking changes nothing
 
@@ -223,7 +224,7 @@ def test_divergence_is_one_line_with_the_last_good_checkpoint(here, monkeypatch,
     # 12 calls: 3 + 1, 2 + 1, 2 + 1, 2; the 13th is that of base step 4.
     good = Path("runs/nan/checkpoints/joint-00000002")
     assert error.startswith("gebm: error: loss not finite at base step 4: ") and error.endswith(str(good))
-    assert all(p.isfinite().all() for p in GEBM.load(good).parameters())
+    assert all(p.isfinite().all() for p in GEBM.load(good, allow=["failing_energy:Energy"]).parameters())
     assert newest(Path("runs/nan")) == good
 
 
@@ -338,7 +339,7 @@ def test_evaluate_a_run_and_its_samples(trained, capsys):
     of_samples = json.loads(Path("runs/s/evaluation.json").read_text())
     sampled = json.loads(Path("runs/s/summary.json").read_text())
     for part in ("base", "gebm"):
-        assert of_samples[part]["distance"] == pytest.approx(sampled[part]["distance"])
+        assert of_samples["samples"][part]["distance"] == pytest.approx(sampled[part]["distance"])
     np.savez("bare.npz", samples=arrays()["samples"])
     capsys.readouterr()
     assert main(["evaluate", "bare.npz", *flags]) == 0

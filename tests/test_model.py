@@ -256,7 +256,21 @@ def test_own_networks(own, tmp_path):
     model = GEBM.build(replace(SMALL, base=f"{own}:base", energy=f"{own}:energy"))
     assert model.sample(3, steps=2, generator=seeded()).shape == (3, 1, 8, 8)
     model.save(tmp_path)
-    assert same_state(GEBM.load(tmp_path), model)
+    with pytest.raises(InputError, match="imported only if you name it"):
+        GEBM.load(tmp_path)
+    assert same_state(GEBM.load(tmp_path, allow=[f"{own}:base", f"{own}:energy"]), model)
+
+
+def test_a_file_cannot_name_code_to_run(tmp_path):
+    ran = tmp_path / "ran"
+    GEBM.build(SMALL).save(tmp_path)
+    tensors = load_file(tmp_path / "base.safetensors")
+    for fields in ({"prior": "os:system", "latent_dim": f"touch {ran}"}, {"base": "os:system"}, {"latent_dim": "4"}):
+        header = {"gebm": json.dumps({**asdict(SMALL), **fields})}
+        save_file(tensors, tmp_path / "base.safetensors", header)
+        with pytest.raises(InputError):
+            GEBM.load(tmp_path)
+    assert not ran.exists()
 
 
 def test_own_networks_of_the_wrong_shape(own):

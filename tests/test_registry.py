@@ -17,7 +17,7 @@ def test_registered_and_dotted():
 @pytest.mark.parametrize(
     "name, says",
     [
-        ("betta", r"^--x 'betta': choose alpha, beta or a path package.module:attribute; did you mean 'beta'\?$"),
+        ("betta", r"^--x 'betta': choose alpha, beta or a path package.module:attribute; did you mean beta\?$"),
         ("zzz", r"package.module:attribute$"),
         ("", "choose alpha"),
         (":alpha", "choose alpha"),

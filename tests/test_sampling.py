@@ -7,6 +7,7 @@ from gebm.latent import GaussianPrior, LatentPosterior
 from gebm.model import GEBM, Architecture
 from gebm.samplers import KineticLangevin, Langevin, NonFiniteError, run, step_decay
 from gebm.sampling import Draws, draw
+from gebm.seeds import stream
 
 KERNELS = [Langevin(0.05), KineticLangevin(0.2, 1.0)]
 
@@ -34,7 +35,7 @@ def assert_same(a: Draws, b: Draws, n: int | None = None) -> None:
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_draws_are_those_of_run(target, kernel):
     result = draw(target, kernel, 5, 4, schedule=step_decay(0.1, 2), chunk=5, seed=3)
-    generator = torch.Generator().manual_seed(int(np.random.SeedSequence((3, 0)).generate_state(1)[0]))
+    generator = torch.Generator().manual_seed(stream(3, "chains", 0))
     start = target.start(5, generator)
     end = run(kernel, target, start, 4, schedule=step_decay(0.1, 2), generator=generator).state.position
     assert torch.equal(result.latents, end)

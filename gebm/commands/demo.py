@@ -8,16 +8,16 @@ from typing import NamedTuple
 import torch
 
 from gebm.commands import train
-from gebm.commands.evaluate import check_features, evaluate_model, features_of
-from gebm.commands.sample import kernel_of, sample_into, spaced, write_summary
-from gebm.commands.setup import choose_device, dataset, load_pair, log, log_dir, start_log
+from gebm.commands.evaluate import check_features, evaluate_model, moments_of
+from gebm.commands.sample import sample_into, spaced, write_summary
+from gebm.commands.setup import choose_device, dataset, kernel_of, load_pair, log, log_dir, schedule_of, start_log
 from gebm.config import Config
 from gebm.data import ImageData
 from gebm.errors import InputError
-from gebm.metrics import Moments, extract, frechet_distance, reference_moments
+from gebm.metrics import Moments, extract, frechet_distance
 from gebm.model import GEBM
-from gebm.report import distance_rows, kale_rows, table
-from gebm.samplers import NonFiniteError, step_decay
+from gebm.report import distance_rows, kale_rows, sampler_row, table
+from gebm.samplers import NonFiniteError
 from gebm.sampling import draw
 
 __all__ = ["main"]
@@ -63,11 +63,11 @@ def main(config: Config, given: frozenset[str]) -> Path:
     torch.set_num_threads(1)  # the networks are too small for more, and figures do not depend on the number of cores
     config = replace(config, **{flag: value for flag, value in SETTINGS.items() if flag not in given})
     run = log_dir(config) / (config.log_name or "demo")
-    if config.resume:
-        raise InputError("--resume: the demo starts anew each time; gebm train --resume goes on with a run")
+    for flag in ("resume", "save_nothing", "train_mode"):
+        if flag in given:
+            raise InputError(f"--{flag}: the demo always trains both networks anew; use gebm train")
     _check_replaceable(run)
-    choose_device(config, given)
-    check_features(config, dataset(config))
+    check_features(config, dataset(config), choose_device(config, given))
     shutil.rmtree(run, ignore_errors=True)  # the earlier demo's, now that nothing can be wrong any more
     config = replace(config, log_dir=str(run.parent), log_name=run.name)
     train.main(config, given | SETTINGS.keys())
@@ -82,7 +82,7 @@ def main(config: Config, given: frozenset[str]) -> Path:
     config = replace(config, seed=config.seed + 1)  # other latents than those the setting was chosen on
     at_one = sample_into(run / "beta-1", _set(config, plain), model, data, device)
     summary = sample_into(run, _set(config, chosen), model, data, device)
-    summary.update(evaluate_model(model, data, config.seed), seed=config.seed - 1, gamma=chosen.gamma)
+    summary.update(evaluate_model(model, data, config.seed), seed=config.seed - 1)
     summary["beta_1"] = {key: at_one[key] for key in ("gebm", "gain", "gain_ci", "steps", "importance_relative_ess")}
     write_summary(run, summary, _table(run, summary, at_one))
     return run
@@ -92,14 +92,14 @@ def _table(run: Path, summary: dict, at_one: dict) -> str:
     at_one_gain = "gain {gain:.2f} ({gain_ci[0]:.2f} to {gain_ci[1]:.2f}), {steps} steps".format(**at_one)
     rows = [
         *distance_rows(summary),
-        ("sampler", "{sampler}, beta {beta:g}, gamma {gamma:g}, {steps} steps, chosen on train".format(**summary)),
+        (sampler_row(summary)[0], f"{sampler_row(summary)[1]}, chosen on train"),
         (f"{summary['distance_name']} at beta 1", f"{at_one['gebm']['distance']:.2f}, {at_one_gain}"),
         *kale_rows(summary),
         ("pictures", f"{run}/base.png, {run}/samples.png"),
         ("chains moving", f"{run}/chains.gif"),
         ("report folder", f"{run}/ (summary.json, stats.jsonl, samples.npz, png/, tensorboard/)"),
     ]
-    text = table(rows, f"gebm demo: digits, seed {summary['seed']}")
+    text = table(rows, f"gebm demo: {summary['split'].split()[0]}, seed {summary['seed']}")
     if (ess := summary["importance_relative_ess"]) < 0.1:
         text += (
             f"\n\nThe relative ESS of exp(-beta E) over the base is {ess:.3f} at beta {summary['beta']:g}: after "
@@ -110,8 +110,8 @@ def _table(run: Path, summary: dict, at_one: dict) -> str:
 
 def try_settings(config: Config, model: GEBM, data: ImageData, device: torch.device) -> list[Setting]:
     """The best number of steps, by the distance to the training images, for each beta and gamma."""
-    extractor, _ = features_of(config, data, device)
-    reference = reference_moments(data.train, extractor, Path(config.data_path) / "cache", "train", device=device)
+    extractor = check_features(config, data, device)
+    reference = moments_of(config, data, "train", extractor, device)
     posterior = model.posterior().frozen()
     settings = []
     for beta in BETAS:
@@ -120,7 +120,7 @@ def try_settings(config: Config, model: GEBM, data: ImageData, device: torch.dev
             try:
                 draws = draw(
                     posterior.at(beta), kernel, config.n_samples, MAX_STEPS, chunk=config.sample_b_size,
-                    schedule=step_decay(config.step_decay**kernel.gamma_power, config.step_decay_every),
+                    schedule=schedule_of(config, kernel),
                     seed=config.seed, observe=lambda images: extract(images, extractor, config.fid_b_size, device),
                     observe_at=spaced(MAX_STEPS, 10),
                 )  # fmt: skip

@@ -10,7 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gebm.commands.setup import choose_device, dataset, dataset_for, load_pair, log, start_log
+from gebm.commands.setup import (
+    choose_device,
+    dataset,
+    dataset_for,
+    kernel_of,
+    load_pair,
+    log,
+    newest_checkpoint,
+    sampler_of,
+    schedule_of,
+    start_log,
+)  # fmt: skip
 from gebm.config import Config
 from gebm.data import ImageData, from_uint8
 from gebm.errors import InputError
@@ -29,41 +40,35 @@ from gebm.metrics import (
 )  # fmt: skip
 from gebm.metrics.partition import base_energies, energies, evaluate_kale
 from gebm.model import GEBM
-from gebm.report import distance_row, distance_rows, kale_rows, table
+from gebm.report import distance_row, distance_rows, kale_rows, sampler_row, table
 from gebm.samplers import Langevin
 from gebm.sampling import draw
+from gebm.seeds import stream
 
-__all__ = ["base_features", "check_features", "compare", "evaluate_model", "features_of", "main"]
+__all__ = ["base_features", "check_features", "compare", "evaluate_model", "features_of", "main", "moments_of"]
 
 KALE_IMAGES = 10_000
 
 
 def main(config: Config, given: frozenset[str], subject: str = "") -> dict:
-    """Evaluate `subject` (a training run or checkpoint, the folder or `.npz` of samples; empty: the newest pair)."""
+    """Evaluate `subject`: a training run or checkpoint, a folder or `.npz` of samples; empty: the newest pair."""
     start_log()
     path = Path(subject)
-    samples = path / "samples.npz" if path.is_dir() else path
     if subject and not path.exists():
         raise InputError(f"{subject}: no such run or samples; give a run's folder, a checkpoint or an .npz")
+    samples = path / "samples.npz" if path.is_dir() else path
     beside = samples.parent / "config.yaml"
-    if subject and beside.is_file() and "dataset" not in given:
+    if subject and beside.is_file():
         stored = Config.load(beside)
-        config = replace(config, dataset=stored.dataset, image_size=stored.image_size)
+        config = replace(config, **{f: getattr(stored, f) for f in ("dataset", "image_size") if f not in given})
     device = choose_device(config, given)
-    if subject and samples.is_file():
-        summary, rows = _evaluate_samples(samples, config, device)
-    else:
+    summary, rows = {}, []
+    if not subject or newest_checkpoint(path) or not samples.is_file():
         paths = {key: subject for key in ("g_path", "d_path") if subject}
-        model, base, energy = load_pair(replace(config, **paths), given)
-        data = dataset_for(model, config)
-        model.to(device, torch.float64 if config.dtype == 64 else torch.float32)
-        summary = evaluate_model(model, data, config.seed)
-        summary.update(base_path=str(base), energy_path=str(energy))
-        rows = kale_rows(summary)
-        if config.eval_fid:
-            features, more = _distance_of_base(model, data, config, device)
-            summary.update(features)
-            rows += more
+        summary, rows = _evaluate_pair(replace(config, **paths), given, device)
+    if subject and samples.is_file():
+        of_samples, more = _evaluate_samples(samples, config, device)
+        summary, rows = {**summary, "samples": of_samples}, rows + more
     log.info("\n%s", table(rows, f"evaluation of {subject or summary['energy_path']}"))
     if subject and path.is_dir():
         with atomic_write(path / "evaluation.json") as temporary:
@@ -73,17 +78,29 @@ def main(config: Config, given: frozenset[str], subject: str = "") -> dict:
 
 def features_of(config: Config, data: ImageData, device: torch.device) -> tuple[Extractor, Moments]:
     """The extractor of `--fid_features`, announced in one line, and the moments of the test images."""
-    extractor, line = choose_features(
-        config.fid_features, data.name, data.shape, config.fid_weights or None, config.data_path
-    )
+    extractor, line = _choose(config, data)
     log.info(line)
+    return extractor, moments_of(config, data, "test", extractor, device)
+
+
+def moments_of(config: Config, data: ImageData, split: str, extractor: Extractor, device: torch.device) -> Moments:
+    """Moments of a split's features, kept in the data's cache."""
     cache = Path(config.data_path) / "cache"
-    return extractor, reference_moments(data.test, extractor, cache, "test", config.fid_b_size, device)
+    return reference_moments(getattr(data, split), extractor, cache, split, config.fid_b_size, device)
 
 
-def check_features(config: Config, data: ImageData) -> None:
-    """Raise InputError where `features_of` would, before anything is written."""
-    choose_features(config.fid_features, data.name, data.shape, config.fid_weights or None, config.data_path)
+def check_features(config: Config, data: ImageData, device: torch.device) -> Extractor:
+    """The extractor of `--fid_features`, tried on test images; raises InputError before anything is written."""
+    if len(data.test) < 2:
+        raise InputError(f"--dataset {data.name}: a distance needs at least 2 test images, there is {len(data.test)}")
+    extractor, _ = _choose(config, data)
+    extract(data.test[:2], extractor, 2, device)
+    return extractor
+
+
+def _choose(config: Config, data: ImageData) -> tuple[Extractor, str]:
+    weights = config.fid_weights or None
+    return choose_features(config.fid_features, data.name, data.shape, weights, config.data_path)
 
 
 def base_features(posterior: LatentPosterior, extractor: Extractor, config: Config, device: torch.device) -> Tensor:
@@ -124,7 +141,7 @@ def compare(observed: dict[int, Tensor], reference: Moments, extractor: Extracto
 def evaluate_model(model: GEBM, data: ImageData, seed: int) -> dict:
     """KALE on train and test images, with c and with the Monte-Carlo log-partition."""
     like = model.log_partition.detach()
-    generator = torch.Generator(like.device).manual_seed(seed)
+    generator = torch.Generator(like.device).manual_seed(stream(seed, "kale"))
     fake = base_energies(model, KALE_IMAGES, generator)
     summary = {}
     for split, images in (("train", data.train), ("test", data.test)):
@@ -133,24 +150,55 @@ def evaluate_model(model: GEBM, data: ImageData, seed: int) -> dict:
     return {"kale": summary}
 
 
+def _evaluate_pair(config: Config, given: frozenset[str], device: torch.device) -> tuple[dict, list[tuple[str, str]]]:
+    """KALE of a trained pair and, with `--eval_fid`, the distances of its base and of chains as configured."""
+    model, base, energy = load_pair(config, given)
+    data = dataset_for(model, config)
+    if config.eval_fid:
+        check_features(config, data, device)
+    model.to(device)
+    summary = {**evaluate_model(model, data, config.seed), "base_path": str(base), "energy_path": str(energy)}
+    rows = kale_rows(summary)
+    if config.eval_fid:
+        extractor, reference = features_of(config, data, device)
+        kernel, steps = kernel_of(config), config.num_sampler_steps
+        draws = draw(
+            model.posterior(config.temperature).frozen(), kernel, config.fid_samples, steps,
+            schedule=schedule_of(config, kernel), chunk=config.sample_b_size, seed=config.seed,
+            observe=lambda images: extract(images, extractor, config.fid_b_size, device), observe_at=(0, steps),
+        )  # fmt: skip
+        summary["distances"] = {
+            **compare(draws.observed, reference, extractor, split=f"{data.name} test"),
+            **sampler_of(config, kernel),
+        }
+        rows += [*distance_rows(summary["distances"]), sampler_row(summary["distances"])]
+    return summary, rows
+
+
 def _evaluate_samples(file: Path, config: Config, device: torch.device) -> tuple[dict, list[tuple[str, str]]]:
     images = _read_samples(file)
     data = dataset(config)
     if images["samples"].shape[1:] != data.shape:
         raise InputError(f"{file}: samples {images['samples'].shape[1:]}, but --dataset {data.name} has {data.shape}")
+    check_features(config, data, device)
     extractor, reference = features_of(config, data, device)
     features = {name: extract(x, extractor, config.fid_b_size, device) for name, x in images.items()}
-    name, split = distance_name(extractor), f"{data.name} test"
     if "base" in features:
-        summary = compare({0: features["base"], 1: features["samples"]}, reference, extractor, split)
-        return summary, distance_rows(summary)
-    estimate = bootstrap_distance(features["samples"], reference)
-    summary = {
-        "features": extractor.name, "distance_name": name, "split": split, "n_real": reference.n,
-        "n_fake": len(features["samples"]), "samples": {"distance": estimate.distance, "ci": estimate.ci},
-    }  # fmt: skip
-    where = f"{summary['n_fake']} samples, {reference.n} images of {split}; no base samples in the file to compare with"
-    return summary, [(f"{name} samples", f"{distance_row(summary['samples'])}   {where}")]
+        summary = compare({0: features["base"], 1: features["samples"]}, reference, extractor, f"{data.name} test")
+        del summary["curve"]  # nothing is known of the steps between
+        rows = distance_rows(summary)
+    else:
+        estimate = bootstrap_distance(features["samples"], reference)
+        summary = {
+            "features": extractor.name, "split": f"{data.name} test", "n_real": reference.n,
+            "n_fake": len(features["samples"]), "gebm": {"distance": estimate.distance, "ci": estimate.ci},
+        }  # fmt: skip
+        where = f"{summary['n_fake']} samples, {reference.n} images of {summary['split']}; no base samples in the file"
+        rows = [(f"{distance_name(extractor)} samples", f"{distance_row(summary['gebm'])}   {where}")]
+    made = file.parent / "summary.json"
+    if made.is_file():
+        rows.append(sampler_row(json.loads(made.read_text())))
+    return summary, rows
 
 
 def _read_samples(file: Path) -> dict[str, np.ndarray]:
@@ -163,16 +211,3 @@ def _read_samples(file: Path) -> dict[str, np.ndarray]:
     if "samples" not in arrays or any(a.dtype != np.uint8 or a.ndim != 4 or not len(a) for a in arrays.values()):
         raise InputError(f"{file}: must hold uint8 images (N, C, H, W) under the name 'samples' (and 'base')")
     return arrays
-
-
-def _distance_of_base(
-    model: GEBM, data: ImageData, config: Config, device: torch.device
-) -> tuple[dict, list[tuple[str, str]]]:
-    extractor, reference = features_of(config, data, device)
-    estimate = bootstrap_distance(base_features(model.posterior(), extractor, config, device), reference)
-    summary = {
-        "features": extractor.name, "base": {"distance": estimate.distance, "ci": estimate.ci},
-        "n_real": reference.n, "n_fake": config.fid_samples,
-    }  # fmt: skip
-    where = f"{config.fid_samples} samples, {reference.n} images of {data.name} test"
-    return summary, [(f"{distance_name(extractor)} base", f"{distance_row(summary['base'])}   {where}")]

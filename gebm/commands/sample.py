@@ -9,7 +9,18 @@ import torch
 from tqdm import tqdm
 
 from gebm.commands.evaluate import check_features, compare, features_of
-from gebm.commands.setup import check_new_run, choose_device, dataset_for, load_pair, log, open_run, start_log
+from gebm.commands.setup import (
+    check_new_run,
+    choose_device,
+    dataset_for,
+    kernel_of,
+    load_pair,
+    log,
+    open_run,
+    sampler_of,
+    schedule_of,
+    start_log,
+)  # fmt: skip
 from gebm.config import Config
 from gebm.data import ImageData
 from gebm.files import atomic_write
@@ -18,11 +29,10 @@ from gebm.metrics.partition import relative_ess
 from gebm.model import GEBM
 from gebm.networks.common import ENERGY_FLOOR
 from gebm.pictures import save_gif, save_grid
-from gebm.report import distance_rows, table
-from gebm.samplers import SAMPLERS, Kernel, step_decay
+from gebm.report import distance_rows, sampler_row, table
 from gebm.sampling import Draws, draw
 
-__all__ = ["kernel_of", "main", "spaced", "write_samples"]
+__all__ = ["main", "sample_into", "spaced", "write_summary"]
 
 
 def main(config: Config, given: frozenset[str]) -> Path:
@@ -33,21 +43,14 @@ def main(config: Config, given: frozenset[str]) -> Path:
     folder = check_new_run(config)
     data = dataset_for(model, config) if config.eval_fid else None
     if data is not None:
-        check_features(config, data)
-    model.to(device, torch.float64 if config.dtype == 64 else torch.float32)
+        check_features(config, data, device)
+    model.to(device)
     resolved = open_run(folder, replace(config, g_path=str(base), d_path=str(energy)), device, model.architecture)
     log.info("sampling %s\n  base   %s\n  energy %s", folder, base, energy)
     summary = sample_into(folder, resolved, model, data, device)
     summary.update(base_path=str(base), energy_path=str(energy))
     finish(folder, summary)
     return folder
-
-
-def kernel_of(config: Config) -> Kernel:
-    """The kernel of `--latent_sampler`, with the documented meaning of `--lmc_gamma`."""
-    if config.latent_sampler == "lmc":
-        return SAMPLERS["lmc"].from_gamma(config.lmc_gamma, config.lmc_kappa)
-    return SAMPLERS[config.latent_sampler].from_gamma(config.lmc_gamma)
 
 
 def spaced(steps: int, count: int) -> list[int]:
@@ -73,7 +76,7 @@ def sample_into(folder: Path, config: Config, model: GEBM, data: ImageData | Non
             kernel,
             n,
             steps,
-            schedule=step_decay(config.step_decay**kernel.gamma_power, config.step_decay_every),
+            schedule=schedule_of(config, kernel),
             chunk=config.sample_b_size,
             seed=config.seed,
             observe=observe if data is not None else None,
@@ -82,15 +85,13 @@ def sample_into(folder: Path, config: Config, model: GEBM, data: ImageData | Non
             on_step=bar.update,
         )
     write_samples(folder, draws, config.n_samples)
+    floored = getattr(model.energy, "trunc", False)  # a user's energy may have no floor
     summary = {
-        "sampler": config.latent_sampler,
-        "step_size": kernel.step_size,
-        "beta": config.temperature,
-        "steps": steps,
+        **sampler_of(config, kernel),
         "n_fake": n,
         "energy_start": float(draws.energies_start.mean()),
         "energy_end": float(draws.energies.mean()),
-        "on_floor": float((draws.energies <= ENERGY_FLOOR).float().mean()) if model.architecture.trunc else 0.0,
+        "on_floor": float((floored & (draws.energies <= ENERGY_FLOOR)).float().mean()),
         "acceptance": draws.acceptance,
         "importance_relative_ess": relative_ess(-config.temperature * draws.energies_start),
         "energy_trace": {str(step): e for step, e in sorted(draws.energy_trace.items())},
@@ -125,7 +126,7 @@ def write_samples(folder: Path, draws: Draws, n: int) -> None:
 def finish(folder: Path, summary: dict) -> None:
     """Write `summary.json` and `summary.txt` and print the latter."""
     rows = [
-        ("sampler", "{sampler}, h = {step_size:.3g}, {steps} steps, beta = {beta:g}".format(**summary)),
+        sampler_row(summary),
         ("mean energy", f"{summary['energy_start']:.3f} at the start, {summary['energy_end']:.3f} at the end"),
         ("relative ESS of exp(-beta E)", f"{summary['importance_relative_ess']:.3f} (1: the energy changes nothing)"),
     ]

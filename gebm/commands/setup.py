@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -11,13 +12,14 @@ import torch
 from gebm.config import Config
 from gebm.data import ImageData, load_images
 from gebm.errors import InputError
-from gebm.files import atomic_folder, atomic_write
+from gebm.files import atomic_folder, atomic_write, check_writable
 from gebm.model import GEBM, Architecture, read_architecture
+from gebm.samplers import SAMPLERS, Kernel, step_decay
 from gebm.training.checkpoint import checkpoints
 
 __all__ = [
-    "ARCHITECTURE_FLAGS", "architecture_of", "check_new_run", "choose_device", "dataset", "dataset_for", "find_pair",
-    "load_pair", "log", "open_run", "runs_of",
+    "architecture_of", "check_new_run", "choose_device", "dataset", "dataset_for", "kernel_of", "load_pair", "log",
+    "log_dir", "newest_checkpoint", "open_run", "runs_of", "sampler_of", "schedule_of", "start_log",
 ]  # fmt: skip
 
 log = logging.getLogger("gebm")
@@ -25,7 +27,7 @@ log = logging.getLogger("gebm")
 # flag -> field of `Architecture`, by the file that settles it
 ARCHITECTURE_FLAGS = {
     "base": {"g_model": "base", "Z_dim": "latent_dim", "latent_noise": "prior", "width": "width"},
-    "energy": {"d_model": "energy", "width": "width"},
+    "energy": {"d_model": "energy", "width": "width"},  # and no_trunc, which may be changed
 }
 
 
@@ -39,6 +41,7 @@ def choose_device(config: Config, given: frozenset[str]) -> torch.device:
     if config.device == -2:
         return torch.device("cpu")
     if max(config.device, 0) < count:
+        torch.backends.cudnn.allow_tf32 = False  # potentials are float32, and TF32 is not
         return torch.device("cuda", max(config.device, 0))
     if "device" in given:
         there = f"this machine has GPUs 0 to {count - 1}" if count else "this machine has no GPU"
@@ -70,25 +73,24 @@ def check_new_run(config: Config) -> Path:
     Raises:
         InputError: it is there already, or its parent cannot be written.
     """
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    if config.log_name.startswith(".") or set(config.log_name) & set("/\\"):
+        raise InputError(f"--log_name {config.log_name}: must be a folder's name, no / or leading dot; see --log_dir")
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]
     label = "".join(c if c.isalnum() or c in "._-" else "-" for c in config.dataset).strip("-")
     path = log_dir(config) / (config.log_name or f"{label}-{config.mode}-{stamp}")
     if path.exists():
-        raise InputError(f"{path}: this run exists; give another --log_name, or --resume {path} to go on with it")
-    check_writable(path)
+        raise _exists(path)
+    check_writable(path, "--log_dir")
     return path
 
 
-def check_writable(path: Path) -> None:
-    """Raise InputError unless `path` could be made or written."""
-    import os
-
-    existing = next(p for p in (path, *path.absolute().parents) if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"{path}: cannot be written ({existing} is not a writable folder); give another --log_dir")
+def _exists(path: Path) -> InputError:
+    return InputError(f"{path}: this run exists; give another --log_name, or --resume {path} to go on with it")
 
 
-def open_run(path: Path, config: Config, device: torch.device, architecture: Architecture) -> Config:
+def open_run(
+    path: Path, config: Config, device: torch.device, architecture: Architecture, resume: bool = False
+) -> Config:
     """Make the run's folder, write its `config.yaml` and start its log; returns the configuration as resolved.
 
     Resolved: with the device and the networks in use, so that the file by itself repeats the run.
@@ -106,12 +108,15 @@ def open_run(path: Path, config: Config, device: torch.device, architecture: Arc
         log_name=path.name,
         resume="",
     )
-    if path.exists():
+    if resume:
         with atomic_write(path / "config.yaml") as temporary:
             resolved.save(temporary)
-    else:  # never without its configuration, wherever a kill comes
-        with atomic_folder(path) as temporary:
-            resolved.save(temporary / "config.yaml")
+    else:
+        try:  # never without its configuration, wherever a kill comes
+            with atomic_folder(path, new=True) as temporary:
+                resolved.save(temporary / "config.yaml")
+        except FileExistsError:
+            raise _exists(path) from None
     if config.log_in_file:
         log.addHandler(logging.FileHandler(path / "log.txt", encoding="utf-8"))
     return resolved
@@ -173,16 +178,31 @@ def architecture_of(config: Config, given: frozenset[str], image_shape: tuple[in
     )
     for part, path in (("base", config.g_path), ("energy", config.d_path)):
         if path:
-            stored = read_architecture(newest_checkpoint(Path(path)) or path, part)
+            weights = newest_checkpoint(Path(path)) or Path(path)
+            stored = read_architecture(weights, part, own_networks(config, given, weights))
             taken = {f: getattr(stored, f) for flag, f in ARCHITECTURE_FLAGS[part].items() if flag not in given}
+            if part == "energy" and "no_trunc" not in given:
+                taken["trunc"] = stored.trunc
             architecture = replace(architecture, **taken)
     return architecture
+
+
+def own_networks(config: Config, given: frozenset[str], *weights: Path) -> set[str]:
+    """Networks by dotted path that the user named: on the command line, or in the configuration of those weights."""
+    names = {getattr(config, flag) for flag in ("g_model", "d_model") if flag in given}
+    for path in weights:
+        file = _folder_of(path) / "config.yaml"
+        if file.is_file():
+            stored = Config.load(file)
+            names |= {stored.g_model, stored.d_model}
+    return names
 
 
 def load_pair(config: Config, given: frozenset[str]) -> tuple[GEBM, Path, Path]:
     """The trained model to sample or evaluate and the paths of its two halves; flags that contradict it are refused."""
     base, energy = find_pair(config)
-    model = GEBM.load(base, energy)
+    dtype = torch.float64 if config.dtype == 64 else torch.float32
+    model = GEBM.load(base, energy, allow=own_networks(config, given, base, energy), dtype=dtype)
     for part, path in (("base", base), ("energy", energy)):
         for flag, field in ARCHITECTURE_FLAGS[part].items():
             stored, wanted = getattr(model.architecture, field), getattr(config, flag)
@@ -191,7 +211,33 @@ def load_pair(config: Config, given: frozenset[str]) -> tuple[GEBM, Path, Path]:
     if "no_trunc" in given:
         model.energy.trunc = not config.no_trunc
         model.architecture = replace(model.architecture, trunc=not config.no_trunc)
-    return model.eval(), base, energy
+    return model, base, energy
+
+
+def kernel_of(config: Config) -> Kernel:
+    """The kernel of `--latent_sampler`, with the documented meaning of `--lmc_gamma`."""
+    if config.latent_sampler == "lmc":
+        return SAMPLERS["lmc"].from_gamma(config.lmc_gamma, config.lmc_kappa)
+    return SAMPLERS[config.latent_sampler].from_gamma(config.lmc_gamma)
+
+
+def schedule_of(config: Config, kernel: Kernel) -> Callable[[int], float]:
+    """The documented decay of gamma, as factors on the kernel's own step size."""
+    return step_decay(config.step_decay**kernel.gamma_power, config.step_decay_every)
+
+
+def sampler_of(config: Config, kernel: Kernel) -> dict:
+    """The sampler's full setting, for a summary."""
+    return {
+        "sampler": config.latent_sampler,
+        "beta": config.temperature,
+        "steps": config.num_sampler_steps,
+        "gamma": config.lmc_gamma,
+        "kappa": config.lmc_kappa if config.latent_sampler == "lmc" else None,
+        "step_size": kernel.step_size,
+        "step_decay": [config.step_decay, config.step_decay_every],
+        "seed": config.seed,
+    }
 
 
 def start_log() -> None:

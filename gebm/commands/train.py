@@ -4,14 +4,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
-from gebm.commands.evaluate import base_features, features_of
+from gebm.commands.evaluate import base_features, evaluate_model, features_of
 from gebm.commands.setup import (
     architecture_of,
     check_new_run,
-    check_writable,
     choose_device,
     dataset,
     log,
@@ -23,13 +23,17 @@ from gebm.commands.setup import (
 from gebm.config import Config
 from gebm.data import Batches, ImageData, from_uint8
 from gebm.errors import InputError
+from gebm.files import check_writable
 from gebm.latent import LatentPosterior
 from gebm.metrics import Moments, distance_name, frechet_distance
 from gebm.model import GEBM
 from gebm.objectives import OBJECTIVES
+from gebm.seeds import stream
 from gebm.training.checkpoint import load_checkpoint
 from gebm.training.loop import Interrupted, Schedule, train
 from gebm.training.trainer import Trainer
+
+KALE_FORMS = ("fenchel", "donsker_varadhan")
 
 __all__ = ["build_trainer", "main", "schedule_of"]
 
@@ -37,15 +41,14 @@ __all__ = ["build_trainer", "main", "schedule_of"]
 def main(config: Config, given: frozenset[str]) -> Path:
     """Train as configured; returns the run's folder."""
     start_log()
-    run = _run_to_resume(config, given)
+    run, stored = _run_to_resume(config, given), None
     checkpoint = newest_checkpoint(run) if run is not None else None
     if run is not None:
-        check_writable(run)
+        check_writable(run, "--log_dir")
         stored = Config.load(run / "config.yaml")
         config = replace(stored, **{k: getattr(config, k) for k in given - {"mode", "resume", "log_dir", "log_name"}})
+        _check_resumable(stored, config, checkpoint)
         log.info("resuming %s from %s", run, checkpoint.name if checkpoint else "the start (it has no checkpoint)")
-    if checkpoint is not None and checkpoint.name.startswith("refine") and "total_gen_iter" in given:
-        log.info("the base is frozen since the refinement began: --total_gen_iter adds no base steps to this run")
     _check(config)
     device = choose_device(config, given)
     run = run or check_new_run(config)
@@ -55,9 +58,9 @@ def main(config: Config, given: frozenset[str]) -> Path:
     trainer, held_out = build_trainer(start, given, data, device)
     if checkpoint is not None:
         load_checkpoint(checkpoint, trainer)
-    on_evaluate = _distance_of_base(config, data, device) if config.eval_fid else None
-    resolved = open_run(run, config, device, trainer.model.architecture)
-    if checkpoint is None and config.initialize_log_partition and config.train_mode != "base":
+    evaluations = _evaluations(config, data, device)
+    resolved = open_run(run, config, device, trainer.model.architecture, resume=stored is not None)
+    if checkpoint is None and config.initialize_log_partition:
         trainer.initialize_log_partition()
     log.info("training on %s: %d images %s, in %s", data.name, len(data.train), data.shape, run)
     try:
@@ -68,7 +71,7 @@ def main(config: Config, given: frozenset[str]) -> Path:
             config=resolved.to_yaml(),
             held_out=held_out,
             save=not config.save_nothing,
-            on_evaluate=on_evaluate,
+            evaluations=evaluations,
         )
     except Interrupted as stop:
         kept = f"saved as {stop.checkpoint}; go on with --resume {run}" if stop.checkpoint else "nothing was saved"
@@ -83,32 +86,36 @@ def build_trainer(
 ) -> tuple[Trainer, torch.Tensor | None]:
     """Networks, optimisers and batches as configured, and the images set aside for `--refine_kale`."""
     torch.manual_seed(config.seed)
-    model = GEBM.build(architecture_of(config, given, data.shape))
+    dtype = torch.float64 if config.dtype == 64 else torch.float32
+    model = GEBM.build(architecture_of(config, given, data.shape), dtype).to(device)
     if config.g_path:
         model.load_base(newest_checkpoint(Path(config.g_path)) or config.g_path)
     if config.d_path:
         model.load_energy(newest_checkpoint(Path(config.d_path)) or config.d_path)
-    model.to(device, torch.float64 if config.dtype == 64 else torch.float32)
     images, held_out = data.train, None
-    if config.refine_kale:
+    if config.refine_kale and schedule_of(config).refines:
         aside = min(max(len(images) // 10, 1), 5000)
-        images, held_out = images[:-aside], from_uint8(torch.tensor(data.train[-aside:])).to(model.log_partition)
+        order = np.random.RandomState(0).permutation(len(images))  # as files may come class by class
+        images, held_out = images[order[:-aside]], from_uint8(torch.tensor(images[order[-aside:]]))
+        held_out = held_out.to(model.log_partition)
     objective = OBJECTIVES[config.criterion](
         model.energy, model.log_partition, penalty_type=config.penalty_type, penalty_lambda=config.penalty_lambda
     )
     trainer = Trainer(
         model,
-        Batches(images, config.b_size, device, torch.Generator().manual_seed(config.seed)),
+        Batches(images, config.b_size, device, torch.Generator().manual_seed(stream(config.seed, "batches"))),
         objective,
         _optimizer(config, model.energy, config.lr, model.log_partition),
         _optimizer(config, model.base, config.lr_generator),
         noise_factor=config.noise_factor,
         grad_clip=config.grad_clip,
         ema=config.ema,
-        generator=torch.Generator(device).manual_seed(config.seed),
+        generator=torch.Generator(device).manual_seed(stream(config.seed, "latents")),
     )
     if config.train_mode == "energy":
         trainer.start_refinement()
+    if config.train_mode == "base":
+        trainer.freeze_energy()
     return trainer, held_out
 
 
@@ -123,7 +130,6 @@ def schedule_of(config: Config) -> Schedule:
         refine_kale=config.refine_kale,
         log_every=config.disp_freq,
         checkpoint_every=config.checkpoint_freq,
-        evaluate_every=config.freq_fid,
     )
 
 
@@ -166,16 +172,45 @@ def _run_to_resume(config: Config, given: frozenset[str]) -> Path | None:
     return None
 
 
-def _distance_of_base(
+def _check_resumable(stored: Config, config: Config, checkpoint: Path | None) -> None:
+    """Refuse what a run cannot change on its way."""
+    fixed = ["train_mode", "ema", "dtype"]
+    if checkpoint is not None and checkpoint.name.startswith("refine"):
+        fixed.append("total_gen_iter")  # the base is frozen
+    for flag in fixed if checkpoint is not None else ():
+        if getattr(config, flag) != getattr(stored, flag):
+            raise InputError(
+                f"--{flag} {getattr(config, flag)}: {checkpoint} was made with {getattr(stored, flag)} and cannot go "
+                "on otherwise; leave the flag out, or start a new run from it with --g_path and --d_path"
+            )
+
+
+def _evaluations(
     config: Config, data: ImageData, device: torch.device
-) -> Callable[[Trainer], dict[str, float]]:
-    """A function trainer -> the base's Fréchet distance to the test images, for the log."""
-    extractor, reference = features_of(config, data, device)
-    name = distance_name(extractor)
+) -> list[tuple[int, Callable[[Trainer], dict[str, float]]]]:
+    """What `--eval_fid` and `--eval_kale` add to the log, and how often."""
+    evaluations = []
+    if config.eval_fid:
+        extractor, reference = features_of(config, data, device)
+        name = distance_name(extractor)
 
-    def distance(trainer: Trainer) -> dict[str, float]:
-        posterior = LatentPosterior(trainer.model.prior, trainer.sampled_base, trainer.model.energy)
-        features = base_features(posterior, extractor, config, device)
-        return {f"{name}_base": frechet_distance(Moments.of(features), reference), f"{name}_n": len(features)}
+        def distance(trainer: Trainer) -> dict[str, float]:
+            """Fréchet distance of the base to the test images; the refinement leaves it as it is."""
+            if trainer.counters.stage == "refine":
+                return {}
+            posterior = LatentPosterior(trainer.model.prior, trainer.sampled_base, trainer.model.energy)
+            features = base_features(posterior, extractor, config, device)
+            return {f"{name}_base": frechet_distance(Moments.of(features), reference), f"{name}_n": len(features)}
 
-    return distance
+        evaluations.append((config.freq_fid, distance))
+    if config.eval_kale:
+
+        def kale(trainer: Trainer) -> dict[str, float]:
+            """KALE on train and test images with c (F) and with the Monte-Carlo log-partition (DV), and their gap."""
+            splits = evaluate_model(trainer.model, data, config.seed)["kale"]
+            values = {f"kale_{form}_{split}": splits[split][form] for split in splits for form in KALE_FORMS}
+            gap = splits["train"]["donsker_varadhan"] - splits["test"]["donsker_varadhan"]
+            return {**values, "kale_train_minus_test": gap}
+
+        evaluations.append((config.freq_kale, kale))
+    return evaluations

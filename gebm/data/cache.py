@@ -2,18 +2,16 @@
 
 import hashlib
 import json
-import os
 import re
-import secrets
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from gebm.errors import InputError
+from gebm.files import atomic_folder, check_writable
 
-__all__ = ["cached", "check_writable"]
+__all__ = ["cached"]
 
 FORMAT = 1  # raise it when the same recipe comes to mean other arrays
 
@@ -38,7 +36,7 @@ def cached(
     key = hashlib.sha256(meta.encode()).hexdigest()[:16]
     folder = Path(data_path) / "cache" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}-{key}"
     if not folder.exists():
-        check_writable(folder.parent)  # before the long work
+        check_writable(folder.parent, "--data_path")  # before the long work
         _write(folder, meta, *build())
     try:
         train, test = (np.load(folder / f"{split}.npy", mmap_mode="r") for split in ("train", "test"))
@@ -47,23 +45,12 @@ def cached(
     return train, test, key
 
 
-def check_writable(folder: Path) -> None:
-    """Raises InputError unless `folder` exists or can be made, and can be written; writes nothing."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
-        raise InputError(f"{folder}: cannot be written; set --data_path to a folder that can (it may link to the data)")
-
-
 def _write(folder: Path, meta: str, train: np.ndarray, test: np.ndarray) -> None:
-    temporary = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.tmp")
     try:
-        temporary.mkdir(parents=True)  # not tempfile.mkdtemp, whose folders no other user can read
-        np.save(temporary / "train.npy", train)
-        np.save(temporary / "test.npy", test)
-        (temporary / "meta.json").write_text(meta + "\n")
-        temporary.rename(folder)
+        with atomic_folder(folder, new=True) as temporary:
+            np.save(temporary / "train.npy", train)
+            np.save(temporary / "test.npy", test)
+            (temporary / "meta.json").write_text(meta + "\n")
     except OSError as error:
         if not folder.exists():  # if it does, another process was first with the same arrays
             raise InputError(f"{folder}: cannot be written ({error}); free it or choose another --data_path") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -17,8 +17,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from gebm.data.cache import check_writable
 from gebm.errors import InputError
+from gebm.files import check_writable
 
 __all__ = ["find", "fingerprint", "read"]
 
@@ -42,7 +42,7 @@ def find(data_path: Path) -> Path:
             return data_path / name
     import pooch
 
-    check_writable(data_path)
+    check_writable(data_path, "--data_path")
     existed = data_path.exists()
     try:
         return Path(pooch.retrieve(URL, f"md5:{MD5}", SOURCES[2], data_path, progressbar=True))

@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from gebm.data import to_uint8
 from gebm.files import atomic_write
 from gebm.networks.common import evaluating
-from gebm.pictures import save_grid
+from gebm.pictures import grid, save_grid
 from gebm.training.trainer import Trainer
 
 __all__ = ["DivergenceError", "TrainingLog"]
@@ -107,7 +108,8 @@ class TrainingLog:
         with evaluating(base):
             images = to_uint8(base(self.latents)).cpu().numpy()
         save_grid(self.run / "grids" / f"joint-{counters.g_step:08d}.png", images)
-        self.board.add_image("base", images.transpose(0, 2, 3, 1)[0], counters.g_step, dataformats="HWC")
+        picture = np.asarray(grid(images).convert("RGB"))
+        self.board.add_image("base", picture, counters.e_step or counters.g_step, dataformats="HWC")
 
     def raise_if_diverged(self, last_good: Path | None) -> None:
         if (code := int(self.first_bad)) >= 0:

@@ -1,9 +1,9 @@
 """The training loop: joint training, then the refinement of the energy."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,9 @@ from gebm.training.schedules import energy_steps, remaining
 from gebm.training.trainer import Trainer
 
 __all__ = ["DivergenceError", "Interrupted", "Schedule", "train"]
+
+
+KALE_EVERY = 100  # refinement steps between looks at the held-out KALE
 
 
 class Interrupted(Exception):
@@ -33,8 +36,8 @@ class Schedule:
 
     train_mode: 'both', 'energy' (refinement only) or 'base' (base steps only); base_steps: of the joint stage;
     n_iter_d, n_iter_d_init: energy steps before a base step, ordinarily and at every 500th; refine_steps: energy steps
-    with the base frozen; refine_kale: held-out KALE that ends them early (0: none); log_every, checkpoint_every,
-    evaluate_every: in base steps, and in energy steps while refining.
+    with the base frozen; refine_kale: held-out KALE that ends them early (0: none); log_every, checkpoint_every: in
+    base steps, and in energy steps while refining.
     """
 
     train_mode: str = "both"
@@ -45,7 +48,11 @@ class Schedule:
     refine_kale: float = 0.0
     log_every: int = 100
     checkpoint_every: int = 1000
-    evaluate_every: int = 2000
+
+    @property
+    def refines(self) -> bool:
+        """Whether there is a refinement."""
+        return self.train_mode != "base" and self.refine_steps > 0
 
 
 def train(
@@ -56,7 +63,7 @@ def train(
     config: str = "",
     held_out: Tensor | None = None,
     save: bool = True,
-    on_evaluate: Callable[[Trainer], dict[str, float]] | None = None,
+    evaluations: Sequence[tuple[int, Callable[[Trainer], dict[str, float]]]] = (),
 ) -> None:
     """Train from where the trainer's counters stand to the end of the schedule.
 
@@ -69,7 +76,7 @@ def train(
         config: resolved configuration, stored in every checkpoint.
         held_out: data (N, ...) in [-1, 1] on the model's device, for the KALE that ends the refinement.
         save: write checkpoints.
-        on_evaluate: called every `evaluate_every` steps; what it returns goes into the log.
+        evaluations: pairs of a number of steps and what to call that often; what it returns goes into the log.
 
     Raises:
         DivergenceError: a loss was not finite; the message names the step and the last good checkpoint.
@@ -77,14 +84,14 @@ def train(
     """
     counters = trainer.counters
     log = TrainingLog(run, trainer)
-    last_saved = next(reversed(checkpoints(run)), None)
+    last_saved, saved_at = next(reversed(checkpoints(run)), None), None
 
     def checkpoint() -> None:
-        nonlocal last_saved
+        nonlocal last_saved, saved_at
         log.raise_if_diverged(last_saved)
         log.raise_if_weights_diverged(last_saved)
-        if save:
-            last_saved = save_checkpoint(run, trainer, config)
+        if save and counters != saved_at:
+            last_saved, saved_at = save_checkpoint(run, trainer, config), replace(counters)
 
     with _signals() as received, log:
 
@@ -92,8 +99,9 @@ def train(
             if step % schedule.log_every == 0:
                 log.raise_if_diverged(last_saved)
                 log.write()
-            if on_evaluate is not None and step % schedule.evaluate_every == 0:
-                log.add(on_evaluate(trainer))
+            for every, evaluate in evaluations:
+                if step % every == 0 and (values := evaluate(trainer)):
+                    log.add(values)
             if step % schedule.checkpoint_every == 0:
                 log.grid()
                 checkpoint()
@@ -105,7 +113,7 @@ def train(
 
         def reached() -> bool:
             """Whether the refinement may end here: by the state alone, so that a resumed run ends at the same step."""
-            if not schedule.refine_kale or held_out is None or counters.refine_step % schedule.log_every:
+            if not schedule.refine_kale or held_out is None or counters.refine_step % KALE_EVERY:
                 return False
             return _held_out_kale(trainer, held_out) >= schedule.refine_kale
 
@@ -125,7 +133,7 @@ def train(
             checkpoint()
             log.write()
 
-        if schedule.train_mode != "base" and schedule.refine_steps:
+        if schedule.refines:
             if counters.stage == "joint":
                 trainer.start_refinement()
             log.stage("refine", counters.refine_step, schedule.refine_steps)

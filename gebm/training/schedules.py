@@ -2,7 +2,7 @@
 
 __all__ = ["BOOST_EVERY", "energy_steps", "remaining"]
 
-BOOST_EVERY = 500
+BOOST_EVERY = 500  # base steps
 
 
 def energy_steps(g_step: int, n_iter_d: int, n_iter_d_init: int) -> int:

@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from gebm.data import Batches
 from gebm.model import GEBM
 from gebm.objectives import KALE, log_mean_exp
+from gebm.seeds import stream
 
 __all__ = ["Counters", "Trainer"]
 
@@ -43,7 +44,7 @@ class Trainer:
         model: the GEBM, on its device and in its dtype.
         batches: endless training batches.
         objective: loss of both steps, around the model's energy and c.
-        energy_optimizer, base_optimizer: made by `optimizer`; the first also holds c.
+        energy_optimizer, base_optimizer: of each network's parameters; the first also holds c.
         noise_factor: base samples for each image of an energy step.
         grad_clip: largest gradient norm of a step; 0: no limit.
         ema: decay of the moving average of the base; 0: none.
@@ -96,6 +97,8 @@ class Trainer:
         loss = self.objective.base_loss(self.model.generate(self.batches.batch_size, self.generator))
         self._descend(self.base_optimizer, loss, self.model.base.parameters())
         self._train_energy(True)
+        if not self.objective.energy.training:
+            self._follow(-loss.detach())
         if self.average is not None:
             self.average.update_parameters(self.model.base)
         self.counters.g_step += 1
@@ -117,6 +120,10 @@ class Trainer:
         self.counters.pending = 0
         self._freeze_base()
 
+    def freeze_energy(self) -> None:
+        """Leave the energy as it is, in evaluation mode, for base steps alone; c goes on following the base."""
+        self.model.energy.eval()
+
     def scale_energy_lr(self, factor: float) -> None:
         """Set the learning rate of E and c to `factor` times the configured one."""
         for group, lr in zip(self.energy_optimizer.param_groups, self.energy_lr):
@@ -135,6 +142,7 @@ class Trainer:
             "energy_optimizer": self.energy_optimizer.state_dict(),
             "base_optimizer": self.base_optimizer.state_dict(),
             "generator": None if self.generator is None else self.generator.get_state(),
+            "device": self.model.log_partition.device.type,
             "torch_rng": torch.get_rng_state(),
             "raw_base": None if self.average is None else self.model.base.state_dict(),
             "averaged": None if self.average is None else self.average.n_averaged,
@@ -146,8 +154,10 @@ class Trainer:
         self.batches.load_state_dict(state["batches"])
         _restore(self.energy_optimizer, state["energy_optimizer"])
         _restore(self.base_optimizer, state["base_optimizer"])
-        if self.generator is not None:
+        if self.generator is not None and state["device"] == self.generator.device.type:
             self.generator.set_state(state["generator"].cpu())
+        elif self.generator is not None:  # a GPU's state means nothing to a CPU
+            self.generator.manual_seed(stream(self.generator.initial_seed(), self.counters.e_step))
         torch.set_rng_state(state["torch_rng"].cpu())
         if self.counters.stage == "refine":
             self.average = None
@@ -163,6 +173,12 @@ class Trainer:
 
     def _generate_batch(self) -> Tensor:
         return self.model.generate(self.noise_factor * self.batches.batch_size, self.generator)
+
+    def _follow(self, c_batch: Tensor) -> None:
+        """Move c alone towards the log-partition of a batch of the base."""
+        self.energy_optimizer.zero_grad(set_to_none=True)
+        self.model.log_partition.grad = self.objective.slope(c_batch)
+        self.energy_optimizer.step()
 
     def _train_energy(self, on: bool) -> None:
         for parameter in self.trained:

@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from gebm.data.cache import cached, check_writable
+from gebm.data.cache import cached
 from gebm.errors import InputError
+from gebm.files import check_writable
 
 ARRAYS = np.arange(6, dtype=np.uint8), np.arange(3, dtype=np.uint8)
 
@@ -80,7 +81,7 @@ def test_damaged_cache(damage, tmp_path):
 
 def test_unwritable_data_path_is_told_before_the_work(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written; set --data_path"):
+    with pytest.raises(InputError, match="cannot be written .* --data_path"):
         cached(tmp_path / "file" / "data", "x", {}, never)
 
 
@@ -88,7 +89,7 @@ def test_unwritable_data_path_is_told_before_the_work(tmp_path):
 def test_read_only_folder(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(InputError, match="cannot be written"):
-        check_writable(tmp_path / "cache")
+        check_writable(tmp_path / "cache", "--data_path")
     tmp_path.chmod(0o700)
 
 

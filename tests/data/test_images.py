@@ -86,7 +86,7 @@ def test_image_size_is_a_power_of_two(size, tmp_path):
 
 
 def test_unknown_name_suggests_the_nearest():
-    with pytest.raises(InputError, match="'cifr10': choose digits, cifar10, folder:PATH .*mean 'cifar10'") as error:
+    with pytest.raises(InputError, match="'cifr10': choose digits, cifar10, folder:PATH .*mean cifar10") as error:
         load_images("cifr10")
     one_line(error)
 

@@ -165,7 +165,7 @@ def test_named_and_own_features(monkeypatch):
     assert choose_features("own_features:make", "cifar10", (3, 32, 32))[0].name == "pixels-4x4"
     with pytest.raises(InputError, match="name and key"):
         choose_features("own_features:bare", "cifar10", (3, 32, 32))
-    with pytest.raises(InputError, match="did you mean 'pixels'"):
+    with pytest.raises(InputError, match="did you mean pixels"):
         choose_features("pixel", "cifar10", (3, 32, 32))
 
 

@@ -9,7 +9,15 @@ from scipy.linalg import solve_discrete_lyapunov
 
 from gebm.latent import value_and_grad
 from gebm.samplers import (
-    SAMPLERS, Info, KineticLangevin, Langevin, NonFiniteError, State, constant, run, step_decay,
+    SAMPLERS,
+    Info,
+    KineticLangevin,
+    Langevin,
+    NonFiniteError,
+    State,
+    constant,
+    run,
+    step_decay,
 )  # fmt: skip
 
 PRECISION = np.array([[1.0, 0.5], [0.5, 2.0]])

@@ -179,7 +179,7 @@ def test_the_log(make_trainer, run):
         shown.append(trainer.counters.g_step)
         return {"FD(x)_base": 3.0}
 
-    train(trainer, replace(SHORT, log_every=2, evaluate_every=2), run, on_evaluate=evaluate)
+    train(trainer, replace(SHORT, log_every=2), run, evaluations=[(2, evaluate)])
     lines = rows(run)
     assert [(r["stage"], r["g_step"], r["refine_step"], r["e_step"]) for r in lines if "energy_loss" in r] == [
         ("joint", 2, 0, 5), ("joint", 3, 0, 7), ("refine", 3, 2, 9), ("refine", 3, 4, 11)
