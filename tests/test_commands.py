@@ -15,7 +15,9 @@ from PIL import Image
 
 from gebm.cli import main
 from gebm.cli import run as run_main
+from gebm.commands.setup import open_run
 from gebm.config import Config
+from gebm.errors import InputError
 from gebm.model import GEBM
 from gebm.training.checkpoint import checkpoints
 
@@ -187,6 +189,42 @@ def test_eval_fid_while_training():
     assert [r["e_step"] for r in rows if "FD(pixels)_base" in r] == [7, 13]  # the refinement leaves the base as it is
     plain = train(name="plain")
     assert_same_weights(run, plain)  # looking changes nothing
+
+
+def test_eval_kale_while_training():
+    run = train("--eval_kale", "--freq_kale", "3")
+    rows = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    rows = [r for r in rows if "kale_train_minus_test" in r]
+    assert [r["e_step"] for r in rows] == [7, 13, 16, 19]
+    for row in rows:
+        assert row["kale_fenchel_test"] <= row["kale_donsker_varadhan_test"]
+        gap = row["kale_donsker_varadhan_train"] - row["kale_donsker_varadhan_test"]
+        assert row["kale_train_minus_test"] == pytest.approx(gap)
+    assert_same_weights(run, train(name="plain"))  # looking changes nothing
+
+
+def test_a_folder_is_one_run_s(trained):
+    """Of two runs started at once under one name, the second to make the folder is refused."""
+    config, architecture = Config(log_name="x"), GEBM.load(newest(trained)).architecture
+    arguments = Path("runs/x"), config, torch.device("cpu"), architecture
+    open_run(*arguments)
+    with pytest.raises(InputError, match="this run exists"):
+        open_run(*arguments)
+
+
+def test_an_energy_trained_without_the_floor_keeps_going_without():
+    first = train("--no_trunc")
+    train("--d_path", str(first), name="on")
+    assert Config.load("runs/on/config.yaml").no_trunc
+    train("--d_path", str(first), "--no_trunc", "false", name="floored")
+    assert not Config.load("runs/floored/config.yaml").no_trunc
+
+
+def test_float64_weights_are_loaded_as_they_are():
+    run = train("--dtype", "64")
+    train("--dtype", "64", "--g_path", str(run), "--d_path", str(run), "--total_gen_iter", "0", "--refine_iter", "0", name="y")
+    a, b = (GEBM.load(newest(r), dtype=torch.float64).state_dict() for r in (run, Path("runs/y")))
+    assert all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_log_in_file(capsys):
@@ -462,6 +500,14 @@ BAD = {  # name -> (arguments, what the line says, what is prepared)
     "resume truncated": ("train --resume bad", "safetensors", lambda t: broken(t, "truncated")),
     "resume a pickle": ("train --resume bad", "safetensors", lambda t: broken(t, "pickle")),
     "resume another architecture": ("train --resume runs/x --Z_dim 5", "latent_dim 4, not 5", whole),
+    "resume another ema": ("train --resume runs/x --ema .9", "--ema 0.9", whole),
+    "resume another mode": ("train --resume runs/x --train_mode base --d_path {g_run}", "--train_mode base", whole),
+    "more base steps after the base is frozen": ("train --resume runs/x --total_gen_iter 9", "was made with 6", whole),
+    "a path for a name": ("train {tiny} --log_name a/b", "--log_name a/b", None),
+    "a hidden name": ("train {tiny} --log_name .a", "--log_name .a", None),
+    "own factory of another signature": ("train {tiny} --g_model os:getcwd", "must be callable as factory(", None),
+    "demo resumed": ("demo --resume auto", "--resume", None),
+    "demo without files": ("demo --save_nothing", "--save_nothing", None),
     "resume another optimizer": ("train --resume runs/x --optimizer SGD", "another --optimizer", whole),
     "start from truncated": ("train --g_path bad", "not a readable safetensors", lambda t: broken(t, "truncated")),
     "sample truncated": ("sample --g_path bad --d_path bad", "not a readable", lambda t: broken(t, "truncated")),

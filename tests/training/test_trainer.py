@@ -36,6 +36,16 @@ def test_an_energy_step_moves_the_energy_and_c_and_only_the_batch_statistics_of_
     assert all(value.ndim == 0 and not value.requires_grad for value in stats.values())
 
 
+@pytest.mark.parametrize("energy", ["dcgan", "sngan", "resnet-sn"])
+def test_base_steps_against_a_frozen_energy_leave_it_whole_and_c_follows(make_trainer, energy):
+    trainer = make_trainer(energy=energy)
+    trainer.freeze_energy()
+    before, c = snapshot(trainer.model.energy), trainer.model.log_partition.item()
+    loss = trainer.base_step()["base_loss"].item()
+    assert not changed(trainer.model.energy, before)  # spectral norm's vectors too
+    assert (trainer.model.log_partition.item() - c) * (-loss - c) > 0
+
+
 def test_a_base_step_moves_the_base_only(make_trainer):
     trainer = make_trainer()
     base, energy, c = snapshot(trainer.model.base), snapshot(trainer.model.energy), trainer.model.log_partition.item()
