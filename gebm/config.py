@@ -24,10 +24,7 @@ LATER: dict[str, tuple] = {
     "num_blocks": (...,),
     "bn": (True,),
     "criterion": ("donsker", "ml", "cd", "wasserstein", "logistic", "hinge"),
-    "latent_sampler": (
-        *("mala", "hmc", "mh", "imh", "zero_temperature_langevin", "spherelangevin", "dot", "trunclangevin"),
-        *("smc", "sir"),
-    ),
+    "latent_sampler": ("dot", "smc", "sir"),
     "temperature": ("auto",),
     "use_scheduler": (True,),
     "fid_features": ("inception",),
@@ -140,10 +137,18 @@ class Optimizer:
 class Sampling:
     """Sampling"""
 
-    latent_sampler: str = flag("langevin", "latent MCMC", choices=("langevin", "lmc", *LATER["latent_sampler"]))
-    lmc_gamma: float = flag(
-        1e-2, "step size: z - (gamma/2) grad U + sqrt(gamma) xi for langevin, h = 2 sqrt(gamma) for lmc", gt=0
+    latent_sampler: str = flag(
+        "langevin",
+        "latent MCMC; docs/samplers.md says which is which",
+        choices=(
+            *("langevin", "lmc", "mala", "hmc", "mh", "imh", "zero_temperature_langevin", "spherelangevin"),
+            *("trunclangevin", *LATER["latent_sampler"]),
+        ),
     )
+    lmc_gamma: float = flag(
+        1e-2, "step size: z - (gamma/2) grad U + sqrt(gamma) xi; for lmc and hmc h = 2 sqrt(gamma)", gt=0
+    )
+    num_leapfrog: int = flag(10, "leapfrog steps of hmc", ge=1)
     lmc_kappa: float = flag(100.0, "friction of lmc", ge=0)
     num_sampler_steps: int = flag(100, "steps of a chain; 0: samples of the base", ge=0)
     step_decay: float = flag(0.1, "factor on lmc_gamma every `step_decay_every` steps", gt=0, le=1)

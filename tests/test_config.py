@@ -37,7 +37,7 @@ DOCUMENTED = {
 }  # fmt: skip
 USED_WITHOUT_LISTING = {
     "Z_dim": 100, "image_size": 0, "no_trunc": False, "grad_clip": 0.0, "ema": 0.0, "resume": "", "refine_iter": -1,
-    "refine_kale": 0.0, "width": 1.0, "step_decay": 0.1, "step_decay_every": 200, "n_samples": 1000,
+    "refine_kale": 0.0, "width": 1.0, "num_leapfrog": 10, "step_decay": 0.1, "step_decay_every": 200, "n_samples": 1000,
     "fid_features": "auto", "fid_weights": "",
 }  # fmt: skip
 DOCUMENTED_CHOICES = {
@@ -285,8 +285,9 @@ def test_later_features_are_valid_and_not_available(write, name, value):
 
 
 def test_available_now_is_named():
-    assert refusal("--latent_sampler", "HMC") == (
-        "--latent_sampler hmc is not available yet; available now: langevin, lmc"
+    assert refusal("--latent_sampler", "SMC") == (
+        "--latent_sampler smc is not available yet; available now: langevin, lmc, mala, hmc, mh, imh, "
+        "zero_temperature_langevin, spherelangevin, trunclangevin"
     )
     assert refusal("--num_blocks=5") == "--num_blocks 5 is not available yet; available now: 3"
     assert refusal("--temperature=auto").endswith("available now: a number >= 0")

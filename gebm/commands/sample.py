@@ -127,6 +127,7 @@ def finish(folder: Path, summary: dict) -> None:
     """Write `summary.json` and `summary.txt` and print the latter."""
     rows = [
         sampler_row(summary),
+        ("acceptance", "{acceptance:.3f}".format(**summary)),
         ("mean energy", f"{summary['energy_start']:.3f} at the start, {summary['energy_end']:.3f} at the end"),
         ("relative ESS of exp(-beta E)", f"{summary['importance_relative_ess']:.3f} (1: the energy changes nothing)"),
     ]

@@ -216,9 +216,8 @@ def load_pair(config: Config, given: frozenset[str]) -> tuple[GEBM, Path, Path]:
 
 def kernel_of(config: Config) -> Kernel:
     """The kernel of `--latent_sampler`, with the documented meaning of `--lmc_gamma`."""
-    if config.latent_sampler == "lmc":
-        return SAMPLERS["lmc"].from_gamma(config.lmc_gamma, config.lmc_kappa)
-    return SAMPLERS[config.latent_sampler].from_gamma(config.lmc_gamma)
+    own = {"lmc": {"friction": config.lmc_kappa}, "hmc": {"leapfrog": config.num_leapfrog}}
+    return SAMPLERS[config.latent_sampler].from_gamma(config.lmc_gamma, **own.get(config.latent_sampler, {}))
 
 
 def schedule_of(config: Config, kernel: Kernel) -> Callable[[int], float]:

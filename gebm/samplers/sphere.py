@@ -1,0 +1,51 @@
+"""Langevin on the sphere where almost all of a Gaussian's mass lies."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gebm.latent import Target
+from gebm.samplers.base import Info, State, always_accepted, normal_like
+
+__all__ = ["SphereLangevin"]
+
+
+@dataclass(frozen=True)
+class SphereLangevin:
+    r"""Unadjusted Langevin on the sphere of radius :math:`\sqrt d`.
+
+    .. math:: z' = \sqrt d\, \frac{y}{\|y\|}, \qquad y = z + P_z(-h \nabla U(z) + \sqrt{2h}\, \xi), \qquad
+              P_z = I - \frac{z z^\top}{\|z\|^2}
+
+    Target: exp(-U) relative to the uniform measure of the sphere, up to a bias of first order in h. Starts are put on
+    the sphere. Cost: one value-and-gradient a step.
+
+    Arguments:
+        step_size: h. The documented gamma is 2h.
+    """
+
+    step_size: float
+
+    gamma_power = 1.0
+
+    @classmethod
+    def from_gamma(cls, gamma: float) -> "SphereLangevin":
+        """Kernel of the documented flag `--lmc_gamma`, as `Langevin.from_gamma`."""
+        return cls(gamma / 2)
+
+    def init(self, position: Tensor, target: Target) -> State:
+        position = _onto_sphere(position)
+        return State(position, *target(position))
+
+    def step(self, state: State, target: Target, generator: torch.Generator | None = None) -> tuple[State, Info]:
+        z = state.position
+        move = math.sqrt(2 * self.step_size) * normal_like(z, generator) - self.step_size * state.gradient
+        radial = (move * z).sum(1, keepdim=True) / z.square().sum(1, keepdim=True)
+        position = _onto_sphere(z + move - radial * z)
+        return State(position, *target(position)), always_accepted(position)
+
+
+def _onto_sphere(z: Tensor) -> Tensor:
+    return z * (math.sqrt(z.shape[1]) / z.norm(dim=1, keepdim=True))
