@@ -44,8 +44,12 @@ class Run:
     train_mode: str = flag("both", "train the pair or only one of the two", choices=("both", "energy", "base"))
     log_name: str = flag("", "name of the run's folder; empty: made from what is run")
     log_dir: str = flag("", "folder that holds the runs; empty: `runs`", text="a folder")
-    d_path: str = flag("", "trained energy; empty: the newest of this dataset when sampling", text="a file")
-    g_path: str = flag("", "trained base; empty: the newest of this dataset when sampling", text="a file")
+    d_path: str = flag(
+        "", "trained energy; empty: beside the base, or the newest of this dataset", text="a run, a checkpoint, a file"
+    )
+    g_path: str = flag(
+        "", "trained base; empty: beside the energy, or the newest of this dataset", text="a run, a checkpoint, a file"
+    )
     resume: str = flag("", "go on with a run: `auto` (the newest that fits) or its folder", text="auto, a folder")
     log_in_file: bool = flag(False, "write the log to a file of the run too")
     save_nothing: bool = flag(False, "write no checkpoints")

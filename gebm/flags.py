@@ -89,7 +89,7 @@ def check(f: Field, value: Any, where: str = "") -> Any:
         elif not choices or kind is float:
             if all(BOUNDS[name][0](converted, limit) for name, limit in f.metadata["bounds"].items()):
                 return converted
-    if isinstance(value, str):
+    if isinstance(value, str) and str in kinds(f):
         advice = hint(value, map(str, f.metadata["choices"]))
     else:
         advice = " (put text in quotes)" if str in kinds(f) else ""

@@ -231,7 +231,7 @@ def _weight_file(path: str | Path, part: str) -> Path:
     path = Path(path)
     file = path / f"{part}.safetensors" if path.is_dir() else path
     if not file.is_file():
-        raise InputError(f"{file}: no such file: give a {part}.safetensors or the checkpoint folder that holds it")
+        raise InputError(f"{file}: no such file: give a {part}.safetensors, or a run or checkpoint that holds one")
     return file
 
 

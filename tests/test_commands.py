@@ -227,6 +227,29 @@ def test_float64_weights_are_loaded_as_they_are():
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_a_finished_run_stays_as_it_is(trained, capsys):
+    run = cut(trained, "refine-00000006", "x")
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    assert main(["train", "--resume", str(run), "--lr", "0.5"]) == 0
+    assert "is finished: nothing was changed" in capsys.readouterr().out
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+
+
+def test_an_energy_on_its_floor_everywhere_stops_the_run(here, capsys):
+    (here / "flat_energy.py").write_text(
+        "from torch import nn\n"
+        "class Energy(nn.Module):\n"
+        "    def __init__(self, shape, width, trunc):\n"
+        "        super().__init__()\n"
+        "        self.scale = nn.Linear(1, 1)\n"
+        "    def forward(self, x):\n"
+        "        return (x.flatten(1).mean(1) * self.scale.bias - 100).clamp(min=-10)\n"
+    )
+    flags = ["--d_model", "flat_energy:Energy", "--penalty_type", "none", "--log_name", "flat"]
+    assert main(["train", *TINY, *flags]) == 1
+    assert "every energy lies on the floor -10" in capsys.readouterr().err
+
+
 def test_log_in_file(capsys):
     run = train("--log_in_file")
     train(name="y")

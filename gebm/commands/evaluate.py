@@ -210,4 +210,6 @@ def _read_samples(file: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{file}: not a readable .npz ({' '.join(str(error).split())})") from None
     if "samples" not in arrays or any(a.dtype != np.uint8 or a.ndim != 4 or not len(a) for a in arrays.values()):
         raise InputError(f"{file}: must hold uint8 images (N, C, H, W) under the name 'samples' (and 'base')")
+    if any(len(a) < 2 for a in arrays.values()):
+        raise InputError(f"{file}: a distance needs at least 2 samples")
     return arrays

@@ -32,6 +32,8 @@ from gebm.pictures import save_gif, save_grid
 from gebm.report import distance_rows, sampler_row, table
 from gebm.sampling import Draws, draw
 
+ESS_MEANING = "1: the energy changes nothing; near 0: refined samples, not posterior draws, unless chains are long"
+
 __all__ = ["main", "sample_into", "spaced", "write_summary"]
 
 
@@ -129,7 +131,7 @@ def finish(folder: Path, summary: dict) -> None:
         sampler_row(summary),
         ("acceptance", "{acceptance:.3f}".format(**summary)),
         ("mean energy", f"{summary['energy_start']:.3f} at the start, {summary['energy_end']:.3f} at the end"),
-        ("relative ESS of exp(-beta E)", f"{summary['importance_relative_ess']:.3f} (1: the energy changes nothing)"),
+        ("relative ESS of exp(-beta E)", f"{summary['importance_relative_ess']:.3f} ({ESS_MEANING})"),
     ]
     if summary["on_floor"]:
         rows.append(("on the floor E = -10", f"{summary['on_floor']:.1%} of the samples: the energy is flat there"))

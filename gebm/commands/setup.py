@@ -79,13 +79,14 @@ def check_new_run(config: Config) -> Path:
     label = "".join(c if c.isalnum() or c in "._-" else "-" for c in config.dataset).strip("-")
     path = log_dir(config) / (config.log_name or f"{label}-{config.mode}-{stamp}")
     if path.exists():
-        raise _exists(path)
+        raise _exists(path, config)
     check_writable(path, "--log_dir")
     return path
 
 
-def _exists(path: Path) -> InputError:
-    return InputError(f"{path}: this run exists; give another --log_name, or --resume {path} to go on with it")
+def _exists(path: Path, config: Config) -> InputError:
+    resume = f", or --resume {path} to go on with it" if config.mode == "train" else ""
+    return InputError(f"{path}: this run exists; give another --log_name{resume}")
 
 
 def open_run(
@@ -116,7 +117,7 @@ def open_run(
             with atomic_folder(path, new=True) as temporary:
                 resolved.save(temporary / "config.yaml")
         except FileExistsError:
-            raise _exists(path) from None
+            raise _exists(path, config) from None
     if config.log_in_file:
         log.addHandler(logging.FileHandler(path / "log.txt", encoding="utf-8"))
     return resolved

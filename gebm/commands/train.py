@@ -48,6 +48,9 @@ def main(config: Config, given: frozenset[str]) -> Path:
         stored = Config.load(run / "config.yaml")
         config = replace(stored, **{k: getattr(config, k) for k in given - {"mode", "resume", "log_dir", "log_name"}})
         _check_resumable(stored, config, checkpoint)
+        for flag in sorted(given - {"mode", "resume", "log_dir", "log_name", "device"}):
+            if getattr(config, flag) != getattr(stored, flag):
+                log.info("changed: --%s %s, was %s", flag, getattr(config, flag), getattr(stored, flag))
         log.info("resuming %s from %s", run, checkpoint.name if checkpoint else "the start (it has no checkpoint)")
     _check(config)
     device = choose_device(config, given)
@@ -56,17 +59,24 @@ def main(config: Config, given: frozenset[str]) -> Path:
     # A checkpoint holds all that --g_path and --d_path gave, and they may be gone.
     start = replace(config, g_path="", d_path="") if checkpoint else config
     trainer, held_out = build_trainer(start, given, data, device)
+    schedule = schedule_of(config)
     if checkpoint is not None:
         load_checkpoint(checkpoint, trainer)
+        if schedule.finished(trainer.counters):
+            log.info("%s is finished: nothing was changed", run)
+            return run
     evaluations = _evaluations(config, data, device)
     resolved = open_run(run, config, device, trainer.model.architecture, resume=stored is not None)
     if checkpoint is None and config.initialize_log_partition:
         trainer.initialize_log_partition()
+    joint = schedule.base_steps if schedule.train_mode != "energy" else 0
+    refine = schedule.refine_steps if schedule.refines else 0
     log.info("training on %s: %d images %s, in %s", data.name, len(data.train), data.shape, run)
+    log.info("%d base steps, then %d energy steps with the base frozen", joint, refine)
     try:
         train(
             trainer,
-            schedule_of(config),
+            schedule,
             run,
             config=resolved.to_yaml(),
             held_out=held_out,

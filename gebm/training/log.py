@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from gebm.data import to_uint8
 from gebm.files import atomic_write
-from gebm.networks.common import evaluating
+from gebm.networks.common import ENERGY_FLOOR, evaluating
 from gebm.pictures import grid, save_grid
 from gebm.training.trainer import Trainer
 
@@ -24,7 +24,7 @@ messages = logging.getLogger("gebm")
 
 
 class DivergenceError(FloatingPointError):
-    """A loss was not finite."""
+    """Training cannot go on: a loss was not finite, or the energy is flat."""
 
 
 class TrainingLog:
@@ -82,6 +82,11 @@ class TrainingLog:
         elapsed_s = time.monotonic() - self.started_s
         means = {name: float(total / count) for name, (total, count) in self.sums.items()}
         self.sums.clear()
+        if all(means.get(name) == ENERGY_FLOOR for name in ("energy_real", "energy_fake")):
+            raise DivergenceError(
+                f"every energy lies on the floor {ENERGY_FLOOR:g}, where it has no gradient, since energy step "
+                f"{self.trainer.counters.e_step} or before: lower --lr, raise --penalty_lambda or give --no_trunc"
+            )
         rate = (self.trainer.counters.images - self.started_images) / max(elapsed_s, 1e-9)
         self.add({**means, "images_per_s": round(rate, 1), "elapsed_s": round(elapsed_s, 3)})
         shown = {k: f"{means[k]:.3g}" for k in ("kale", "c", "base_loss") if k in means}

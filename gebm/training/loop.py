@@ -13,7 +13,7 @@ from gebm.metrics.partition import base_energies, energies, evaluate_kale
 from gebm.training.checkpoint import checkpoints, save_checkpoint
 from gebm.training.log import DivergenceError, TrainingLog
 from gebm.training.schedules import energy_steps, remaining
-from gebm.training.trainer import Trainer
+from gebm.training.trainer import Counters, Trainer
 
 __all__ = ["DivergenceError", "Interrupted", "Schedule", "train"]
 
@@ -53,6 +53,12 @@ class Schedule:
     def refines(self) -> bool:
         """Whether there is a refinement."""
         return self.train_mode != "base" and self.refine_steps > 0
+
+    def finished(self, counters: Counters) -> bool:
+        """Whether a run with these counters has nothing left to do."""
+        if self.refines:
+            return counters.refine_step >= self.refine_steps
+        return counters.g_step >= self.base_steps
 
 
 def train(
