@@ -21,8 +21,9 @@ def test_links_lead_to_files(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_flags_named_are_flags(page):
+    ours = [line for line in page.read_text().splitlines() if "benchmarks/" not in line]
     known = {*by_name(Config), "config", "configs", "help"}
-    assert set(re.findall(r"(?<![-\w])--(\w+)", page.read_text())) <= known
+    assert set(re.findall(r"(?<![-\w])--(\w+)", "\n".join(ours))) <= known
 
 
 def test_every_sampler_has_its_line():
