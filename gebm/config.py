@@ -203,7 +203,7 @@ class Config(Machine, Metrics, Sampling, Optimizer, Training, Model, Data, Run):
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            object.__setattr__(self, f.name, check(f, getattr(self, f.name)))
+            object.__setattr__(self, f.name, check(f, getattr(self, f.name), pending=LATER.get(f.name, ())))
 
     def to_yaml(self) -> str:
         """All settings as YAML, which `--config` reads back."""
@@ -216,7 +216,7 @@ class Config(Machine, Metrics, Sampling, Optimizer, Training, Model, Data, Run):
     @classmethod
     def load(cls, path: str | Path) -> "Config":
         """The settings of a YAML file over the defaults; raises `InputError` with the file's name."""
-        return cls(**check_mapping(cls, read_yaml(path), where=f"{path}: "))
+        return cls(**check_mapping(cls, read_yaml(path), f"{path}: ", LATER))
 
 
 def sections() -> dict[str, list]:

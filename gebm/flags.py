@@ -68,8 +68,10 @@ def allowed(f: Field, without: tuple = ()) -> str:
     return ", ".join(parts) or f.metadata["text"]
 
 
-def check(f: Field, value: Any, where: str = "") -> Any:
+def check(f: Field, value: Any, where: str = "", pending: tuple = ()) -> Any:
     """`value`, given as itself or as the text of a command line, in the field's type; `where` says where it stands.
+
+    Values in `pending` pass, but a message does not offer them.
 
     Raises:
         InputError: the value has another type, is not a choice, or is out of bounds.
@@ -90,10 +92,10 @@ def check(f: Field, value: Any, where: str = "") -> Any:
             if all(BOUNDS[name][0](converted, limit) for name, limit in f.metadata["bounds"].items()):
                 return converted
     if isinstance(value, str) and str in kinds(f):
-        advice = hint(value, map(str, f.metadata["choices"]))
+        advice = hint(value, (str(choice) for choice in f.metadata["choices"] if choice not in pending))
     else:
         advice = " (put text in quotes)" if str in kinds(f) else ""
-    raise InputError(f"{where}{f.name} {show(value)} is not allowed; allowed: {allowed(f)}{advice}")
+    raise InputError(f"{where}{f.name} {show(value)} is not allowed; allowed: {allowed(f, pending)}{advice}")
 
 
 def convert(kind: type, value: Any) -> Any:
@@ -134,8 +136,10 @@ def by_name(cls: type) -> dict[str, Field]:
     return {name: f for f in fields(cls) for name in (f.name, f.metadata["alias"]) if name}
 
 
-def check_mapping(cls: type, given: Mapping, where: str) -> dict[str, Any]:
+def check_mapping(cls: type, given: Mapping, where: str, pending: Mapping[str, tuple]) -> dict[str, Any]:
     """The keys and values of a mapping as checked fields of a dataclass; a null value stands for the default.
+
+    `pending` holds, by field, the values that messages do not offer.
 
     Raises:
         InputError: a key is unknown or names one field twice, or a value is not allowed.
@@ -148,7 +152,7 @@ def check_mapping(cls: type, given: Mapping, where: str) -> dict[str, Any]:
         if names[key].name in values:
             raise InputError(f"{where}{key} is given twice: it is another name of {names[key].name}")
         if value is not None:
-            values[names[key].name] = check(names[key], value, where)
+            values[names[key].name] = check(names[key], value, where, pending.get(names[key].name, ()))
     return values
 
 

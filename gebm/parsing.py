@@ -30,8 +30,8 @@ def parse(argv: Sequence[str], mode: str | None = None) -> tuple[Config, frozens
     words = _tokens(argv, mode)
     given = {}
     for path in words.pop("config", ()):
-        given |= check_mapping(Config, read_yaml(path), where=f"{path}: ")
-    command = check_mapping(Config, words, where="--")
+        given |= check_mapping(Config, read_yaml(path), f"{path}: ", LATER)
+    command = check_mapping(Config, words, "--", LATER)
     if mode and command.get("mode", mode) != mode:
         raise InputError(f"--mode {command['mode']} contradicts the command {mode}: leave one of the two out")
     given |= command | ({"mode": mode} if mode else {})

@@ -202,7 +202,7 @@ def test_round_trip(tmp_path):
         (["--dtype=16"], ["--dtype 16", "allowed: 32, 64"]),
         (["--num_sampler_steps=-5"], ["--num_sampler_steps -5", "a whole number >= 0"]),
         (["--lmc_gamma=0"], ["--lmc_gamma 0", "a number > 0"]),
-        (["--temperature=hot"], ["--temperature hot", "allowed: auto, a number >= 0"]),
+        (["--temperature=hot"], ["--temperature hot", "allowed: a number >= 0"]),
         (["--temperature=-1"], ["--temperature -1"]),
         (["--device=-3"], ["--device -3", ">= -2"]),
         (["--seed=-1"], ["--seed -1"]),

@@ -1,8 +1,9 @@
 """What the image families share: the ladder of resolutions, the energy's head, initialisation."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from gebm.errors import InputError
 
 __all__ = ["ENERGY_FLOOR", "ImageEnergy", "doublings", "evaluating", "initialise", "scaled", "spectral_norm"]
+__all__ += ["upsampler"]
 
 ENERGY_FLOOR = -10.0
 
@@ -25,6 +27,14 @@ def doublings(image_size: int, start: int = 4) -> int:
 def scaled(channels: int, width: float) -> int:
     """`channels` times the width factor, at least one."""
     return max(1, round(channels * width))
+
+
+def upsampler(latent_dim: int, channels: Sequence[int]) -> list[nn.Module]:
+    """Layers from latents (N, d) to (N, channels[-1], S, S): linear to 4x4, then BN, ReLU, ConvT k4 s2 per doubling."""
+    layers: list[nn.Module] = [nn.Linear(latent_dim, channels[0] * 16), nn.Unflatten(1, (channels[0], 4, 4))]
+    for before, after in pairwise(channels):
+        layers += [nn.BatchNorm2d(before), nn.ReLU(), nn.ConvTranspose2d(before, after, 4, 2, 1)]
+    return layers
 
 
 def initialise(module: nn.Module, weight: Callable[[Tensor], object]) -> None:

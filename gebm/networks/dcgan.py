@@ -4,7 +4,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from gebm.networks.common import ImageEnergy, doublings, initialise, scaled
+from gebm.networks.common import ImageEnergy, doublings, initialise, scaled, upsampler
 
 __all__ = ["DCGANBase", "DCGANEnergy"]
 
@@ -29,13 +29,8 @@ class DCGANBase(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int], latent_dim: int = 100, width: float = 1.0):
         super().__init__()
-        top, *rest = reversed(_ladder(image_shape[1], width))
-        layers: list[nn.Module] = [nn.Linear(latent_dim, top * 16), nn.Unflatten(1, (top, 4, 4))]
-        channels = top
-        for out in [*rest, image_shape[0]]:
-            layers += [nn.BatchNorm2d(channels), nn.ReLU(), nn.ConvTranspose2d(channels, out, 4, 2, 1)]
-            channels = out
-        self.layers = nn.Sequential(*layers, nn.Tanh())
+        channels = [*_ladder(image_shape[1], width)[::-1], image_shape[0]]
+        self.layers = nn.Sequential(*upsampler(latent_dim, channels), nn.Tanh())
         initialise(self, _normal)
 
     def forward(self, z: Tensor) -> Tensor:

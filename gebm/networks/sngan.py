@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from gebm.networks.common import ImageEnergy, doublings, initialise, scaled, spectral_norm
+from gebm.networks.common import ImageEnergy, doublings, initialise, scaled, spectral_norm, upsampler
 
 __all__ = ["SNGANBase", "SNGANEnergy"]
 
@@ -28,13 +28,9 @@ class SNGANBase(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int], latent_dim: int = 100, width: float = 1.0):
         super().__init__()
-        top, *rest = reversed(_ladder(image_shape[1], width))
-        layers: list[nn.Module] = [nn.Linear(latent_dim, top * 16), nn.Unflatten(1, (top, 4, 4))]
-        channels = top
-        for out in rest:
-            layers += [nn.BatchNorm2d(channels), nn.ReLU(), nn.ConvTranspose2d(channels, out, 4, 2, 1)]
-            channels = out
-        layers += [nn.BatchNorm2d(channels), nn.ReLU(), nn.ConvTranspose2d(channels, image_shape[0], 3, 1, 1)]
+        channels = _ladder(image_shape[1], width)[::-1]
+        layers = upsampler(latent_dim, channels)
+        layers += [nn.BatchNorm2d(channels[-1]), nn.ReLU(), nn.ConvTranspose2d(channels[-1], image_shape[0], 3, 1, 1)]
         self.layers = nn.Sequential(*layers, nn.Tanh())
         initialise(self, nn.init.xavier_uniform_)
 
