@@ -4,6 +4,7 @@ import json
 import zipfile
 import zlib
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -79,14 +80,19 @@ def main(config: Config, given: frozenset[str], subject: str = "") -> dict:
 def features_of(config: Config, data: ImageData, device: torch.device) -> tuple[Extractor, Moments]:
     """The extractor of `--fid_features`, announced in one line, and the moments of the test images."""
     extractor, line = _choose(config, data)
-    log.info(line)
+    _say_once(line)
     return extractor, moments_of(config, data, "test", extractor, device)
+
+
+@cache
+def _say_once(line: str) -> None:
+    log.info(line)
 
 
 def moments_of(config: Config, data: ImageData, split: str, extractor: Extractor, device: torch.device) -> Moments:
     """Moments of a split's features, kept in the data's cache."""
-    cache = Path(config.data_path) / "cache"
-    return reference_moments(getattr(data, split), extractor, cache, split, config.fid_b_size, device)
+    folder = Path(config.data_path) / "cache"
+    return reference_moments(getattr(data, split), extractor, folder, split, config.fid_b_size, device)
 
 
 def check_features(config: Config, data: ImageData, device: torch.device) -> Extractor:
