@@ -78,7 +78,7 @@ def _parser(mode: str | None) -> ArgumentParser:
         group = parser.add_argument_group(title)
         for f in flags:
             names = [f"--{name}" for name in (f.name, f.metadata["alias"]) if name]
-            switch = {"nargs": "?", "const": "true"} if f.type is bool else {}  # ActionYesNo would add --no_FLAG
+            switch = {"nargs": "?", "const": "true"} if f.type is bool else {}
             metavar = METAVARS[kinds(f)[0]]
             group.add_argument(*names, type=str, metavar=metavar, help=_help(f).replace("%", "%%"), **switch)
     return parser

@@ -22,7 +22,7 @@ from gebm.commands.setup import (
     sampler_of,
     schedule_of,
     start_log,
-)  # fmt: skip
+)
 from gebm.config import Config
 from gebm.data import ImageData, from_uint8
 from gebm.errors import InputError
@@ -38,7 +38,7 @@ from gebm.metrics import (
     extract,
     frechet_distance,
     reference_moments,
-)  # fmt: skip
+)
 from gebm.metrics.partition import base_energies, energies, evaluate_kale
 from gebm.model import GEBM
 from gebm.report import distance_row, distance_rows, kale_rows, sampler_row, table

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from gebm.commands.evaluate import check_features, compare, features_of
@@ -20,7 +21,7 @@ from gebm.commands.setup import (
     sampler_of,
     schedule_of,
     start_log,
-)  # fmt: skip
+)
 from gebm.config import Config
 from gebm.data import ImageData
 from gebm.files import atomic_write
@@ -32,9 +33,9 @@ from gebm.pictures import save_gif, save_grid
 from gebm.report import distance_rows, sampler_row, table
 from gebm.sampling import Draws, draw
 
-ESS_MEANING = "1: the energy changes nothing; near 0: refined samples, not posterior draws, unless chains are long"
-
 __all__ = ["main", "sample_into", "spaced", "write_summary"]
+
+ESS_MEANING = "1: the energy changes nothing; near 0: refined samples, not posterior draws, unless chains are long"
 
 
 def main(config: Config, given: frozenset[str]) -> Path:
@@ -106,8 +107,6 @@ def sample_into(folder: Path, config: Config, model: GEBM, data: ImageData | Non
 
 def write_samples(folder: Path, draws: Draws, n: int) -> None:
     """Write `samples.npz`, single images under `png/`, the two grids, the steps between as grids, and the GIF."""
-    from PIL import Image
-
     with atomic_write(folder / "samples.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
             file, samples=draws.images[:n], base=draws.start[:n], latents=draws.latents[:n].float().numpy(),

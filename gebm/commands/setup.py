@@ -234,6 +234,7 @@ def sampler_of(config: Config, kernel: Kernel) -> dict:
         "steps": config.num_sampler_steps,
         "gamma": config.lmc_gamma,
         "kappa": config.lmc_kappa if config.latent_sampler == "lmc" else None,
+        "leapfrog": config.num_leapfrog if config.latent_sampler == "hmc" else None,
         "step_size": kernel.step_size,
         "step_decay": [config.step_decay, config.step_decay_every],
         "seed": config.seed,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from gebm.commands.evaluate import base_features, evaluate_model, features_of
+from gebm.commands.evaluate import base_features, check_features, evaluate_model, features_of
 from gebm.commands.setup import (
     architecture_of,
     check_new_run,
@@ -19,7 +19,7 @@ from gebm.commands.setup import (
     open_run,
     runs_of,
     start_log,
-)  # fmt: skip
+)
 from gebm.config import Config
 from gebm.data import Batches, ImageData, from_uint8
 from gebm.errors import InputError
@@ -33,9 +33,9 @@ from gebm.training.checkpoint import load_checkpoint
 from gebm.training.loop import Interrupted, Schedule, train
 from gebm.training.trainer import Trainer
 
-KALE_FORMS = ("fenchel", "donsker_varadhan")
-
 __all__ = ["build_trainer", "main", "schedule_of"]
+
+KALE_FORMS = ("fenchel", "donsker_varadhan")
 
 
 def main(config: Config, given: frozenset[str]) -> Path:
@@ -201,6 +201,7 @@ def _evaluations(
     """What `--eval_fid` and `--eval_kale` add to the log, and how often."""
     evaluations = []
     if config.eval_fid:
+        check_features(config, data, device)
         extractor, reference = features_of(config, data, device)
         name = distance_name(extractor)
 

@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from gebm.errors import InputError
 
 __all__ = ["ENERGY_FLOOR", "ImageEnergy", "doublings", "evaluating", "initialise", "scaled", "spectral_norm"]
-__all__ += ["upsampler"]
+__all__ += ["ladder", "upsampler"]
 
 ENERGY_FLOOR = -10.0
 
@@ -27,6 +27,11 @@ def doublings(image_size: int, start: int = 4) -> int:
 def scaled(channels: int, width: float) -> int:
     """`channels` times the width factor, at least one."""
     return max(1, round(channels * width))
+
+
+def ladder(levels: int, width: float) -> list[int]:
+    """Channels from fine to coarse: 64, doubling, at most 512, times the width factor."""
+    return [scaled(min(64 * 2**k, 512), width) for k in range(levels)]
 
 
 def upsampler(latent_dim: int, channels: Sequence[int]) -> list[nn.Module]:

@@ -4,16 +4,11 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from gebm.networks.common import ImageEnergy, doublings, initialise, scaled, upsampler
+from gebm.networks.common import ImageEnergy, doublings, initialise, ladder, upsampler
 
 __all__ = ["DCGANBase", "DCGANEnergy"]
 
 _normal = partial(nn.init.normal_, mean=0.0, std=0.02)
-
-
-def _ladder(image_size: int, width: float) -> list[int]:
-    """Channels from half resolution down to 4x4: 64, doubling, at most 512."""
-    return [scaled(min(64 * 2**k, 512), width) for k in range(doublings(image_size))]
 
 
 class DCGANBase(nn.Module):
@@ -29,7 +24,7 @@ class DCGANBase(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int], latent_dim: int = 100, width: float = 1.0):
         super().__init__()
-        channels = [*_ladder(image_shape[1], width)[::-1], image_shape[0]]
+        channels = [*ladder(doublings(image_shape[1]), width)[::-1], image_shape[0]]
         self.layers = nn.Sequential(*upsampler(latent_dim, channels), nn.Tanh())
         initialise(self, _normal)
 
@@ -54,7 +49,7 @@ class DCGANEnergy(ImageEnergy):
     def __init__(self, image_shape: tuple[int, int, int], width: float = 1.0, trunc: bool = True):
         layers: list[nn.Module] = []
         channels = image_shape[0]
-        for out in _ladder(image_shape[1], width):
+        for out in ladder(doublings(image_shape[1]), width):
             layers += [nn.Conv2d(channels, out, 4, 2, 1), nn.LeakyReLU(0.2)]
             channels = out
         super().__init__(nn.Sequential(*layers), nn.Linear(channels * 16, 1), trunc)

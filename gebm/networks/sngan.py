@@ -2,14 +2,9 @@
 
 from torch import Tensor, nn
 
-from gebm.networks.common import ImageEnergy, doublings, initialise, scaled, spectral_norm, upsampler
+from gebm.networks.common import ImageEnergy, doublings, initialise, ladder, spectral_norm, upsampler
 
 __all__ = ["SNGANBase", "SNGANEnergy"]
-
-
-def _ladder(image_size: int, width: float) -> list[int]:
-    """Channels from full resolution down to 4x4: 64, doubling, at most 512."""
-    return [scaled(min(64 * 2**k, 512), width) for k in range(doublings(image_size) + 1)]
 
 
 class SNGANBase(nn.Module):
@@ -28,7 +23,7 @@ class SNGANBase(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int], latent_dim: int = 100, width: float = 1.0):
         super().__init__()
-        channels = _ladder(image_shape[1], width)[::-1]
+        channels = ladder(doublings(image_shape[1]) + 1, width)[::-1]
         layers = upsampler(latent_dim, channels)
         layers += [nn.BatchNorm2d(channels[-1]), nn.ReLU(), nn.ConvTranspose2d(channels[-1], image_shape[0], 3, 1, 1)]
         self.layers = nn.Sequential(*layers, nn.Tanh())
@@ -53,7 +48,7 @@ class SNGANEnergy(ImageEnergy):
     """
 
     def __init__(self, image_shape: tuple[int, int, int], width: float = 1.0, trunc: bool = True):
-        first, *rest = _ladder(image_shape[1], width)
+        first, *rest = ladder(doublings(image_shape[1]) + 1, width)
         convolutions = [nn.Conv2d(image_shape[0], first, 3, 1, 1)]
         channels = first
         for out in rest:
