@@ -1,4 +1,4 @@
-"""A plain eager baseline: latent Langevin written the way the paper's 2021 code works, in our own words."""
+"""A plain eager baseline: latent samplers written the way the paper's 2021 code works, in our own words."""
 
 import copy
 import math
@@ -11,13 +11,15 @@ __all__ = ["ReferenceStyle"]
 
 
 class ReferenceStyle:
-    r"""One step of overdamped or kinetic Langevin on :math:`U(z) = -\log \eta(z) + \beta E(G(z))`, eta Gaussian.
+    r"""One step of a sampler of :math:`\exp(-U(z))`, :math:`U(z) = -\log \eta(z) + \beta E(G(z))`, eta Gaussian.
 
     What makes it slower than `gebm.latent.LatentPosterior.frozen` (paper.md section 6, "Samplers"): the gradient comes
     from `backward()`, which also computes and accumulates the gradient of every parameter of both networks; spectral
     norms are recomputed in each forward (W / sigma, without power iterations: the networks are in evaluation mode);
     BatchNorm is an operation of its own; tensors are contiguous float32. What it shares: the same weights and layers,
-    one forward of the energy a step. (Two forwards, of real and of fake samples, are the reference's training step.)
+    and algorithms that are right: MALA and HMC evaluate both potentials of their ratio anew, which is two forwards more
+    than they need, but accept by the right ratio and go on from the right gradient (paper.md section 6, items 1 and 2,
+    has what the 2021 code does instead).
 
     Arguments:
         base: network (N, d) -> samples; copied.
@@ -53,3 +55,33 @@ class ReferenceStyle:
         kick = h / 2 * self.gradient(z)
         v = keep * (v - kick) + math.sqrt(1 - keep**2) * torch.randn_like(v) - kick
         return z + h / 2 * v, v
+
+    def mala(self, z: Tensor, gradient: Tensor, gamma: float = 1e-4) -> tuple[Tensor, Tensor]:
+        """Langevin proposal and accept step: (z, grad U(z)) -> those of the next step; 3 forwards, 1 backward."""
+        noise = torch.randn_like(z)
+        proposal = z - gamma / 2 * gradient + math.sqrt(gamma) * noise
+        onward = self.gradient(proposal)
+        back = z - proposal + gamma / 2 * onward
+        correction = noise.square().sum(1) / 2 - back.square().sum(1) / (2 * gamma)
+        return self._accept(z, gradient, proposal, onward, correction)
+
+    def hmc(self, z: Tensor, gradient: Tensor, gamma: float = 1e-4, leapfrog: int = 2) -> tuple[Tensor, Tensor]:
+        """L leapfrog steps h = 2 sqrt(gamma) and accept step, arguments as `mala`; L + 2 forwards, L backwards."""
+        h = 2 * math.sqrt(gamma)
+        drawn = v = torch.randn_like(z)
+        proposal, onward = z, gradient
+        for _ in range(leapfrog):
+            v = v - h / 2 * onward
+            proposal = proposal + h * v
+            onward = self.gradient(proposal)
+            v = v - h / 2 * onward
+        correction = (drawn.square().sum(1) - v.square().sum(1)) / 2
+        return self._accept(z, gradient, proposal, onward, correction)
+
+    def _accept(
+        self, z: Tensor, gradient: Tensor, proposal: Tensor, onward: Tensor, correction: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        # Outside no_grad, as in 2021: both forwards record graphs that nothing uses.
+        log_ratio = (self.potential(z) - self.potential(proposal)).detach() + correction
+        accepted = (torch.rand_like(log_ratio).log() < log_ratio)[:, None]
+        return torch.where(accepted, proposal, z), torch.where(accepted, onward, gradient)

@@ -24,8 +24,6 @@ LATER: dict[str, tuple] = {
     "num_blocks": (...,),
     "bn": (True,),
     "criterion": ("donsker", "ml", "cd", "wasserstein", "logistic", "hinge"),
-    "latent_sampler": ("dot", "smc", "sir"),
-    "temperature": ("auto",),
     "use_scheduler": (True,),
     "fid_features": ("inception",),
     "trainer_type": ("uci", "toy"),
@@ -145,8 +143,8 @@ class Sampling:
         "langevin",
         "latent MCMC; docs/samplers.md says which is which",
         choices=(
-            *("langevin", "lmc", "mala", "hmc", "mh", "imh", "zero_temperature_langevin", "spherelangevin"),
-            *("trunclangevin", *LATER["latent_sampler"]),
+            *("langevin", "lmc", "mala", "hmc", "mh", "imh", "sir", "smc", "zero_temperature_langevin", "dot"),
+            *("spherelangevin", "trunclangevin"),
         ),
     )
     lmc_gamma: float = flag(
@@ -154,12 +152,20 @@ class Sampling:
     )
     num_leapfrog: int = flag(10, "leapfrog steps of hmc", ge=1)
     lmc_kappa: float = flag(100.0, "friction of lmc", ge=0)
+    lmc_splitting: str = flag("ABOBA", "order of the parts of an lmc step", choices=("ABOBA", "BAOAB"))
     num_sampler_steps: int = flag(100, "steps of a chain; 0: samples of the base", ge=0)
     step_decay: float = flag(0.1, "factor on lmc_gamma every `step_decay_every` steps", gt=0, le=1)
     step_decay_every: int = flag(200, "steps between decays of lmc_gamma; 0: constant", ge=0)
-    temperature: float | str = flag(100.0, "INVERSE temperature: beta in exp(-beta E)", choices=("auto",), ge=0)
+    adapt: bool = flag(False, "tune the step size of mala, hmc or mh in a warm-up, then keep it constant")
+    adapt_steps: int = flag(200, "steps of that warm-up, before the `num_sampler_steps`", ge=1)
+    precondition: bool = flag(False, "let the warm-up tune a scale for each coordinate too (mala, hmc)")
+    temperature: float | str = flag(
+        100.0, "INVERSE temperature: beta in exp(-beta E); auto: of greatest likelihood", choices=("auto",), ge=0
+    )
+    beta_ramp: int = flag(0, "steps over which beta rises from 0 to its value in 20 stairs", ge=0)
     n_samples: int = flag(1000, "final samples to write; with `eval_fid` at least `fid_samples` are drawn", ge=1)
     sample_b_size: int = flag(1000, "chains that run side by side", ge=1)
+    thin: int = flag(0, "write the positions of all chains at every thin-th step to `draws/`; 0: none", ge=0)
 
 
 @section

@@ -3,7 +3,8 @@ r"""Latent priors and the latent posterior that every sampler targets."""
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -11,13 +12,26 @@ from torch import Tensor, nn
 
 from gebm.networks.folding import folded
 
-__all__ = ["PRIORS", "GaussianPrior", "LatentPosterior", "Prior", "Target", "UniformPrior", "value_and_grad"]
+__all__ = [
+    "PRIORS", "GaussianPrior", "LatentPosterior", "Prior", "Target", "UniformPrior", "prior_potential",
+    "value_and_grad",
+]  # fmt: skip
 
 
 class Target(Protocol):
-    """What a kernel samples from: positions (N, d) -> potentials (N,) and their gradients (N, d)."""
+    """What a kernel samples from: positions (N, d) -> potentials (N,) and their gradients (N, d).
+
+    `potential` gives the first alone, which is all that kernels without gradients need.
+    """
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def potential(self, z: Tensor) -> Tensor: ...
+
+
+def prior_potential(u: Tensor) -> Tensor:
+    r"""Minus the log-density of N(0, I) at Gaussian coordinates (N, d), :math:`\|u\|^2/2 + (d/2) \log 2\pi`: (N,)."""
+    return 0.5 * u.square().sum(1) + 0.5 * u.shape[1] * math.log(2 * math.pi)
 
 
 def value_and_grad(potential: Callable[[Tensor], Tensor]) -> Target:
@@ -30,7 +44,22 @@ def value_and_grad(potential: Callable[[Tensor], Tensor]) -> Target:
             (gradient,) = torch.autograd.grad(value.sum(), z)
         return value.detach(), gradient
 
+    target.potential = potential
     return target
+
+
+@contextmanager
+def _no_tf32() -> Iterator[None]:
+    """TF32 keeps 10 bits of a float32's 23: too few for an accept ratio at beta 100."""
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend, precision in zip(backends, before):
+            backend.fp32_precision = precision
 
 
 class Prior(ABC):
@@ -139,11 +168,12 @@ class LatentPosterior:
 
     def potential(self, u: Tensor) -> Tensor:
         """U of positions (N, d): (N,), differentiable."""
-        prior = 0.5 * u.square().sum(1) + 0.5 * self.prior.dim * math.log(2 * math.pi)
-        return prior + self.beta * self.energy(self._generate(u)).to(u.dtype)
+        with _no_tf32():
+            return prior_potential(u) + self.beta * self.energy(self._generate(u)).to(u.dtype)
 
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        return self._value_and_grad(u)
+        with _no_tf32():  # again: the backward pass is outside `potential`
+            return self._value_and_grad(u)
 
     def at(self, beta: float) -> "LatentPosterior":
         """The same networks at another inverse temperature."""

@@ -110,11 +110,11 @@ class GEBM(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Draw n samples x = G(z) with z moved from the prior by a latent sampler (default: Langevin, h = 0.005)."""
-        from gebm.samplers import Langevin, constant, run  # here, as the samplers stand above the model
+        from gebm.samplers import Langevin, run  # here, as the samplers stand above the model
 
         target = self.posterior(beta).frozen()
         start = target.start(n, generator)
-        chain = run(kernel or Langevin(0.005), target, start, steps, schedule=schedule or constant, generator=generator)
+        chain = run(kernel or Langevin(0.005), target, start, steps, schedule=schedule, generator=generator)
         return target.decode(chain.state.position)
 
     def save(self, folder: str | Path) -> None:

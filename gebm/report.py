@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-__all__ = ["distance_row", "distance_rows", "kale_rows", "sampler_row", "table"]
+__all__ = ["distance_row", "distance_rows", "kale_rows", "mixing_rows", "mixing_warning", "sampler_row"]
+__all__ += ["table"]
 
 
 def table(rows: Sequence[tuple[str, str]], title: str = "") -> str:
@@ -33,7 +34,54 @@ def distance_rows(summary: Mapping) -> list[tuple[str, str]]:
 
 def sampler_row(summary: Mapping) -> tuple[str, str]:
     """Row of a sampler's setting."""
-    return "sampler", "{sampler}, beta {beta:g}, gamma {gamma:g} (h {step_size:.3g}), {steps} steps".format(**summary)
+    size = "gamma {gamma:g} (h {step_size:.3g})" if summary["gamma"] is not None else "h {step_size:.3g} (tuned)"
+    return "sampler", ("{sampler}, beta {beta:.4g}, " + size + ", {steps} steps").format(**summary)
+
+
+def mixing_rows(summary: Mapping) -> list[tuple[str, str]]:
+    """Rows on how the chains fared: acceptance, and what their record says of mixing."""
+    d, rows = summary["diagnostics"], [("acceptance", "{acceptance:.3f}".format(**summary))]
+    if summary["adapted"]:
+        tuned, kind = summary["adapted"]["steps"], "step size"
+        kind += " and scales" if isinstance(summary["adapted"]["scale"], list) else ""
+        rows.append(("warm-up", f"{tuned} steps that tuned the {kind}; not among the steps above"))
+    if d["rhat_energy"] is not None:
+        rows += [
+            ("split R-hat", "energy {rhat_energy:.3f}, worst projection {rhat_projection:.3f}".format(**d)),
+            ("ESS of the energy", "{ess_energy:.0f} of {draws} draws of {chains} chains".format(**d)),
+            (
+                "sampling efficiency",
+                f"{d['ess_per_1000_evaluations']:.3g} effective draws per 1000 evaluations, "
+                f"{summary['ess_per_s']:.3g} a second",
+            ),
+        ]
+    if d["left_start"] is not None:
+        rows.append(("left their start", "{left_start:.0%} of the chains".format(**d)))
+    if summary["log_partition"]:
+        rows.append(("log-partition", "{value:.3f} +- {se:.3f}, of beta E".format(**summary["log_partition"])))
+    return rows
+
+
+def mixing_warning(summary: Mapping) -> str:
+    """What keeps the samples from being draws of the posterior, in words; empty if nothing is seen."""
+    if not summary["steps"] or summary["mixed"]:
+        return ""
+    d, ess = summary["diagnostics"], summary["importance_relative_ess"]
+    if summary["sampler"] == "smc":
+        reason = ""
+        if summary["log_partition"]["se"] > 0.5:
+            reason = "most particles descend from few starts; give more chains (--sample_b_size)"
+    elif summary["sampler"] == "sir":
+        effective = (summary["steps"] + 1) * ess
+        reason = f"a chain chose among {effective:.2g} effective prior draws; give more steps" if effective < 10 else ""
+    elif not summary["moves"]:
+        reason = f"{summary['sampler']} goes down the energy and does not sample"
+    elif d["rhat_energy"] is None:
+        reason = "the chains are too short to tell whether they have mixed"
+    else:
+        worst = max(d["rhat_energy"], d["rhat_projection"])
+        reason = f"the chains have not mixed (R-hat {worst:.2f}, {d['left_start']:.0%} left their start)"
+    return f"{reason}: these are refined samples, not posterior draws" if reason else ""
 
 
 def kale_rows(summary: Mapping) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """Draw many samples from a latent posterior, in chunks of chains, observing them on the way."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -9,10 +10,57 @@ from torch import Tensor
 
 from gebm.data import to_uint8
 from gebm.latent import LatentPosterior
-from gebm.samplers import Kernel, State, constant, run
+from gebm.samplers import SMC, Adapted, DrawFiles, Kernel, State, adapt, run
+from gebm.samplers.smc import log_partition_of
+from gebm.samplers.trace import Diagnostics, Recorder
 from gebm.seeds import stream
 
-__all__ = ["Draws", "draw"]
+__all__ = ["Draws", "Observer", "draw"]
+
+
+@dataclass
+class Observer:
+    """What is looked at, and when, while chains run; it holds what it saw.
+
+    images: uint8 images (B, C, H, W) -> tensor (B, ...), as features of a distance, called at the steps `images_at`; 0
+    is the base, before any warm-up; frames_at: steps at which pictures of the first `frame_chains` chains are kept;
+    files: where thinned draws go; on_step: called after every step with the number of chains it moved.
+
+    seen: step -> what `images` made, (n, ...); energies: step -> E, (n,); frames: (step, uint8 images); seconds: time
+    spent in looking.
+    """
+
+    images: Callable[[np.ndarray], Tensor] | None = None
+    images_at: Sequence[int] = ()
+    frames_at: Sequence[int] = ()
+    frame_chains: int = 64
+    files: DrawFiles | None = None
+    on_step: Callable[[int], None] | None = None
+    seen: dict[int, list[Tensor]] = field(default_factory=dict)
+    energies: dict[int, list[Tensor]] = field(default_factory=dict)
+    frames: list[tuple[int, np.ndarray]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def features(self) -> dict[int, Tensor]:
+        """Step -> what `images` made of all chains, (n, ...)."""
+        return {step: torch.cat(parts) for step, parts in self.seen.items()}
+
+    def look(self, target: LatentPosterior, first: int, step: int, state: State) -> None:
+        """Look at the chains `first`, ... after a step."""
+        since = time.perf_counter()
+        if step in self.images_at:
+            samples, energies = target.decode_with_energies(state.position)
+            self.energies.setdefault(step, []).append(energies.cpu())
+            if self.images is not None:
+                self.seen.setdefault(step, []).append(self.images(to_uint8(samples).cpu().numpy()))
+        if step in self.frames_at and first == 0:
+            frame = to_uint8(target.decode(state.position[: self.frame_chains])).cpu().numpy()
+            self.frames.append((step, frame))
+        if self.files is not None:
+            self.files.add(first, step, state)
+        if self.on_step is not None and step:
+            self.on_step(len(state.position))
+        self.seconds += time.perf_counter() - since
 
 
 @dataclass
@@ -20,9 +68,10 @@ class Draws:
     """What `draw` returns, on the CPU.
 
     start, images: uint8 (n, C, H, W) of the base and of the chains' ends, row by row from the same latent; latents
-    (n, d): the ends, in Gaussian coordinates; energies_start, energies (n,): E before and after; acceptance: mean over
-    chains and steps; observed: step -> what `observe` made of the images there, (n, ...); energy_trace: step -> mean E;
-    frames: (step, uint8 images of the first chains).
+    (n, d): the ends, in Gaussian coordinates; energies_start, energies (n,): E before and after; kernel: the one used,
+    tuned if there was a warm-up, of which adapted is the result; acceptance: mean over chains and steps; diagnostics:
+    of the first chunk's chains, from trace, the arrays of `Recorder.arrays`; seconds: time in steps, looking left out;
+    log_partition: log Z and its standard error, where the sampler estimates it.
     """
 
     start: np.ndarray
@@ -30,10 +79,13 @@ class Draws:
     latents: Tensor
     energies_start: Tensor
     energies: Tensor
+    kernel: Kernel
+    adapted: Adapted | None
     acceptance: float
-    observed: dict[int, Tensor] = field(default_factory=dict)
-    energy_trace: dict[int, float] = field(default_factory=dict)
-    frames: list[tuple[int, np.ndarray]] = field(default_factory=list)
+    diagnostics: Diagnostics
+    trace: dict[str, np.ndarray]
+    seconds: float
+    log_partition: tuple[float, float] | None
 
 
 def draw(
@@ -42,14 +94,13 @@ def draw(
     n: int,
     steps: int,
     *,
-    schedule: Callable[[int], float] = constant,
+    schedule: Callable[[int], float] | None = None,
+    beta_schedule: Callable[[int], float] | None = None,
+    warm_up: int = 0,
+    precondition: bool = False,
     chunk: int = 1000,
     seed: int = 0,
-    observe: Callable[[np.ndarray], Tensor] | None = None,
-    observe_at: Sequence[int] = (),
-    frames_at: Sequence[int] = (),
-    frame_chains: int = 64,
-    on_step: Callable[[int], None] | None = None,
+    observer: Observer | None = None,
 ) -> Draws:
     """Run n chains from the prior for `steps` steps, `chunk` at a time.
 
@@ -58,53 +109,71 @@ def draw(
 
     Arguments:
         target: latent posterior, frozen for speed.
-        kernel, steps, schedule: as in `gebm.samplers.run`.
-        observe: uint8 images (B, C, H, W) -> tensor (B, ...), as features of a distance.
-        observe_at: steps at which to observe; 0 is the base.
-        frames_at: steps at which to keep pictures of the first `frame_chains` chains.
-        on_step: called after every step with the number of chains it moved.
+        kernel, steps, schedule, beta_schedule: as in `gebm.samplers.run`.
+        warm_up: steps before step 0 in which the first chunk tunes the kernel (`gebm.samplers.adapt`); the other chunks
+            take that kernel and as many steps.
+        precondition: whether the warm-up sets the kernel's scale too.
+        observer: looks at the chains on the way.
 
     Raises:
+        InputError: the kernel cannot be tuned.
         NonFiniteError: see `run`.
+        UnfinishedError: the sampler needs more steps.
     """
-    parts: list[tuple] = []
-    observed: dict[int, list[Tensor]] = {}
-    traces: dict[int, list[Tensor]] = {}
-    frames: list[tuple[int, np.ndarray]] = []
-    acceptance = 0.0
+    observer = observer or Observer()
+    adapted = recorder = None
+    starts, states, acceptance = [], [], 0.0
+    begin, looked = time.perf_counter(), observer.seconds
     for index, first in enumerate(range(0, n, chunk)):
-        size = min(chunk, n - first)
         generator = torch.Generator(target.device).manual_seed(stream(seed, "chains", index))
-        start = target.start(size, generator)
+        starts.append(target.start(min(chunk, n - first), generator))
+        state = kernel.init(starts[-1], target)
+        observer.look(target, first, 0, state)
+        if warm_up and adapted is None:
+            adapted = adapt(kernel, target, state, warm_up, precondition=precondition, generator=generator)
+            kernel, state = adapted.kernel, adapted.state
+        elif warm_up:
+            state = run(kernel, target, state, warm_up, generator=generator).state
+        recorder = recorder or Recorder(state.position, steps)
 
-        ends: list[tuple[np.ndarray, Tensor]] = []
+        def callback(step: int, state: State, first: int = first, recorder: Recorder = recorder) -> None:
+            observer.look(target, first, step, state)
+            if first == 0:
+                recorder.add(step, state)
 
-        def look(step: int, state: State, first: int = first, ends: list = ends) -> None:
-            if step in (0, steps) or step in observe_at:
-                samples, energies = target.decode_with_energies(state.position)
-                images, energies = to_uint8(samples).cpu().numpy(), energies.cpu()
-                if step in (0, steps):
-                    ends.append((images, energies))
-                if step in observe_at:
-                    traces.setdefault(step, []).append(energies)
-                    if observe is not None:
-                        observed.setdefault(step, []).append(observe(images))
-            if step in frames_at and first == 0:
-                frames.append((step, to_uint8(target.decode(state.position[:frame_chains])).cpu().numpy()))
-            if on_step is not None and step:
-                on_step(len(state.position))
-
-        state = kernel.init(start, target)
-        look(0, state)
-        chain = run(kernel, target, state, steps, schedule=schedule, callback=look, generator=generator)
-        (start_images, start_energies), (end_images, end_energies) = ends[0], ends[-1]
-        parts.append((start_images, end_images, chain.state.position.cpu(), start_energies, end_energies))
+        chain = run(
+            kernel, target, state, steps, schedule=schedule, beta_schedule=beta_schedule, callback=callback,
+            generator=generator,
+        )  # fmt: skip
+        if steps:
+            kernel.check(chain.state)
+        states.append(chain.state)
         acceptance += float(chain.acceptance.sum())
-    start, images, latents, e_start, e_end = zip(*parts)
+    seconds = time.perf_counter() - begin - (observer.seconds - looked)
+    start, energies_start = _decode(target, starts)
+    images, energies = _decode(target, [state.position for state in states])
     return Draws(
-        np.concatenate(start), np.concatenate(images), torch.cat(latents), torch.cat(e_start), torch.cat(e_end),
-        acceptance / n if steps else 1.0,
-        {step: torch.cat(values) for step, values in observed.items()},
-        {step: float(torch.cat(values).mean()) for step, values in traces.items()},
-        frames,
+        start, images, torch.cat([state.position.cpu() for state in states]), energies_start, energies,
+        kernel, adapted, acceptance / n if steps else 1.0,
+        recorder.diagnose(kernel, warmed_up=warm_up > 0),
+        {name: values.float().cpu().numpy() for name, values in recorder.arrays().items()},
+        seconds,
+        _mean_partition(states) if isinstance(kernel, SMC) and steps else None,
     )  # fmt: skip
+
+
+def _decode(target: LatentPosterior, positions: Sequence[Tensor]) -> tuple[np.ndarray, Tensor]:
+    """Images (n, C, H, W), uint8, and energies (n,) of chunks of positions."""
+    images, energies = [], []
+    for position in positions:
+        samples, e = target.decode_with_energies(position)
+        images.append(to_uint8(samples).cpu().numpy())
+        energies.append(e.cpu())
+    return np.concatenate(images), torch.cat(energies)
+
+
+def _mean_partition(populations: Sequence[State]) -> tuple[float, float]:
+    """log of the mean Z of independent populations, with its standard error."""
+    log_z, se = (torch.stack(values) for values in zip(*map(log_partition_of, populations)))
+    share = torch.softmax(log_z, 0)
+    return float(torch.logsumexp(log_z, 0) - np.log(len(log_z))), float((share * se).norm())

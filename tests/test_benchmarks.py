@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 
 from gebm.latent import GaussianPrior, LatentPosterior
 from gebm.networks import BASES, ENERGIES
-from gebm.samplers import KineticLangevin, Langevin
+from gebm.samplers import HMC, MALA, KineticLangevin, Langevin
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 DIM, BETA, GAMMA = 10, 1e4, 1e-4  # so large a beta because narrow networks have flat energies
@@ -55,6 +57,35 @@ def test_baseline_does_the_work_it_stands_for(pair):
     assert not any(p.requires_grad for p in posterior.energy.parameters())
 
 
+@pytest.mark.parametrize(
+    "sampler, theirs, ours",
+    [("langevin", (1, 1), (1, 1)), ("kinetic", (1, 1), (1, 1)), ("mala", (3, 1), (1, 1)), ("hmc", (4, 2), (2, 2))],
+)
+def test_forwards_and_backwards_of_a_step(pair, sampler, theirs, ours):
+    reference, posterior = pair
+    z = torch.randn(2, DIM)
+    arguments = (z,) if sampler == "langevin" else (z, z)
+    kernels = {"langevin": Langevin, "kinetic": KineticLangevin, "mala": MALA, "hmc": partial(HMC, leapfrog=2)}
+    kernel = kernels[sampler](0.1)
+    state = kernel.init(z, posterior)
+    counts = [count_passes(network) for owner in (reference, posterior) for network in (owner.base, owner.energy)]
+    getattr(reference, sampler)(*arguments)
+    kernel.step(state, posterior, None)
+    assert [(c["forward"], c["backward"]) for c in counts] == [theirs, theirs, ours, ours]
+
+
+def count_passes(network: torch.nn.Module) -> Counter:
+    """Counts from now on of the forward passes of the network, and of the backward passes through it."""
+    counts = Counter()
+
+    def on_forward(module, inputs, output):
+        counts["forward"] += 1
+        output.register_hook(lambda gradient: counts.update(["backward"]))
+
+    network.register_forward_hook(on_forward)
+    return counts
+
+
 def test_baseline_takes_the_same_steps(pair):
     reference, posterior = pair
     z, v = torch.randn(8, DIM), torch.randn(8, DIM)
@@ -75,10 +106,52 @@ def test_baseline_takes_the_same_steps(pair):
     assert relative(moved.velocity - velocity, velocity) < 1e-4
 
 
+@pytest.mark.parametrize("sampler, kernel, gamma", [("mala", MALA, 0.2), ("hmc", HMC, 0.03)])
+def test_baseline_takes_the_same_accepted_steps(pair, sampler, kernel, gamma):
+    reference, posterior = pair
+    leapfrog = {"leapfrog": 2} if sampler == "hmc" else {}
+    kernel = kernel.from_gamma(gamma, **leapfrog)
+    z = torch.randn(16, DIM)
+    state = kernel.init(z, posterior)
+    torch.manual_seed(1)
+    expected, gradient = getattr(reference, sampler)(z, state.gradient, gamma, **leapfrog)
+    torch.manual_seed(1)
+    moved, info = kernel.step(state, posterior, None)
+    assert 0 < info.accepted.sum() < len(z)
+    assert torch.equal(moved.position != z, expected != z)
+    assert relative(moved.position - expected, expected - z) < 1e-4
+    assert relative(moved.gradient - gradient, gradient) < 1e-4
+
+
+class Quadratic(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.square().sum(1) / 2
+
+
+@pytest.mark.parametrize("sampler, gamma", [("mala", 0.3), ("hmc", 0.15)])
+def test_accept_steps_of_the_baseline_keep_the_target(monkeypatch, sampler, gamma):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from reference_style import ReferenceStyle
+
+    torch.manual_seed(0)
+    reference = ReferenceStyle(torch.nn.Identity(), Quadratic(), beta=3.0)  # U = 2 |z|^2, variance 1/4
+    z = torch.randn(4000, 4) / 2
+    gradient = reference.gradient(z)
+    acceptance = 0.0
+    for _ in range(20):
+        moved, gradient = getattr(reference, sampler)(z, gradient, gamma)
+        acceptance += (moved != z).any(1).float().mean() / 20
+        z = moved
+    assert 0.2 < acceptance < 0.8
+    error = 2**0.5 / z.numel() ** 0.5  # relative standard error of a Gaussian's variance
+    assert abs(4 * z.square().mean() - 1) < 4 * error
+    torch.testing.assert_close(gradient, reference.gradient(z))
+
+
 def test_script_prints_a_table_and_writes_json(tmp_path):
-    flags = f"--width 0.05 --chains 2 --threads 1 --seconds 0 --json {tmp_path / 'out.json'}"
+    flags = f"--samplers langevin hmc --width 0.05 --chains 2 --threads 1 --seconds 0 --json {tmp_path / 'out.json'}"
     done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "langevin_step.py"), *flags.split()],
+        [sys.executable, str(BENCHMARKS / "sampler_step.py"), *flags.split()],
         env=os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)},
         capture_output=True,
         text=True,
@@ -87,7 +160,8 @@ def test_script_prints_a_table_and_writes_json(tmp_path):
     report = json.loads((tmp_path / "out.json").read_text())
     assert report["environment"]["threads"] == 1
     forms = {(row["step"], row["form"]) for row in report["rows"]}
-    assert forms == {(s, f) for s in ("langevin", "lmc") for f in ("reference style", "gebm float32", "gebm bfloat16")}
+    exact = {("hmc", "reference style"), ("hmc", "gebm float32")}
+    assert forms == exact | {("langevin", f) for f in ("reference style", "gebm float32", "gebm bfloat16")}
     assert all(row["ms"] > 0 and row["ratio"] > 0 for row in report["rows"])
     assert all(str(part) in done.stdout for form in forms for part in form)
 

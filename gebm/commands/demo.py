@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 
 from gebm.commands import train
+from gebm.commands.chains import draw_chains
 from gebm.commands.evaluate import check_features, evaluate_model, moments_of
 from gebm.commands.sample import sample_into, spaced, write_summary
-from gebm.commands.setup import choose_device, dataset, kernel_of, load_pair, log, log_dir, schedule_of, start_log
+from gebm.commands.setup import choose_device, dataset, load_pair, log, log_dir, start_log
 from gebm.config import Config
 from gebm.data import ImageData
 from gebm.errors import InputError
@@ -18,7 +19,7 @@ from gebm.metrics import Moments, extract, frechet_distance
 from gebm.model import GEBM
 from gebm.report import distance_rows, kale_rows, sampler_row, table
 from gebm.samplers import NonFiniteError
-from gebm.sampling import draw
+from gebm.sampling import Observer
 
 __all__ = ["main"]
 
@@ -116,17 +117,15 @@ def try_settings(config: Config, model: GEBM, data: ImageData, device: torch.dev
     settings = []
     for beta in BETAS:
         for gamma in GAMMAS:
-            kernel = kernel_of(replace(config, lmc_gamma=gamma))
+            observer = Observer(
+                lambda images: extract(images, extractor, config.fid_b_size, device), spaced(MAX_STEPS, 10)
+            )
+            tried = replace(config, lmc_gamma=gamma, num_sampler_steps=MAX_STEPS)
             try:
-                draws = draw(
-                    posterior.at(beta), kernel, config.n_samples, MAX_STEPS, chunk=config.sample_b_size,
-                    schedule=schedule_of(config, kernel),
-                    seed=config.seed, observe=lambda images: extract(images, extractor, config.fid_b_size, device),
-                    observe_at=spaced(MAX_STEPS, 10),
-                )  # fmt: skip
+                draw_chains(tried, posterior.at(beta), config.n_samples, observer)
             except NonFiniteError:
                 continue
-            curve = {step: frechet_distance(Moments.of(x), reference) for step, x in draws.observed.items()}
+            curve = {step: frechet_distance(Moments.of(x), reference) for step, x in observer.features().items()}
             steps = min(curve, key=curve.get)
             settings.append(Setting(curve[steps], beta, gamma, steps))
             found = (beta, gamma, curve[0], curve[steps], steps)

@@ -11,16 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gebm.commands.chains import check_sampler, draw_chains, sampler_summary, with_beta
 from gebm.commands.setup import (
     choose_device,
     dataset,
     dataset_for,
-    kernel_of,
     load_pair,
     log,
     newest_checkpoint,
-    sampler_of,
-    schedule_of,
     start_log,
 )
 from gebm.config import Config
@@ -41,9 +39,9 @@ from gebm.metrics import (
 )
 from gebm.metrics.partition import base_energies, energies, evaluate_kale
 from gebm.model import GEBM
-from gebm.report import distance_row, distance_rows, kale_rows, sampler_row, table
+from gebm.report import distance_row, distance_rows, kale_rows, mixing_rows, mixing_warning, sampler_row, table
 from gebm.samplers import Langevin
-from gebm.sampling import draw
+from gebm.sampling import Observer, draw
 from gebm.seeds import stream
 
 __all__ = ["base_features", "check_features", "compare", "evaluate_model", "features_of", "main", "moments_of"]
@@ -54,6 +52,7 @@ KALE_IMAGES = 10_000
 def main(config: Config, given: frozenset[str], subject: str = "") -> dict:
     """Evaluate `subject`: a training run or checkpoint, a folder or `.npz` of samples; empty: the newest pair."""
     start_log()
+    check_sampler(config)
     path = Path(subject)
     if subject and not path.exists():
         raise InputError(f"{subject}: no such run or samples; give a run's folder, a checkpoint or an .npz")
@@ -111,11 +110,12 @@ def _choose(config: Config, data: ImageData) -> tuple[Extractor, str]:
 
 def base_features(posterior: LatentPosterior, extractor: Extractor, config: Config, device: torch.device) -> Tensor:
     """Features (fid_samples, d) of samples of the base alone: chains of no steps."""
-    draws = draw(
+    observer = Observer(lambda images: extract(images, extractor, config.fid_b_size, device), images_at=(0,))
+    draw(
         posterior.frozen(), Langevin(1.0), config.fid_samples, 0, chunk=config.sample_b_size, seed=config.seed,
-        observe=lambda images: extract(images, extractor, config.fid_b_size, device), observe_at=(0,),
+        observer=observer,
     )  # fmt: skip
-    return draws.observed[0]
+    return observer.features()[0]
 
 
 def compare(observed: dict[int, Tensor], reference: Moments, extractor: Extractor, split: str) -> dict:
@@ -167,17 +167,17 @@ def _evaluate_pair(config: Config, given: frozenset[str], device: torch.device) 
     rows = kale_rows(summary)
     if config.eval_fid:
         extractor, reference = features_of(config, data, device)
-        kernel, steps = kernel_of(config), config.num_sampler_steps
-        draws = draw(
-            model.posterior(config.temperature).frozen(), kernel, config.fid_samples, steps,
-            schedule=schedule_of(config, kernel), chunk=config.sample_b_size, seed=config.seed,
-            observe=lambda images: extract(images, extractor, config.fid_b_size, device), observe_at=(0, steps),
-        )  # fmt: skip
-        summary["distances"] = {
-            **compare(draws.observed, reference, extractor, split=f"{data.name} test"),
-            **sampler_of(config, kernel),
-        }
-        rows += [*distance_rows(summary["distances"]), sampler_row(summary["distances"])]
+        config, fit = with_beta(config, model, energy, device)
+        observer = Observer(
+            lambda images: extract(images, extractor, config.fid_b_size, device), (0, config.num_sampler_steps)
+        )
+        posterior = model.posterior(config.temperature).frozen()
+        sampler = sampler_summary(config, draw_chains(config, posterior, config.fid_samples, observer))
+        distances = compare(observer.features(), reference, extractor, split=f"{data.name} test")
+        summary["distances"] = {**distances, **sampler, "temperature_fit": fit, "warning": mixing_warning(sampler)}
+        rows += [*distance_rows(distances), sampler_row(sampler), *mixing_rows(sampler)]
+        if summary["distances"]["warning"]:
+            rows.append(("warning", summary["distances"]["warning"]))
     return summary, rows
 
 

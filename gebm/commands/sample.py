@@ -1,6 +1,7 @@
 """`gebm sample`."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,38 +10,37 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from gebm.commands.chains import check_sampler, draw_chains, sampler_summary, with_beta
 from gebm.commands.evaluate import check_features, compare, features_of
 from gebm.commands.setup import (
     check_new_run,
     choose_device,
     dataset_for,
-    kernel_of,
     load_pair,
     log,
     open_run,
-    sampler_of,
-    schedule_of,
     start_log,
 )
 from gebm.config import Config
 from gebm.data import ImageData
-from gebm.files import atomic_write
+from gebm.files import atomic_folder, atomic_write
 from gebm.metrics import extract
-from gebm.metrics.partition import relative_ess
 from gebm.model import GEBM
 from gebm.networks.common import ENERGY_FLOOR
 from gebm.pictures import save_gif, save_grid
-from gebm.report import distance_rows, sampler_row, table
-from gebm.sampling import Draws, draw
+from gebm.report import distance_rows, mixing_rows, mixing_warning, sampler_row, table
+from gebm.samplers import DrawFiles
+from gebm.sampling import Draws, Observer
 
 __all__ = ["main", "sample_into", "spaced", "write_summary"]
 
-ESS_MEANING = "1: the energy changes nothing; near 0: refined samples, not posterior draws, unless chains are long"
+ESS_MEANING = "1: the energy changes nothing; near 0: the posterior is far from the base"
 
 
 def main(config: Config, given: frozenset[str]) -> Path:
     """Sample as configured; returns the folder of the samples."""
     start_log()
+    check_sampler(config)
     device = choose_device(config, given)
     model, base, energy = load_pair(config, given)
     folder = check_new_run(config)
@@ -48,10 +48,11 @@ def main(config: Config, given: frozenset[str]) -> Path:
     if data is not None:
         check_features(config, data, device)
     model.to(device)
+    config, fit = with_beta(config, model, energy, device)
     resolved = open_run(folder, replace(config, g_path=str(base), d_path=str(energy)), device, model.architecture)
     log.info("sampling %s\n  base   %s\n  energy %s", folder, base, energy)
     summary = sample_into(folder, resolved, model, data, device)
-    summary.update(base_path=str(base), energy_path=str(energy))
+    summary.update(base_path=str(base), energy_path=str(energy), temperature_fit=fit)
     finish(folder, summary)
     return folder
 
@@ -64,49 +65,40 @@ def spaced(steps: int, count: int) -> list[int]:
 def sample_into(folder: Path, config: Config, model: GEBM, data: ImageData | None, device: torch.device) -> dict:
     """Draw as configured, write pictures and samples into the folder, and return the summary."""
     folder.mkdir(exist_ok=True)
-    kernel = kernel_of(config)
     n = max(config.n_samples, config.fid_samples if data is not None else 0)
     steps = config.num_sampler_steps
+    observer = Observer(images_at=spaced(steps, 10), frames_at=spaced(steps, 24))
     if data is not None:
         extractor, reference = features_of(config, data, device)
-
-    def observe(images: np.ndarray) -> torch.Tensor:
-        return extract(images, extractor, config.fid_b_size, device)
-
-    with tqdm(total=n * steps, unit=" chain steps", unit_scale=True, dynamic_ncols=True, disable=None) as bar:
-        draws = draw(
-            model.posterior(config.temperature).frozen(),
-            kernel,
-            n,
-            steps,
-            schedule=schedule_of(config, kernel),
-            chunk=config.sample_b_size,
-            seed=config.seed,
-            observe=observe if data is not None else None,
-            observe_at=spaced(steps, 10),
-            frames_at=spaced(steps, 24),
-            on_step=bar.update,
-        )
-    write_samples(folder, draws, config.n_samples)
+        observer.images = lambda images: extract(images, extractor, config.fid_b_size, device)
+    with (
+        tqdm(total=n * steps, unit=" chain steps", unit_scale=True, dynamic_ncols=True, disable=None) as bar,
+        atomic_folder(folder / "draws") if config.thin else nullcontext() as draws_folder,
+    ):
+        observer.on_step = bar.update
+        if config.thin:
+            observer.files = DrawFiles(draws_folder, n, steps, model.prior.dim, config.thin)
+        draws = draw_chains(config, model.posterior(config.temperature).frozen(), n, observer)
+    write_samples(folder, draws, observer.frames, config.n_samples)
     floored = getattr(model.energy, "trunc", False)  # a user's energy may have no floor
     summary = {
-        **sampler_of(config, kernel),
-        "n_fake": n,
+        **sampler_summary(config, draws),
         "energy_start": float(draws.energies_start.mean()),
         "energy_end": float(draws.energies.mean()),
         "on_floor": float((floored & (draws.energies <= ENERGY_FLOOR)).float().mean()),
-        "acceptance": draws.acceptance,
-        "importance_relative_ess": relative_ess(-config.temperature * draws.energies_start),
-        "energy_trace": {str(step): e for step, e in sorted(draws.energy_trace.items())},
+        "energy_trace": {str(step): float(torch.cat(e).mean()) for step, e in sorted(observer.energies.items())},
         "features": None,
     }
     if data is not None:
-        summary.update(compare(draws.observed, reference, extractor, split=f"{data.name} test"))
-    return summary
+        summary.update(compare(observer.features(), reference, extractor, split=f"{data.name} test"))
+    return {**summary, "warning": mixing_warning(summary)}
 
 
-def write_samples(folder: Path, draws: Draws, n: int) -> None:
-    """Write `samples.npz`, single images under `png/`, the two grids, the steps between as grids, and the GIF."""
+def write_samples(folder: Path, draws: Draws, frames: list[tuple[int, np.ndarray]], n: int) -> None:
+    """Write `samples.npz`, `trace.npz`, single images under `png/`, grids of start, end and between, and the GIF."""
+    if draws.trace:
+        with atomic_write(folder / "trace.npz") as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **draws.trace)
     with atomic_write(folder / "samples.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
             file, samples=draws.images[:n], base=draws.start[:n], latents=draws.latents[:n].float().numpy(),
@@ -115,7 +107,7 @@ def write_samples(folder: Path, draws: Draws, n: int) -> None:
     (folder / "png").mkdir(exist_ok=True)
     for i, image in enumerate(draws.images[:n]):
         Image.fromarray(image.transpose(1, 2, 0).squeeze()).save(folder / "png" / f"{i:05d}.png")
-    frames = sorted(draws.frames, key=lambda frame: frame[0])
+    frames = sorted(frames, key=lambda frame: frame[0])
     save_grid(folder / "base.png", frames[0][1])
     save_grid(folder / "samples.png", draws.images[: len(frames[0][1])])
     for step, images in frames[:: max(1, len(frames) // 5)]:
@@ -128,7 +120,7 @@ def finish(folder: Path, summary: dict) -> None:
     """Write `summary.json` and `summary.txt` and print the latter."""
     rows = [
         sampler_row(summary),
-        ("acceptance", "{acceptance:.3f}".format(**summary)),
+        *mixing_rows(summary),
         ("mean energy", f"{summary['energy_start']:.3f} at the start, {summary['energy_end']:.3f} at the end"),
         ("relative ESS of exp(-beta E)", f"{summary['importance_relative_ess']:.3f} ({ESS_MEANING})"),
     ]
@@ -138,7 +130,7 @@ def finish(folder: Path, summary: dict) -> None:
         rows += distance_rows(summary)
     pictures = "samples.png, chains.gif" if summary["steps"] else "samples.png"
     rows += [("samples", str(folder / "samples.npz")), ("pictures", f"{folder}/{pictures}")]
-    text = table(rows, f"{folder.name}")
+    text = table(rows, f"{folder.name}") + (f"\n\n{summary['warning']}" if summary["warning"] else "")
     write_summary(folder, summary, text)
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -14,12 +13,11 @@ from gebm.data import ImageData, load_images
 from gebm.errors import InputError
 from gebm.files import atomic_folder, atomic_write, check_writable
 from gebm.model import GEBM, Architecture, read_architecture
-from gebm.samplers import SAMPLERS, Kernel, step_decay
 from gebm.training.checkpoint import checkpoints
 
 __all__ = [
-    "architecture_of", "check_new_run", "choose_device", "dataset", "dataset_for", "kernel_of", "load_pair", "log",
-    "log_dir", "newest_checkpoint", "open_run", "runs_of", "sampler_of", "schedule_of", "start_log",
+    "architecture_of", "check_new_run", "choose_device", "dataset", "dataset_for", "folder_of", "load_pair", "log",
+    "log_dir", "newest_checkpoint", "open_run", "runs_of", "start_log",
 ]  # fmt: skip
 
 log = logging.getLogger("gebm")
@@ -41,7 +39,7 @@ def choose_device(config: Config, given: frozenset[str]) -> torch.device:
     if config.device == -2:
         return torch.device("cpu")
     if max(config.device, 0) < count:
-        torch.backends.cudnn.allow_tf32 = False  # potentials are float32, and TF32 is not
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # energies are float32, and TF32 is not
         return torch.device("cuda", max(config.device, 0))
     if "device" in given:
         there = f"this machine has GPUs 0 to {count - 1}" if count else "this machine has no GPU"
@@ -152,7 +150,7 @@ def find_pair(config: Config) -> tuple[Path, Path]:
     """
     base, energy = (newest_checkpoint(Path(p)) or Path(p) if p else None for p in (config.g_path, config.d_path))
     if base or energy:
-        return base or _folder_of(energy), energy or _folder_of(base)
+        return base or folder_of(energy), energy or folder_of(base)
     newest = next((c for run in reversed(runs_of(config)) if (c := newest_checkpoint(run))), None)
     if newest is None:
         raise InputError(
@@ -162,7 +160,8 @@ def find_pair(config: Config) -> tuple[Path, Path]:
     return newest, newest
 
 
-def _folder_of(weights: Path) -> Path:
+def folder_of(weights: Path) -> Path:
+    """The folder that a weights file, or a checkpoint, is."""
     return weights.parent if weights.is_file() else weights
 
 
@@ -192,7 +191,7 @@ def own_networks(config: Config, given: frozenset[str], *weights: Path) -> set[s
     """Networks by dotted path that the user named: on the command line, or in the configuration of those weights."""
     names = {getattr(config, flag) for flag in ("g_model", "d_model") if flag in given}
     for path in weights:
-        file = _folder_of(path) / "config.yaml"
+        file = folder_of(path) / "config.yaml"
         if file.is_file():
             stored = Config.load(file)
             names |= {stored.g_model, stored.d_model}
@@ -213,32 +212,6 @@ def load_pair(config: Config, given: frozenset[str]) -> tuple[GEBM, Path, Path]:
         model.energy.trunc = not config.no_trunc
         model.architecture = replace(model.architecture, trunc=not config.no_trunc)
     return model, base, energy
-
-
-def kernel_of(config: Config) -> Kernel:
-    """The kernel of `--latent_sampler`, with the documented meaning of `--lmc_gamma`."""
-    own = {"lmc": {"friction": config.lmc_kappa}, "hmc": {"leapfrog": config.num_leapfrog}}
-    return SAMPLERS[config.latent_sampler].from_gamma(config.lmc_gamma, **own.get(config.latent_sampler, {}))
-
-
-def schedule_of(config: Config, kernel: Kernel) -> Callable[[int], float]:
-    """The documented decay of gamma, as factors on the kernel's own step size."""
-    return step_decay(config.step_decay**kernel.gamma_power, config.step_decay_every)
-
-
-def sampler_of(config: Config, kernel: Kernel) -> dict:
-    """The sampler's full setting, for a summary."""
-    return {
-        "sampler": config.latent_sampler,
-        "beta": config.temperature,
-        "steps": config.num_sampler_steps,
-        "gamma": config.lmc_gamma,
-        "kappa": config.lmc_kappa if config.latent_sampler == "lmc" else None,
-        "leapfrog": config.num_leapfrog if config.latent_sampler == "hmc" else None,
-        "step_size": kernel.step_size,
-        "step_decay": [config.step_decay, config.step_decay_every],
-        "seed": config.seed,
-    }
 
 
 def start_log() -> None:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -21,12 +20,13 @@ from gebm.commands.setup import (
     start_log,
 )
 from gebm.config import Config
-from gebm.data import Batches, ImageData, from_uint8
+from gebm.data import Batches, ImageData, from_uint8, set_aside
 from gebm.errors import InputError
 from gebm.files import check_writable
 from gebm.latent import LatentPosterior
 from gebm.metrics import Moments, distance_name, frechet_distance
 from gebm.model import GEBM
+from gebm.networks import BASES
 from gebm.objectives import OBJECTIVES
 from gebm.seeds import stream
 from gebm.training.checkpoint import load_checkpoint
@@ -104,10 +104,8 @@ def build_trainer(
         model.load_energy(newest_checkpoint(Path(config.d_path)) or config.d_path)
     images, held_out = data.train, None
     if config.refine_kale and schedule_of(config).refines:
-        aside = min(max(len(images) // 10, 1), 5000)
-        order = np.random.RandomState(0).permutation(len(images))  # as files may come class by class
-        images, held_out = images[order[:-aside]], from_uint8(torch.tensor(images[order[-aside:]]))
-        held_out = held_out.to(model.log_partition)
+        images, held_out = set_aside(images)
+        held_out = from_uint8(torch.tensor(held_out)).to(model.log_partition)
     objective = OBJECTIVES[config.criterion](
         model.energy, model.log_partition, penalty_type=config.penalty_type, penalty_lambda=config.penalty_lambda
     )
@@ -155,8 +153,11 @@ def _optimizer(config: Config, network: nn.Module, lr: float, c: nn.Parameter | 
 
 def _check(config: Config) -> None:
     """What one flag demands of another."""
-    if config.train_mode == "energy" and not config.g_path:
-        raise InputError("--train_mode energy trains on a frozen base: give it with --g_path (run, checkpoint or file)")
+    if config.train_mode == "energy" and not config.g_path and config.g_model in BASES:
+        raise InputError(
+            "--train_mode energy trains on a frozen base: give it with --g_path (run, checkpoint or file), or as "
+            "--g_model package.module:factory, whose factory returns it trained"
+        )
     if config.train_mode == "energy" and schedule_of(config).refine_steps == 0:
         raise InputError("--train_mode energy takes --refine_iter energy steps, and that is 0: give a number")
     if config.train_mode == "base" and not config.d_path:

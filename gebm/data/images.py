@@ -15,7 +15,8 @@ from gebm.data.cache import cached
 from gebm.errors import InputError
 from gebm.registry import resolve
 
-__all__ = ["DATASETS", "Batches", "ImageData", "from_uint8", "labelled_digits", "load_images", "to_uint8"]
+__all__ = ["DATASETS", "Batches", "ImageData", "from_uint8", "labelled_digits", "load_images", "set_aside"]
+__all__ += ["to_uint8"]
 
 IMAGE_SIZES = (8, 16, 32, 64)
 DIGITS_TEST = 400
@@ -98,6 +99,13 @@ def _from_arrays(name: str, arrays: Arrays) -> ImageData:
     digest.update(train)
     digest.update(test)
     return ImageData(name, train, test, digest.hexdigest()[:16])
+
+
+def set_aside(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A split's images to train on, and a tenth of them (at most 5,000) to look at: the same ones every time."""
+    aside = min(max(len(images) // 10, 1), 5000)
+    order = np.random.RandomState(0).permutation(len(images))  # as files may come class by class
+    return images[order[:-aside]], images[order[-aside:]]
 
 
 def labelled_digits(image_size: int | None = None) -> Arrays:

@@ -1,14 +1,111 @@
-r"""KALE and the log-partition of a model, on data it may not have seen."""
+r"""KALE and the log-partition of a model, on data it may not have seen.
 
+log Z of a target is :math:`\log \int e^{-U}`; for a latent posterior, whose U holds the prior's constant, that is
+:math:`A(\beta) = \log E_G[e^{-\beta E}]`.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from gebm.latent import Target
 from gebm.networks.common import evaluating
 from gebm.objectives import log_mean_exp
+from gebm.samplers import SMC, Kernel, Tempered, UnfinishedError, run
+from gebm.samplers.smc import log_partition_of
+from gebm.samplers.tempering import excess
 
-__all__ = ["KALEEstimate", "base_energies", "energies", "evaluate_kale", "relative_ess"]
+__all__ = [
+    "KALEEstimate", "LogPartition", "annealed_importance_sampling", "base_energies", "energies", "evaluate_kale",
+    "importance_sampling", "path", "relative_ess", "sequential_monte_carlo",
+]  # fmt: skip
+
+
+class LogPartition(NamedTuple):
+    """An estimate of log Z with its standard error (by the delta method), from n draws or particles.
+
+    relative_ess: of the weights it is the mean of; when it is near 0 the standard error is too small to be believed.
+    """
+
+    value: float
+    se: float
+    relative_ess: float
+    n: int
+
+
+def importance_sampling(log_weights: Tensor) -> LogPartition:
+    r"""log-mean-exp of log-weights (N,); with :math:`-\beta E` of base samples it estimates A(beta)."""
+    log_weights = log_weights.double()
+    log_z = log_mean_exp(log_weights)
+    weights = torch.exp(log_weights - log_z)  # of mean one
+    return LogPartition(
+        float(log_z), float(weights.std() / len(weights) ** 0.5), relative_ess(log_weights), len(weights)
+    )
+
+
+def path(steps: int) -> list[float]:
+    """Places t from 0 to 1 of an annealing path, quadratic: dense near the prior, where the weights change most."""
+    return [(k / steps) ** 2 for k in range(steps + 1)]
+
+
+def annealed_importance_sampling(
+    target: Target,
+    kernel: Kernel,
+    start: Tensor,
+    places: Sequence[float],
+    *,
+    reverse: bool = False,
+    generator: torch.Generator | None = None,
+) -> LogPartition:
+    r"""Annealed importance sampling along the path from the prior to the target (Neal 2001), see `Tempered`.
+
+    Forward, from prior draws, log-mean-exp of :math:`\log w = -\sum_k (t_k - t_{k-1}) \phi(z_{k-1})` is on average
+    below log Z. In reverse, from exact draws of the target, minus the log-mean-exp of the same sum upwards is on
+    average above it: the two bracket the truth (Grosse, Ghahramani and Adams 2015).
+
+    Arguments:
+        target: potential and gradient.
+        kernel: one that leaves its target exactly invariant (MALA, HMC, ...), one step of it at each place.
+        start: draws (N, d) from the prior N(0, I); in reverse, exact draws from the target.
+        places: t from 0 to 1, rising; `path(steps)`.
+    """
+    order = list(reversed(places)) if reverse else list(places)
+    state = kernel.init(start, target)
+    log_weights = torch.zeros(len(start), dtype=torch.float64, device=start.device)
+    for here, there in pairwise(order):
+        log_weights -= (there - here) * excess(state).double()
+        state, _ = Tempered(kernel, there).step(state, target, generator)
+    estimate = importance_sampling(log_weights)
+    return estimate._replace(value=-estimate.value) if reverse else estimate
+
+
+def sequential_monte_carlo(
+    target: Target,
+    start: Tensor,
+    *,
+    step_size: float = 0.1,
+    ess: float = 0.99,
+    max_steps: int = 1000,
+    generator: torch.Generator | None = None,
+) -> LogPartition:
+    """log Z by `SMC(step_size, ess)` from prior draws (N, d), as many steps as it takes.
+
+    Raises:
+        UnfinishedError: `max_steps` were not enough.
+    """
+    kernel = SMC(step_size, ess)
+    state = kernel.init(start, target)
+    for _ in range(0, max_steps, 10):
+        state = run(kernel, target, state, 10, generator=generator).state
+        if float(state.extra["t"]) >= 1:
+            log_z, se = (float(x) for x in log_partition_of(state))
+            return LogPartition(log_z, se, 1 / (1 + len(start) * se**2), len(start))
+    kernel.check(state)
+    raise UnfinishedError("smc: no step was allowed; give max_steps")
 
 
 class KALEEstimate(NamedTuple):
@@ -48,18 +145,15 @@ def evaluate_kale(e_real: Tensor, e_fake: Tensor, c: float) -> KALEEstimate:
     .. math::
         F = -\overline{E(x)} - c - \overline{e^{-(E(y) + c)}} + 1, \qquad
         DV = -\overline{E(x)} - \log \overline{e^{-E(y)}} \ge F
-
-    The standard error of the log-partition is that of the mean weight, by the delta method.
     """
-    log_z = log_mean_exp(-e_fake)
-    weights = torch.exp(-e_fake - log_z)  # of mean one
+    partition = importance_sampling(-e_fake)
     return KALEEstimate(
-        fenchel=float(-e_real.mean() - c - torch.exp(log_z - c) + 1),
-        donsker_varadhan=float(-e_real.mean() - log_z),
-        log_partition=float(log_z),
-        log_partition_se=float(weights.std() / len(weights) ** 0.5),
+        fenchel=float(-e_real.mean() - c - math.exp(partition.value - c) + 1),
+        donsker_varadhan=float(-e_real.mean() - partition.value),
+        log_partition=partition.value,
+        log_partition_se=partition.se,
         c=c,
-        relative_ess=relative_ess(-e_fake),
+        relative_ess=partition.relative_ess,
         n_real=len(e_real),
         n_fake=len(e_fake),
     )

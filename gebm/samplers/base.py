@@ -1,35 +1,35 @@
-"""The interface of every sampler, and the one loop that runs them.
+"""The interface of every sampler.
 
 A kernel is a frozen dataclass with two pure functions: `init` makes a `State` from positions, `step` maps a state to
-the next one. The batch dimension is the chain dimension: all N chains move at once and never interact.
+the next one. The batch dimension is the chain dimension: all N chains move at once and never interact (but for the
+particles of `SMC`).
 """
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import ClassVar, NamedTuple, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gebm.latent import Target
 
-__all__ = [
-    "Chain", "Info", "Kernel", "NonFiniteError", "State", "always_accepted", "constant", "normal_like", "run",
-    "step_decay",
-]  # fmt: skip
+__all__ = ["Info", "Kernel", "State", "UnfinishedError", "always_accepted", "evaluate", "normal_like"]
 
 
 class State(NamedTuple):
     """All that the next step needs, so that a chain can be stopped, saved and resumed.
 
-    position (N, d); potential (N,) and gradient (N, d) where they were last evaluated (the position, except where a
-    kernel's docstring says otherwise); velocity (N, d) of kinetic samplers, else None.
+    position (N, d); potential (N,) and gradient (N, d) of the position (None for kernels that use no gradient);
+    velocity (N, d) of kinetic samplers, else None; extra: tensors that one kernel alone needs, named in its docstring.
     """
 
     position: Tensor
     potential: Tensor
-    gradient: Tensor
+    gradient: Tensor | None = None
     velocity: Tensor | None = None
+    extra: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Info(NamedTuple):
@@ -39,31 +39,48 @@ class Info(NamedTuple):
     accepted: Tensor
 
 
-class Kernel(Protocol):
+@dataclass(frozen=True)
+class Kernel:
     """One Markov transition.
 
-    step_size: the sampler's own h; gamma_power: h is proportional to gamma**gamma_power, gamma that of `--lmc_gamma`.
+    step_size: the sampler's own h; gamma_power: h is proportional to gamma**gamma_power, gamma that of `--lmc_gamma`;
+    exact: it targets exp(-U) itself, by accept steps or weights, so potentials must be in full precision; moves: its
+    chains travel through the target, so that their ESS and R-hat say whether they have mixed; goal: the acceptance
+    that tuning aims at, None where there is nothing to tune; cost: evaluations of the target in a step.
     """
 
-    step_size: float
-    gamma_power: ClassVar[float]
+    step_size: float | Tensor
 
-    def init(self, position: Tensor, target: Target) -> State: ...
+    gamma_power: ClassVar[float] = 1.0
+    exact: ClassVar[bool] = False
+    moves: ClassVar[bool] = True
+    goal: ClassVar[float | None] = None
 
-    def step(self, state: State, target: Target, generator: torch.Generator | None) -> tuple[State, Info]: ...
+    @classmethod
+    def from_gamma(cls, gamma: float, **own: object) -> "Kernel":
+        """Kernel of the documented flag `--lmc_gamma`, where gamma is 2h: z - (gamma/2) grad U + sqrt(gamma) xi."""
+        return cls(gamma / 2, **own)
+
+    @property
+    def cost(self) -> int:
+        return 1
+
+    def init(self, position: Tensor, target: Target) -> State:
+        """The state of chains at these positions."""
+        return State(position, *target(position))
+
+    def step(
+        self, state: State, target: Target, generator: torch.Generator | None = None
+    ) -> tuple[State, Info]:
+        """The next state; the old one stays as it is."""
+        raise NotImplementedError
+
+    def check(self, state: State) -> None:
+        """Raise UnfinishedError if these cannot be draws yet."""
 
 
-class Chain(NamedTuple):
-    """Result of `run`.
-
-    state: the last state; positions (draws, N, d) and potentials (draws, N): those of the thinned states; acceptance
-    (N,): mean acceptance over the steps.
-    """
-
-    state: State
-    positions: Tensor
-    potentials: Tensor
-    acceptance: Tensor
+class UnfinishedError(FloatingPointError):
+    """A run ended before its sampler had reached its target."""
 
 
 def normal_like(position: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -71,85 +88,13 @@ def normal_like(position: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.randn(position.shape, generator=generator, device=position.device, dtype=position.dtype)
 
 
+def evaluate(target: Target, position: Tensor) -> Tensor:
+    """Potentials (N,) alone: a third of the cost of potential and gradient."""
+    with torch.no_grad():
+        return target.potential(position)
+
+
 def always_accepted(position: Tensor) -> Info:
     """The `Info` of a kernel without a reject step."""
     ones = torch.ones(len(position), device=position.device)
     return Info(ones, ones.bool())
-
-
-class NonFiniteError(FloatingPointError):
-    """A chain reached a potential or gradient that is not finite, in a kernel without a reject step."""
-
-
-def constant(step: int) -> float:
-    """The schedule of a fixed step size."""
-    return 1.0
-
-
-def step_decay(factor: float = 0.1, every: int = 200) -> Callable[[int], float]:
-    """Schedule that multiplies the step size by `factor` after every `every` steps (0: never)."""
-    return lambda step: factor ** (step // every) if every else 1.0
-
-
-def run(
-    kernel: Kernel,
-    target: Target,
-    start: Tensor | State,
-    steps: int,
-    *,
-    schedule: Callable[[int], float] = constant,
-    thin: int = 0,
-    first_step: int = 0,
-    callback: Callable[[int, State], None] | None = None,
-    generator: torch.Generator | None = None,
-) -> Chain:
-    """Run N chains for `steps` steps.
-
-    Arguments:
-        kernel: the transition.
-        target: potential and gradient.
-        start: positions (N, d), or the state of an earlier run to go on from.
-        steps: number of steps.
-        schedule: step number (from 0) -> factor on the kernel's step size.
-        thin: keep every thin-th position (0: none), so that memory is flat in the number of steps.
-        first_step: number of the first step, for a run that goes on.
-        callback: called with (steps done, state) after every step.
-        generator: source of all randomness.
-
-    Raises:
-        NonFiniteError: a potential or gradient was not finite; names the first step where.
-    """
-    state = start if isinstance(start, State) else kernel.init(start, target)
-    acceptance = torch.zeros(len(state.position), device=state.position.device)
-    first_bad = torch.full((), -1, device=state.position.device)
-    positions, potentials = [], []
-    factor = None
-    for t in range(first_step, first_step + steps):
-        if (wanted := schedule(t)) != factor:
-            factor, current = wanted, replace(kernel, step_size=kernel.step_size * wanted)
-        state, info = current.step(state, target, generator)
-        acceptance += info.acceptance
-        bad = ~(torch.isfinite(state.potential).all() & torch.isfinite(state.gradient).all())
-        first_bad = torch.where(bad & (first_bad < 0), t + 1, first_bad)
-        if thin and (t + 1) % thin == 0:
-            positions.append(state.position)
-            potentials.append(state.potential)
-        # Reading the flag waits for the device, so it is read rarely; a chain that went bad stays bad.
-        if t + 1 == first_step + steps or (t + 1) % 100 == 0:
-            _raise_if_bad(kernel, first_bad)
-        if callback is not None:
-            callback(t + 1, state)
-    return Chain(
-        state,
-        torch.stack(positions) if positions else state.position.new_empty(0, *state.position.shape),
-        torch.stack(potentials) if potentials else state.potential.new_empty(0, *state.potential.shape),
-        acceptance / max(steps, 1),
-    )
-
-
-def _raise_if_bad(kernel: Kernel, first_bad: Tensor) -> None:
-    if (step := int(first_bad)) >= 0:
-        raise NonFiniteError(
-            f"{type(kernel).__name__}: potential or gradient not finite at step {step}; "
-            "use a smaller step size or a lower beta"
-        )

@@ -1,27 +1,25 @@
 """Hamiltonian Monte Carlo."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gebm.latent import Target
-from gebm.samplers.base import Info, State
-from gebm.samplers.langevin import normal_like
+from gebm.samplers.base import Info, Kernel, State, normal_like
 from gebm.samplers.metropolis import accept
 
 __all__ = ["HMC"]
 
 
 @dataclass(frozen=True)
-class HMC:
-    r"""Hamiltonian Monte Carlo with unit mass (Duane et al. 1987; Neal 2011).
+class HMC(Kernel):
+    r"""Hamiltonian Monte Carlo (Duane et al. 1987; Neal 2011), with an optional diagonal preconditioner.
 
     A velocity v ~ N(0, I) is drawn anew and L leapfrog steps are taken,
 
-    .. math:: v \leftarrow v - \tfrac h2 \nabla U(z), \quad z \leftarrow z + h v, \quad
-              v \leftarrow v - \tfrac h2 \nabla U(z),
+    .. math:: v \leftarrow v - \tfrac h2 s \nabla U(z), \quad z \leftarrow z + h s v, \quad
+              v \leftarrow v - \tfrac h2 s \nabla U(z),
 
     then the end is accepted by the change of U(z) + |v|^2 / 2.
 
@@ -30,29 +28,33 @@ class HMC:
     Arguments:
         step_size: leapfrog step h. The documented gamma is (h/2)^2.
         leapfrog: number of leapfrog steps L.
+        scale: s, (d,): typical scales of the coordinates (a mass matrix diag(1 / s^2)); 1 for all alike.
     """
 
-    step_size: float
     leapfrog: int = 10
+    scale: float | Tensor = 1.0
 
     gamma_power = 0.5
+    exact = True
+    goal = 0.651
 
     @classmethod
-    def from_gamma(cls, gamma: float, leapfrog: int = 10) -> "HMC":
+    def from_gamma(cls, gamma: float, **own: object) -> "HMC":
         """Kernel of the documented flag `--lmc_gamma`: h = 2 sqrt(gamma)."""
-        return cls(2 * math.sqrt(gamma), leapfrog)
+        return cls(2 * gamma**0.5, **own)
 
-    def init(self, position: Tensor, target: Target) -> State:
-        return State(position, *target(position))
+    @property
+    def cost(self) -> int:
+        return self.leapfrog
 
     def step(self, state: State, target: Target, generator: torch.Generator | None = None) -> tuple[State, Info]:
-        h = self.step_size
+        h, s = self.step_size, self.scale
         drawn = velocity = normal_like(state.position, generator)
         proposal = state
         for _ in range(self.leapfrog):
-            velocity = velocity - h / 2 * proposal.gradient
-            position = proposal.position + h * velocity
+            velocity = velocity - h / 2 * s * proposal.gradient
+            position = proposal.position + h * s * velocity
             proposal = State(position, *target(position))
-            velocity = velocity - h / 2 * proposal.gradient
+            velocity = velocity - h / 2 * s * proposal.gradient
         kinetic = 0.5 * (drawn.square().sum(1) - velocity.square().sum(1))
         return accept(state, proposal, state.potential - proposal.potential + kinetic, generator)

@@ -7,50 +7,71 @@ import torch
 from torch import Tensor
 
 from gebm.latent import Target
-from gebm.samplers.base import Info, State, always_accepted, normal_like
+from gebm.samplers.base import Info, Kernel, State, always_accepted, normal_like
 
 __all__ = ["KineticLangevin"]
 
 
 @dataclass(frozen=True)
-class KineticLangevin:
-    r"""Kinetic Langevin, ABOBA splitting (Sachs, Leimkuhler and Danos 2017; Alg. 3 of Arbel et al. 2021).
+class KineticLangevin(Kernel):
+    r"""Kinetic Langevin by splitting into drift A, half kicks B and friction with noise O.
 
     .. math::
-        y &= z + \tfrac h2 v \\
-        v_1 &= v - \tfrac h2 \nabla U(y), \quad v_2 = C v_1 + \sqrt{1 - C^2}\, \xi, \quad C = e^{-\kappa h} \\
-        v' &= v_2 - \tfrac h2 \nabla U(y), \quad z' = y + \tfrac h2 v'
+        A: z \leftarrow z + \tfrac h2 v, \quad B: v \leftarrow v - \tfrac h2 \nabla U(z), \quad
+        O: v \leftarrow C v + \sqrt{1 - C^2}\, \xi, \quad C = e^{-\kappa h}
 
-    Target: exp(-U(z) - |v|^2/2) up to a bias of second order in h; on a Gaussian the positions z' have none (the
-    midpoints y have). Cost: one value-and-gradient a step, at the midpoint y: the state's potential and gradient are
-    those of y, zero before the first step. There is no reject step: acceptance is one. Velocities start at zero as in
-    the paper.
+    ABOBA (Sachs, Leimkuhler and Danos 2017; Alg. 3 of Arbel et al. 2021) or BAOAB (Leimkuhler and Matthews 2013).
+
+    Target: exp(-U(z) - |v|^2/2) up to a bias of second order in h; on a Gaussian the positions at a step's end have
+    none. Cost: one value-and-gradient a step. ABOBA evaluates at its midpoint: the state's potential and gradient are
+    those of `extra["evaluated_at"]`, zero before the first step. There is no reject step: acceptance is one.
+    Velocities start at zero as in the paper.
 
     Arguments:
         step_size: h. The documented gamma is (h/2)^2.
         friction: kappa.
+        splitting: 'ABOBA' or 'BAOAB'.
     """
 
-    step_size: float
     friction: float = 100.0
+    splitting: str = "ABOBA"
 
     gamma_power = 0.5
 
+    def __post_init__(self) -> None:
+        if self.splitting not in ("ABOBA", "BAOAB"):
+            raise ValueError(f"splitting {self.splitting!r}: choose ABOBA or BAOAB")
+
     @classmethod
-    def from_gamma(cls, gamma: float, friction: float = 100.0) -> "KineticLangevin":
-        """Kernel of the documented flags `--lmc_gamma` (h = 2 sqrt(gamma)) and `--lmc_kappa`."""
-        return cls(2 * math.sqrt(gamma), friction)
+    def from_gamma(cls, gamma: float, **own: object) -> "KineticLangevin":
+        """Kernel of the documented flag `--lmc_gamma`: h = 2 sqrt(gamma)."""
+        return cls(2 * gamma**0.5, **own)
 
     def init(self, position: Tensor, target: Target) -> State:
-        # At rest the first midpoint is the start itself; the step evaluates there, so nothing is evaluated twice.
         zeros = torch.zeros_like(position)
-        return State(position, zeros[:, 0], zeros, zeros)
+        if self.splitting == "BAOAB":
+            return State(position, *target(position), zeros)
+        # At rest the first midpoint is the start itself; the step evaluates there, so nothing is evaluated twice.
+        return State(position, zeros[:, 0], zeros, zeros, {"evaluated_at": position})
 
     def step(self, state: State, target: Target, generator: torch.Generator | None = None) -> tuple[State, Info]:
-        half = self.step_size / 2
+        half, extra = self.step_size / 2, {}
+        position, velocity = state.position, state.velocity
+        if self.splitting == "ABOBA":
+            position = position + half * velocity
+            potential, gradient = target(position)
+            extra["evaluated_at"] = position
+            velocity = self._rub(velocity - half * gradient, generator) - half * gradient
+            position = position + half * velocity
+        else:
+            velocity = velocity - half * state.gradient
+            position = position + half * velocity
+            velocity = self._rub(velocity, generator)
+            position = position + half * velocity
+            potential, gradient = target(position)
+            velocity = velocity - half * gradient
+        return State(position, potential, gradient, velocity, extra), always_accepted(position)
+
+    def _rub(self, velocity: Tensor, generator: torch.Generator | None) -> Tensor:
         keep = math.exp(-self.friction * self.step_size)
-        middle = state.position + half * state.velocity
-        potential, gradient = target(middle)
-        velocity = keep * (state.velocity - half * gradient)
-        velocity = velocity + math.sqrt(1 - keep**2) * normal_like(middle, generator) - half * gradient
-        return State(middle + half * velocity, potential, gradient, velocity), always_accepted(middle)
+        return keep * velocity + math.sqrt(1 - keep**2) * normal_like(velocity, generator)

@@ -1,19 +1,17 @@
 """Unadjusted (overdamped) Langevin."""
 
-import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from gebm.latent import Target
-from gebm.samplers.base import Info, State, always_accepted, normal_like
+from gebm.samplers.base import Info, Kernel, State, always_accepted, normal_like
 
 __all__ = ["Langevin"]
 
 
 @dataclass(frozen=True)
-class Langevin:
+class Langevin(Kernel):
     r"""Unadjusted Langevin algorithm (paper.md section 1, Alg. 2 of Arbel et al. 2021).
 
     .. math:: z' = z - h \nabla U(z) + \sqrt{2h}\, \xi, \quad \xi \sim N(0, I)
@@ -25,19 +23,7 @@ class Langevin:
         step_size: h. The documented gamma is 2h.
     """
 
-    step_size: float
-
-    gamma_power = 1.0
-
-    @classmethod
-    def from_gamma(cls, gamma: float) -> "Langevin":
-        """Kernel of the documented flag `--lmc_gamma`: z - (gamma/2) grad U + sqrt(gamma) xi."""
-        return cls(gamma / 2)
-
-    def init(self, position: Tensor, target: Target) -> State:
-        return State(position, *target(position))
-
     def step(self, state: State, target: Target, generator: torch.Generator | None = None) -> tuple[State, Info]:
         noise = normal_like(state.position, generator)
-        position = state.position - self.step_size * state.gradient + math.sqrt(2 * self.step_size) * noise
+        position = state.position - self.step_size * state.gradient + (2 * self.step_size) ** 0.5 * noise
         return State(position, *target(position)), always_accepted(position)

@@ -1,51 +1,44 @@
 """Metropolis-adjusted Langevin."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gebm.latent import Target
-from gebm.samplers.base import Info, State
-from gebm.samplers.langevin import normal_like
+from gebm.samplers.base import Info, Kernel, State, normal_like
 from gebm.samplers.metropolis import accept
 
 __all__ = ["MALA"]
 
 
 @dataclass(frozen=True)
-class MALA:
-    r"""Metropolis-adjusted Langevin algorithm (Roberts and Tweedie 1996).
+class MALA(Kernel):
+    r"""Metropolis-adjusted Langevin algorithm (Roberts and Tweedie 1996), with an optional diagonal preconditioner.
 
-    .. math:: z^* = z - h \nabla U(z) + \sqrt{2h}\, \xi, \qquad
+    .. math:: z^* = z - h s^2 \nabla U(z) + \sqrt{2h}\, s\, \xi, \qquad
               \log q(z^* \to z) - \log q(z \to z^*) = \tfrac12 \|\xi\|^2
-              - \tfrac{1}{4h} \|z - z^* + h \nabla U(z^*)\|^2
+              - \tfrac{1}{4h} \|(z - z^*) / s + h s \nabla U(z^*)\|^2
 
     Target: exp(-U), exactly. Cost: one value-and-gradient a step.
 
     Arguments:
         step_size: h. The documented gamma is 2h.
+        scale: s, (d,): typical scales of the coordinates; 1 for all alike.
     """
 
-    step_size: float
+    scale: float | Tensor = 1.0
 
-    gamma_power = 1.0
-
-    @classmethod
-    def from_gamma(cls, gamma: float) -> "MALA":
-        """Kernel of the documented flag `--lmc_gamma`: proposals z - (gamma/2) grad U + sqrt(gamma) xi."""
-        return cls(gamma / 2)
-
-    def init(self, position: Tensor, target: Target) -> State:
-        return State(position, *target(position))
+    exact = True
+    goal = 0.574
 
     def step(self, state: State, target: Target, generator: torch.Generator | None = None) -> tuple[State, Info]:
-        h = self.step_size
+        h, s = self.step_size, self.scale
         noise = normal_like(state.position, generator)
-        position = state.position - h * state.gradient + math.sqrt(2 * h) * noise
+        move = (2 * h) ** 0.5 * noise - h * s * state.gradient
+        position = state.position + s * move
         proposal = State(position, *target(position))
-        back = state.position - position + h * proposal.gradient
+        back = h * s * proposal.gradient - move
         log_ratio = (
             state.potential - proposal.potential + 0.5 * noise.square().sum(1) - back.square().sum(1) / (4 * h)
         )

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from gebm.latent import Target
-from gebm.samplers.base import Info, State, always_accepted, normal_like
+from gebm.samplers.base import Info, Kernel, State, always_accepted, normal_like
 
 __all__ = ["SphereLangevin"]
 
 
 @dataclass(frozen=True)
-class SphereLangevin:
+class SphereLangevin(Kernel):
     r"""Unadjusted Langevin on the sphere of radius :math:`\sqrt d`.
 
     .. math:: z' = \sqrt d\, \frac{y}{\|y\|}, \qquad y = z + P_z(-h \nabla U(z) + \sqrt{2h}\, \xi), \qquad
@@ -26,22 +26,13 @@ class SphereLangevin:
         step_size: h. The documented gamma is 2h.
     """
 
-    step_size: float
-
-    gamma_power = 1.0
-
-    @classmethod
-    def from_gamma(cls, gamma: float) -> "SphereLangevin":
-        """Kernel of the documented flag `--lmc_gamma`, as `Langevin.from_gamma`."""
-        return cls(gamma / 2)
-
     def init(self, position: Tensor, target: Target) -> State:
         position = _onto_sphere(position)
         return State(position, *target(position))
 
     def step(self, state: State, target: Target, generator: torch.Generator | None = None) -> tuple[State, Info]:
         z = state.position
-        move = math.sqrt(2 * self.step_size) * normal_like(z, generator) - self.step_size * state.gradient
+        move = (2 * self.step_size) ** 0.5 * normal_like(z, generator) - self.step_size * state.gradient
         radial = (move * z).sum(1, keepdim=True) / z.square().sum(1, keepdim=True)
         position = _onto_sphere(z + move - radial * z)
         return State(position, *target(position)), always_accepted(position)

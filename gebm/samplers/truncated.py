@@ -1,19 +1,18 @@
 """Langevin in a box."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gebm.latent import Target
-from gebm.samplers.base import Info, State, always_accepted, normal_like
+from gebm.samplers.base import Info, Kernel, State, always_accepted, normal_like
 
 __all__ = ["TruncatedLangevin"]
 
 
 @dataclass(frozen=True)
-class TruncatedLangevin:
+class TruncatedLangevin(Kernel):
     r"""Unadjusted Langevin, reflected at the walls of the box [-b, b]^d.
 
     Target: exp(-U) cut to the box, up to a bias of first order in h: the prior without its tails. Starts outside are
@@ -24,22 +23,14 @@ class TruncatedLangevin:
         bound: b, in Gaussian coordinates: 2 keeps 95 % of the prior's mass in each.
     """
 
-    step_size: float
     bound: float = 2.0
-
-    gamma_power = 1.0
-
-    @classmethod
-    def from_gamma(cls, gamma: float) -> "TruncatedLangevin":
-        """Kernel of the documented flag `--lmc_gamma`, as `Langevin.from_gamma`."""
-        return cls(gamma / 2)
 
     def init(self, position: Tensor, target: Target) -> State:
         position = self._reflect(position)
         return State(position, *target(position))
 
     def step(self, state: State, target: Target, generator: torch.Generator | None = None) -> tuple[State, Info]:
-        noise = math.sqrt(2 * self.step_size) * normal_like(state.position, generator)
+        noise = (2 * self.step_size) ** 0.5 * normal_like(state.position, generator)
         position = self._reflect(state.position - self.step_size * state.gradient + noise)
         return State(position, *target(position)), always_accepted(position)
 

@@ -1,11 +1,12 @@
-"""Time of one Langevin step, overdamped and kinetic, against the reference-style baseline.
+"""Time of one step of a sampler, against the reference-style baseline.
 
-python benchmarks/langevin_step.py --network sngan --chains 100 --threads 2 --seconds 120 --json step.json
+python benchmarks/sampler_step.py --network sngan --chains 100 --threads 2 --seconds 120 --json step.json
+python benchmarks/sampler_step.py --samplers mala hmc --network resnet-sn --chains 16 --threads 1
 """
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -14,31 +15,47 @@ from timing import Comparison, compare, environment, interleave
 
 from gebm.latent import GaussianPrior, LatentPosterior, Target
 from gebm.networks import BASES, ENERGIES
-from gebm.samplers import SAMPLERS, Kernel
+from gebm.samplers import HMC, MALA, Kernel, KineticLangevin, Langevin
 
-BASELINE = "reference style"
+BASELINE, FLOAT32, BFLOAT16 = "reference style", "gebm float32", "gebm bfloat16"
 IMAGE_SHAPE, LATENT_DIM, BETA, GAMMA = (3, 32, 32), 100, 100.0, 1e-4
 
+# flag value -> our kernel
+KERNELS = {
+    "langevin": Langevin.from_gamma(GAMMA),
+    "lmc": KineticLangevin.from_gamma(GAMMA),
+    "mala": MALA.from_gamma(GAMMA),
+    "hmc": HMC.from_gamma(GAMMA, leapfrog=2),
+}
 
-def calls(network: str, chains: int, width: float) -> dict[tuple[str, str], Callable[[], object]]:
+
+def calls(
+    network: str, samplers: Sequence[str], chains: int, width: float
+) -> dict[tuple[str, str], Callable[[], object]]:
     """(sampler, form) -> one step of its chains; all forms of one pair of networks."""
     base = BASES[network](IMAGE_SHAPE, latent_dim=LATENT_DIM, width=width)
     energy = ENERGIES[network](IMAGE_SHAPE, width=width)
-    reference = ReferenceStyle(base, energy, BETA)
     posterior = LatentPosterior(GaussianPrior(LATENT_DIM), base, energy, BETA)
     start = posterior.start(chains)
-    baseline = {
-        "langevin": _chain(lambda z: reference.langevin(z, GAMMA), start),
-        "lmc": _chain(lambda zv: reference.kinetic(*zv, GAMMA), (start, torch.zeros_like(start))),
-    }
-    frozen = {"gebm float32": posterior.frozen(), "gebm bfloat16": posterior.frozen(torch.bfloat16)}
+    baseline = _baseline(ReferenceStyle(base, energy, BETA), start)
+    forms = {FLOAT32: posterior.frozen(), BFLOAT16: posterior.frozen(torch.bfloat16)}
     steps = {}
-    for sampler, step in baseline.items():
-        kernel = SAMPLERS[sampler].from_gamma(GAMMA)
-        steps[sampler, BASELINE] = step
-        for form, target in frozen.items():
-            steps[sampler, form] = _kernel_chain(kernel, target, start)
+    for sampler in samplers:
+        steps[sampler, BASELINE] = baseline[sampler]
+        for form, target in forms.items():
+            if form == FLOAT32 or not KERNELS[sampler].exact:  # an accept step needs the potential in float32
+                steps[sampler, form] = _kernel_chain(KERNELS[sampler], target, start)
     return steps
+
+
+def _baseline(reference: ReferenceStyle, start: torch.Tensor) -> dict[str, Callable[[], None]]:
+    rest, gradient = torch.zeros_like(start), reference.gradient(start)
+    return {
+        "langevin": _chain(lambda z: reference.langevin(z, GAMMA), start),
+        "lmc": _chain(lambda zv: reference.kinetic(*zv, GAMMA), (start, rest)),
+        "mala": _chain(lambda zg: reference.mala(*zg, GAMMA), (start, gradient)),
+        "hmc": _chain(lambda zg: reference.hmc(*zg, GAMMA, leapfrog=2), (start, gradient)),
+    }
 
 
 def _chain(step: Callable, state: object) -> Callable[[], None]:
@@ -67,6 +84,7 @@ def table(rows: dict[tuple[str, str], Comparison]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", choices=BASES, default="sngan")
+    parser.add_argument("--samplers", nargs="+", choices=KERNELS, default=list(KERNELS), help="default: all")
     parser.add_argument("--width", type=float, default=1.0, help="factor on every channel count")
     parser.add_argument("--chains", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
@@ -76,7 +94,7 @@ def main() -> None:
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    times = interleave(calls(args.network, args.chains, args.width), args.seconds)
+    times = interleave(calls(args.network, args.samplers, args.chains, args.width), args.seconds)
     rows = {key: compare(times[key[0], BASELINE], column) for key, column in times.items()}
 
     where = environment()

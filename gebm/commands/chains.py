@@ -1,0 +1,144 @@
+"""What the flags say about latent chains: the kernel, its schedules, beta, and the summary of a run."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from gebm.commands.setup import dataset_for, folder_of, log
+from gebm.config import Config
+from gebm.data import from_uint8, set_aside
+from gebm.errors import InputError
+from gebm.latent import LatentPosterior
+from gebm.metrics.partition import energies, relative_ess
+from gebm.metrics.temperature import fit_beta
+from gebm.model import GEBM
+from gebm.samplers import SAMPLERS, Kernel, ramp, step_decay
+from gebm.sampling import Draws, Observer, draw
+from gebm.seeds import stream
+
+__all__ = ["check_sampler", "draw_chains", "kernel_of", "sampler_summary", "with_beta"]
+
+FIT_IMAGES = 10_000  # that `--temperature auto` looks at
+
+
+def kernel_of(config: Config) -> Kernel:
+    """The kernel of `--latent_sampler`, with the documented meaning of `--lmc_gamma`."""
+    own = {
+        "lmc": {"friction": config.lmc_kappa, "splitting": config.lmc_splitting},
+        "hmc": {"leapfrog": config.num_leapfrog},
+    }
+    return SAMPLERS[config.latent_sampler].from_gamma(config.lmc_gamma, **own.get(config.latent_sampler, {}))
+
+
+def check_sampler(config: Config) -> None:
+    """What one flag demands of another; raises InputError."""
+    name, kernel = config.latent_sampler, SAMPLERS[config.latent_sampler]
+    if config.adapt and kernel.goal is None:
+        tunable = ", ".join(name for name, kernel in SAMPLERS.items() if kernel.goal is not None)
+        raise InputError(f"--adapt: {name} has no acceptance to tune to; samplers that have: {tunable}")
+    if config.precondition and not config.adapt:
+        raise InputError("--precondition: is part of the warm-up; give --adapt too")
+    if config.precondition and not hasattr(kernel, "scale"):
+        raise InputError(f"--precondition: {name} takes no scales; --latent_sampler mala and hmc do")
+    if config.beta_ramp and name == "smc":
+        raise InputError("--beta_ramp: smc raises beta by itself; leave the flag out")
+    if config.thin > max(config.num_sampler_steps, 0):
+        raise InputError(f"--thin {config.thin}: more than the {config.num_sampler_steps} steps of a chain")
+
+
+def draw_chains(config: Config, posterior: LatentPosterior, n: int, observer: Observer) -> Draws:
+    """Run n chains as configured; beta is that of the posterior."""
+    kernel = kernel_of(config)
+    decay = step_decay(config.step_decay**kernel.gamma_power, config.step_decay_every)
+    return draw(
+        posterior,
+        kernel,
+        n,
+        config.num_sampler_steps,
+        schedule=None if config.adapt else decay,
+        beta_schedule=ramp(config.beta_ramp) if config.beta_ramp else None,
+        warm_up=config.adapt_steps if config.adapt and config.num_sampler_steps else 0,
+        precondition=config.precondition,
+        chunk=config.sample_b_size,
+        seed=config.seed,
+        observer=observer,
+    )
+
+
+def with_beta(
+    config: Config, model: GEBM, energy: Path, device: torch.device
+) -> tuple[Config, dict | None]:
+    """With `--temperature auto`, the configuration with the beta it stands for and the summary of the fit.
+
+    The images are those that the energy's training set aside, where it did (`--refine_kale`), else training images.
+    """
+    if config.temperature != "auto":
+        return config, None
+    data = dataset_for(model, config)
+    file = folder_of(energy) / "config.yaml"
+    held_out = file.is_file() and Config.load(file).refine_kale > 0
+    images = set_aside(data.train)[1] if held_out else data.train
+    where = f"{data.name} train, " + ("set aside" if held_out else "which the energy was trained on")
+    like = model.log_partition.detach()
+    e_real = energies(model.energy, from_uint8(torch.tensor(images[:FIT_IMAGES])).to(like))
+    generator = torch.Generator(device).manual_seed(stream(config.seed, "temperature"))
+    fit = fit_beta(e_real, model.posterior().frozen(), generator=generator)
+    if fit is None:
+        raise InputError(
+            "--temperature auto: the likelihood still rises at beta 1000, as the base has no samples of as low an "
+            "energy as the images; give a number"
+        )
+    log.info(
+        "temperature auto: beta %.3g +- %.2g (%d images of %s; %d particles), relative ESS there %.3f",
+        fit.beta, fit.se, fit.n_real, where, fit.n_fake, fit.relative_ess,
+    )  # fmt: skip
+    return replace(config, temperature=fit.beta), {**fit._asdict(), "images": where, "held_out": bool(held_out)}
+
+
+def sampler_summary(config: Config, draws: Draws) -> dict:
+    """The sampler's full setting and how its chains fared."""
+    kernel, name = draws.kernel, config.latent_sampler
+    diagnostics = {key: _plain(value) for key, value in draws.diagnostics._asdict().items()}
+    chain_steps = len(draws.images) * (config.num_sampler_steps + (draws.adapted.steps if draws.adapted else 0))
+    evaluations_per_s = chain_steps * kernel.cost / draws.seconds if draws.seconds else 0.0
+    per_evaluation = (diagnostics["ess_per_1000_evaluations"] or 0.0) / 1000
+    adapted = None
+    if draws.adapted:
+        scale = getattr(kernel, "scale", 1.0)
+        adapted = {
+            "steps": draws.adapted.steps,
+            "acceptance": draws.adapted.acceptance,
+            "scale": scale.tolist() if isinstance(scale, torch.Tensor) else scale,
+        }
+    return {
+        "sampler": name,
+        "beta": config.temperature,
+        "beta_ramp": config.beta_ramp,
+        "steps": config.num_sampler_steps,
+        "gamma": None if config.adapt else config.lmc_gamma,
+        "kappa": config.lmc_kappa if name == "lmc" else None,
+        "splitting": config.lmc_splitting if name == "lmc" else None,
+        "leapfrog": config.num_leapfrog if name == "hmc" else None,
+        "step_size": kernel.step_size,
+        "step_decay": None if config.adapt else [config.step_decay, config.step_decay_every],
+        "adapted": adapted,
+        "seed": config.seed,
+        "n_fake": len(draws.images),
+        "acceptance": draws.acceptance,
+        "moves": kernel.moves,
+        "exact": kernel.exact,
+        "mixed": draws.diagnostics.mixed,
+        "diagnostics": diagnostics,
+        "seconds": draws.seconds,
+        "evaluations_per_s": evaluations_per_s,
+        "ess_per_s": evaluations_per_s * per_evaluation or None,
+        "log_partition": draws.log_partition and dict(zip(("value", "se"), draws.log_partition)),
+        "importance_relative_ess": relative_ess(-config.temperature * draws.energies_start),
+    }
+
+
+def _plain(value: float) -> float | None:
+    """JSON knows no NaN."""
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,111 @@
+"""The one loop that runs every sampler."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gebm.latent import Target
+from gebm.samplers.base import Kernel, State
+from gebm.samplers.tempering import Tempered
+
+__all__ = ["Chain", "NonFiniteError", "run"]
+
+
+class NonFiniteError(FloatingPointError):
+    """A chain reached a potential or gradient that is not finite, in a kernel without a reject step."""
+
+
+class Chain(NamedTuple):
+    """Result of `run`.
+
+    state: the last state; positions (draws, N, d) and potentials (draws, N): those of the thinned states; acceptance
+    (N,): mean acceptance over the steps.
+    """
+
+    state: State
+    positions: Tensor
+    potentials: Tensor
+    acceptance: Tensor
+
+
+def run(
+    kernel: Kernel,
+    target: Target,
+    start: Tensor | State,
+    steps: int,
+    *,
+    schedule: Callable[[int], float] | None = None,
+    beta_schedule: Callable[[int], float] | None = None,
+    thin: int = 0,
+    first_step: int = 0,
+    callback: Callable[[int, State], None] | None = None,
+    generator: torch.Generator | None = None,
+) -> Chain:
+    """Run N chains for `steps` steps.
+
+    Arguments:
+        kernel: the transition.
+        target: potential and gradient.
+        start: positions (N, d), or the state of an earlier run to go on from.
+        steps: number of steps.
+        schedule: step number (from 0) -> factor on the kernel's step size; None: constant.
+        beta_schedule: step number -> factor in [0, 1] on the inverse temperature, see `Tempered`; None: one.
+        thin: keep every thin-th position (0: none), so that memory is flat in the number of steps.
+        first_step: number of the first step, for a run that goes on.
+        callback: called with (steps done, state) after every step.
+        generator: source of all randomness.
+
+    Raises:
+        NonFiniteError: a potential or gradient was not finite; names the first step where.
+        ValueError: an exact kernel on a target of lower precision (`LatentPosterior.frozen`).
+    """
+    if kernel.exact and not getattr(target, "exact", True):
+        raise ValueError(f"{type(kernel).__name__} is exact only with float32 potentials: freeze without dtype")
+    state = start if isinstance(start, State) else kernel.init(start, target)
+    acceptance = torch.zeros(len(state.position), device=state.position.device)
+    first_bad = torch.full((), -1, device=state.position.device)
+    positions, potentials = [], []
+    factors = None
+    for t in range(first_step, first_step + steps):
+        if (wanted := (schedule and schedule(t), beta_schedule and beta_schedule(t))) != factors:
+            factors, current = wanted, _at(kernel, *wanted)
+        state, info = current.step(state, target, generator)
+        acceptance += info.acceptance
+        first_bad = torch.where(_is_bad(state) & (first_bad < 0), t + 1, first_bad)
+        if thin and (t + 1) % thin == 0:
+            positions.append(state.position)
+            potentials.append(state.potential)
+        # Reading the flag waits for the device, so it is read rarely; a chain that went bad stays bad.
+        if t + 1 == first_step + steps or (t + 1) % 100 == 0:
+            _raise_if_bad(kernel, first_bad)
+        if callback is not None:
+            callback(t + 1, state)
+    return Chain(
+        state,
+        torch.stack(positions) if positions else state.position.new_empty(0, *state.position.shape),
+        torch.stack(potentials) if potentials else state.potential.new_empty(0, *state.potential.shape),
+        acceptance / max(steps, 1),
+    )
+
+
+def _at(kernel: Kernel, step_factor: float | None, beta_factor: float | None) -> Kernel:
+    """The kernel with a factor on its step size and one on its inverse temperature."""
+    if step_factor is not None:
+        kernel = replace(kernel, step_size=kernel.step_size * step_factor)
+    return kernel if beta_factor in (None, 1.0) else Tempered(kernel, beta_factor)
+
+
+def _is_bad(state: State) -> Tensor:
+    finite = torch.isfinite(state.potential).all()
+    return ~finite if state.gradient is None else ~(finite & torch.isfinite(state.gradient).all())
+
+
+def _raise_if_bad(kernel: Kernel, first_bad: Tensor) -> None:
+    if (step := int(first_bad)) >= 0:
+        raise NonFiniteError(
+            f"{type(kernel).__name__}: potential or gradient not finite at step {step}; "
+            "use a smaller step size or a lower beta"
+        )

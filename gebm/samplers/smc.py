@@ -1,0 +1,127 @@
+"""Sequential Monte Carlo from the prior to the target."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gebm.latent import Target
+from gebm.samplers.base import Info, Kernel, State, UnfinishedError
+from gebm.samplers.mala import MALA
+from gebm.samplers.tempering import Tempered, excess
+
+__all__ = ["SMC", "log_partition_of"]
+
+RESAMPLE = 0.5  # relative effective sample size below which the population is resampled
+RATE = 0.5  # of the adaptation of the step size: d log h for an acceptance that is off by one
+BISECTIONS = 25
+
+
+@dataclass(frozen=True)
+class SMC(Kernel):
+    r"""Adaptively tempered sequential Monte Carlo (Del Moral, Doucet and Jasra 2006), the N chains as one population.
+
+    A step goes on along the path :math:`U_t`, t from 0 (prior) to 1 (target), see `Tempered`, with weights W:
+
+    1. to the largest t' <= 1 at which :math:`w = e^{-(t' - t) \phi(z)}`, phi what U has over the prior's potential, has
+       the conditional relative effective sample size :math:`(\sum W w)^2 / \sum W w^2 =` `ess` (Zhou, Johansen and
+       Aston 2016); :math:`\log \sum W w` is added to log Z;
+    2. systematic resampling where the relative effective sample size of W w is below 0.5, and at the end of the path;
+    3. one MALA step at t'. Its step size follows the acceptance to 0.574, from `step_size` on.
+
+    Once t is 1 a step is a MALA step. Starts must be draws from the prior.
+
+    Target: exp(-U) as N grows, at a rate of one over N; Z is unbiased for :math:`\int e^{-U}`, up to the adaptation.
+    Cost: one value-and-gradient a step. Extra: t, log_z, variance (of Z / E Z, see `log_partition_of`) and log_h (the
+    log of the factor on h), all 0-dimensional, and weights (N,), all float64; ancestor (N,), the start that each
+    particle descends from.
+
+    Arguments:
+        step_size: h of the first MALA step.
+        ess: conditional relative effective sample size of a step, in (0, 1); nearer to 1: more steps, a better log Z.
+    """
+
+    ess: float = 0.99
+
+    exact = True
+    moves = False
+
+    def init(self, position: Tensor, target: Target) -> State:
+        n = len(position)
+        zero = torch.zeros((), dtype=torch.float64, device=position.device)
+        extra = {"t": zero, "log_z": zero, "variance": zero, "log_h": zero, "weights": (zero + 1 / n).repeat(n)}
+        extra["ancestor"] = torch.arange(n, device=position.device)
+        return super().init(position, target)._replace(extra=extra)
+
+    def step(self, state: State, target: Target, generator: torch.Generator | None = None) -> tuple[State, Info]:
+        extra, weights, ancestor = state.extra, state.extra["weights"], state.extra["ancestor"]
+        phi = excess(state).double()
+        phi = torch.where(torch.isfinite(phi), phi, torch.inf)
+        further = self._further(phi, weights, 1 - extra["t"])
+        t = extra["t"] + further
+        log_w = weights.log() + _exponents(phi, further)
+        log_sum, weights = torch.logsumexp(log_w, 0), torch.softmax(log_w, 0)
+        variance = torch.where(further > 0, _relatives(weights, ancestor), extra["variance"])
+
+        n, everyone = len(phi), torch.arange(len(phi), device=phi.device)
+        resample = (1 / (n * weights.square().sum()) < RESAMPLE) | ((t >= 1) & (further > 0))
+        keep = torch.where(resample, _systematic(weights, generator), everyone)
+        weights = torch.where(resample, 1 / n, weights)
+
+        chosen = State(state.position[keep], state.potential[keep], state.gradient[keep])
+        h = self.step_size * torch.exp(extra["log_h"])
+        moved, info = Tempered(MALA(h), t).step(chosen, target, generator)
+        log_h = extra["log_h"] + RATE * ((weights * info.acceptance).sum() - MALA.goal)
+        now = {"t": t, "log_z": extra["log_z"] + log_sum, "variance": variance, "log_h": log_h, "weights": weights}
+        return moved._replace(extra={**now, "ancestor": ancestor[keep]}), info
+
+    def check(self, state: State) -> None:
+        t = float(state.extra["t"])
+        if t < 1:
+            raise UnfinishedError(
+                f"smc: came only {t:.1%} of the way from the prior to the target; give more steps, or a lower beta"
+            )
+
+    def _further(self, phi: Tensor, weights: Tensor, most: Tensor) -> Tensor:
+        """The largest step along the path, at most `most`, that keeps the conditional effective sample size."""
+
+        def enough(step: Tensor) -> Tensor:
+            log_w = _exponents(phi, step)
+            w = torch.exp(log_w - log_w.max())
+            return (weights * w).sum().square() / (weights * w.square()).sum() >= self.ess
+
+        low, high = torch.zeros_like(most), most
+        for _ in range(BISECTIONS):  # a fixed number: no waiting for the device
+            middle = (low + high) / 2
+            fine = enough(middle)
+            low, high = torch.where(fine, middle, low), torch.where(fine, high, middle)
+        return torch.where(enough(most), most, low)
+
+
+def log_partition_of(state: State) -> tuple[Tensor, Tensor]:
+    r"""log Z of a population and its standard error, float64 scalars.
+
+    The error comes from the genealogy: with W_a the weight of all particles that descend from start a, at the end of
+    the path, :math:`\widehat{\mathrm{Var}}(Z) / Z^2 = 1 - (1 - \sum_a W_a^2) / (1 - 1/N)` (Lee and Whiteley 2018; their
+    further factor N / (N - 1) per resampling is the noise of multinomial resampling, which systematic resampling has
+    not). It grows large, rightly, when all particles descend from few starts.
+    """
+    return state.extra["log_z"], state.extra["variance"].clamp(min=0).sqrt()
+
+
+def _relatives(weights: Tensor, ancestor: Tensor) -> Tensor:
+    families = torch.zeros_like(weights).index_add(0, ancestor, weights)
+    return 1 - (1 - families.square().sum()) / (1 - 1 / len(weights)) if len(weights) > 1 else torch.nan
+
+
+def _exponents(phi: Tensor, step: Tensor) -> Tensor:
+    """-step * phi; a particle with an infinite energy weighs nothing, however short the step."""
+    return torch.where(torch.isinf(phi), -torch.inf, -step * phi)
+
+
+def _systematic(weights: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Indices (N,) of the particles kept, each floor(N w) or ceil(N w) times, in order."""
+    n = len(weights)
+    shift = torch.rand((), generator=generator, device=weights.device, dtype=weights.dtype)
+    points = (torch.arange(n, device=weights.device, dtype=weights.dtype) + shift) / n
+    return torch.searchsorted(weights.cumsum(0), points).clamp(max=n - 1)
