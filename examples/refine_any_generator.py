@@ -8,8 +8,8 @@ The command line does the same for whatever trained generator a factory of yours
     gebm train --train_mode energy --g_model refine_any_generator:make_base --Z_dim 20 --dataset digits \
         --d_model dcgan --width 0.5 --penalty_type gradient --penalty_lambda 0.02 \
         --lr 2e-3 --beta_2 0.999 --noise_factor 2 --refine_iter 3000 --log_name refined
-    gebm sample --g_path runs/refined --latent_sampler mala --lmc_gamma 0.2 --step_decay_every 0 \
-        --num_sampler_steps 200 --temperature 1 --eval_fid --fid_samples 2000
+    gebm sample --g_path runs/refined --latent_sampler hmc --lmc_gamma 0.04 --num_leapfrog 5 --step_decay_every 0 \
+        --num_sampler_steps 100 --temperature 1 --eval_fid --fid_samples 2000
 """
 
 import argparse
@@ -26,10 +26,11 @@ from gebm.metrics import Moments, bootstrap_gain, choose_features, distance_name
 from gebm.metrics.partition import base_energies, relative_ess
 from gebm.networks import DCGANEnergy
 from gebm.pictures import save_grid
-from gebm.samplers import MALA
+from gebm.samplers import HMC
 from gebm.sampling import draw
 
-LATENT_DIM, CHAINS, SAMPLER_STEPS = 20, 2000, 200
+LATENT_DIM, CHAINS, SAMPLER_STEPS = 20, 2000, 100
+KERNEL = HMC(step_size=0.4, leapfrog=5)
 
 
 class PCAGenerator(nn.Module):
@@ -99,7 +100,7 @@ def main() -> None:
     print(f"training the energy on {len(data.train)} digits, {args.steps} steps, seed {args.seed}")
     train_energy(model, Batches(data.train, 128, generator=generator), args.steps, generator)
     model.eval().requires_grad_(False)
-    draws = draw(model.posterior(beta=1.0).frozen(), MALA(0.1), CHAINS, SAMPLER_STEPS, seed=args.seed)
+    draws = draw(model.posterior(beta=1.0).frozen(), KERNEL, CHAINS, SAMPLER_STEPS, seed=args.seed)
     save_grid(args.out / "base.png", draws.start[:64])
     save_grid(args.out / "refined.png", draws.images[:64])  # from the same latents
 
@@ -110,9 +111,12 @@ def main() -> None:
     print(f"{distance_name(cnn)} to {len(data.test)} held-out digits, {CHAINS} samples each, 95 % bootstrap intervals")
     for name, value, (low, high) in zip(("base", "GEBM", "gain"), found[::2], found[1::2]):
         print(f"  {name} {value:.2f} ({low:.2f} to {high:.2f})")
-    print(f"  MALA, step size 0.1, beta 1, {SAMPLER_STEPS} steps, acceptance {draws.acceptance:.2f}")
+    print(f"  {KERNEL}, {SAMPLER_STEPS} steps, beta 1, acceptance {draws.acceptance:.2f}")
 
-    # Are they draws from the model? Its mean energy is also that of base samples with weights exp(-E).
+    # Are they draws from the model? R-hat says whether the chains have forgotten their starts, and the mean energy of
+    # the model is also that of base samples with weights exp(-E).
+    mixing = draws.diagnostics
+    print(f"  R-hat of the energy {mixing.rhat_energy:.2f}, of the worst projection {mixing.rhat_projection:.2f}")
     e = base_energies(model, 100_000, generator)
     weights = torch.softmax(-e, 0)
     mean = weights @ e
@@ -124,16 +128,16 @@ def main() -> None:
     images, labels = (torch.from_numpy(array[: len(data.train)]) for array in labelled_digits())
     critic = ThreeCritic(from_uint8(images), labels)
     posterior = gebm.LatentPosterior(prior, base, critic, beta=3.0)
-    start = posterior.start(CHAINS, generator)
-    by_critic = gebm.run(MALA(0.1), posterior, start, SAMPLER_STEPS, generator=generator)
+    start = posterior.start(500, generator)
+    by_critic = gebm.run(KERNEL, posterior, start, SAMPLER_STEPS, generator=generator)
 
     # 3. Any differentiable potential, (N, d) -> (N,), is a target. Energies add up: of digits, and of threes.
     def potential(z: Tensor) -> Tensor:
         x = base(z)
         return z.square().sum(1) / 2 + model.energy(x) + 3.0 * critic(x)
 
-    by_both = gebm.run(MALA(0.1), gebm.value_and_grad(potential), start, SAMPLER_STEPS, generator=generator)
-    print(f"threes among {CHAINS} samples, in the eyes of {cnn.name}")
+    by_both = gebm.run(KERNEL, gebm.value_and_grad(potential), start, SAMPLER_STEPS, generator=generator)
+    print(f"threes among {len(start)} samples, in the eyes of {cnn.name}")
     chains = {"base": start, "critic": by_critic.state.position, "critic and energy": by_both.state.position}
     for name, z in chains.items():
         samples = to_uint8(base(z))

@@ -147,6 +147,11 @@ class LatentPosterior:
         """Where the networks are."""
         return self._like.device
 
+    @property
+    def exact(self) -> bool:
+        """Whether potentials are precise enough for an accept step: networks in the positions' precision."""
+        return self._network_dtype == self._like.dtype
+
     def start(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw n starts (n, d) from the prior, as Gaussian coordinates."""
         return _normal(n, self.prior.dim, generator, self._like)
@@ -187,7 +192,7 @@ class LatentPosterior:
 
         `dtype=torch.bfloat16` runs the convolutions in bfloat16; positions, the energy's head, the potential and its
         prior term keep their precision. The potential then moves by whole nats at beta 100 (measured in design.md), so
-        a kernel with an accept step needs the default.
+        `run` refuses it to kernels with an accept step.
         """
         frozen = LatentPosterior(self.prior, folded(self.base), folded(self.energy), self.beta)
         frozen._like = self._like.detach()

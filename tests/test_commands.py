@@ -1,5 +1,6 @@
 """The commands, run in this process on the digits with tiny networks: what they write, repeat, find and refuse."""
 
+import importlib
 import json
 import pickle
 import shutil
@@ -131,6 +132,24 @@ def test_energy_mode_takes_the_architecture_of_the_base_it_is_given(trained):
     assert main([*argv, "--b_size", "8", "--width", ".1", "--log_name", "x"]) == 0
     config = Config.load("runs/x/config.yaml")
     assert (config.g_model, config.Z_dim, config.width) == ("dcgan", 4, 0.1)
+
+
+def test_energy_mode_takes_the_trained_base_that_a_factory_returns(here):
+    (here / "own_base.py").write_text(
+        "import torch\n"
+        "from gebm.networks import DCGANBase\n"
+        "def trained(image_shape, latent_dim, width):\n"
+        "    with torch.random.fork_rng():\n"
+        "        torch.manual_seed(7)\n"
+        "        return DCGANBase(image_shape, latent_dim, width)\n"
+    )
+    run = train("--train_mode", "energy", "--g_model", "own_base:trained")
+    assert [path.name for path in checkpoints(run)] == ["refine-00000004", "refine-00000006"]
+    base = GEBM.load(newest(run), allow=["own_base:trained"]).base.state_dict()
+    expected = importlib.import_module("own_base").trained((1, 8, 8), 4, 0.1).state_dict()
+    assert base.keys() == expected.keys() and all(torch.equal(base[k], expected[k]) for k in base)
+    assert sample("--g_path", str(run))["base_path"] == str(newest(run))
+    assert main(["evaluate", str(run), "--device", "-2"]) == 0
 
 
 def cut(run: Path, last: str, name: str) -> Path:

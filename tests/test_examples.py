@@ -29,7 +29,7 @@ def test_refine_any_generator(tmp_path):
     assert len({picture.tobytes() for picture in pictures.values()}) == len(names)
 
     out = done.stdout
-    for words in ("FD(digits-cnn) to 400 held-out digits, 2000 samples", "MALA, step size 0.1, beta 1, 200 steps"):
+    for words in ("400 held-out digits, 2000 samples each, 95 %", "HMC(step_size=0.4, leapfrog=5", "100 steps, beta 1"):
         assert words in out
     rows = re.findall(r"(base|GEBM|gain) ([-\d.]+) \(([-\d.]+) to ([-\d.]+)\)", out)
     distances = {name: [float(number) for number in numbers] for name, *numbers in rows}

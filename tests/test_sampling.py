@@ -4,9 +4,21 @@ import torch
 
 from gebm.data import to_uint8
 from gebm.latent import GaussianPrior, LatentPosterior
+from gebm.metrics.partition import importance_sampling
 from gebm.model import GEBM, Architecture
-from gebm.samplers import KineticLangevin, Langevin, NonFiniteError, run, step_decay
-from gebm.sampling import Draws, draw
+from gebm.samplers import (
+    MALA,
+    SMC,
+    DrawFiles,
+    KineticLangevin,
+    Langevin,
+    NonFiniteError,
+    UnfinishedError,
+    run,
+    step_decay,
+)
+from gebm.samplers.diagnostics import rhat
+from gebm.sampling import Draws, Observer, draw
 from gebm.seeds import stream
 
 KERNELS = [Langevin(0.05), KineticLangevin(0.2, 1.0)]
@@ -51,7 +63,7 @@ def test_draws_are_those_of_run(target, kernel):
 def test_first_chunks_of_a_longer_run(target, kernel):
     done = []
     short = draw(target, kernel, 8, 3, chunk=4, seed=1)
-    long = draw(target, kernel, 14, 3, chunk=4, seed=1, on_step=done.append)
+    long = draw(target, kernel, 14, 3, chunk=4, seed=1, observer=Observer(on_step=done.append))
     assert_same(short, long, 8)
     assert len(long.images) == 14 and done == [4] * 9 + [2] * 3
     assert len(long.latents.unique(dim=0)) == len(np.unique(long.start, axis=0)) == 14  # no chunk repeats another
@@ -60,28 +72,60 @@ def test_first_chunks_of_a_longer_run(target, kernel):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_looking_changes_nothing(target, kernel):
+def test_looking_changes_nothing(target, kernel, tmp_path):
     plain = draw(target, kernel, 7, 6, chunk=4)
-    seen = draw(
-        target, kernel, 7, 6, chunk=4, observe=pixels, observe_at=(0, 3, 6), frames_at=(0, 2, 6), frame_chains=3
-    )  # fmt: skip
-    assert_same(plain, seen)
-    assert plain.observed == {} and plain.energy_trace == {} and plain.frames == []
-    assert sorted(seen.observed) == sorted(seen.energy_trace) == [0, 3, 6]
-    assert torch.equal(seen.observed[0], pixels(seen.start)) and torch.equal(seen.observed[6], pixels(seen.images))
-    assert seen.observed[3].shape == (7, 64)
-    assert seen.energy_trace[0] == pytest.approx(float(seen.energies_start.mean()))
-    assert seen.energy_trace[6] == pytest.approx(float(seen.energies.mean()))
+    seen = Observer(pixels, (0, 3, 6), (0, 2, 6), 3, DrawFiles(tmp_path, 7, 6, 4, 2))
+    looked = draw(target, kernel, 7, 6, chunk=4, observer=seen)
+    assert_same(plain, looked)
+    features, energies = seen.features(), seen.energies
+    assert sorted(features) == sorted(energies) == [0, 3, 6]
+    assert torch.equal(features[0], pixels(looked.start)) and torch.equal(features[6], pixels(looked.images))
+    assert features[3].shape == (7, 64)
+    assert torch.equal(torch.cat(energies[0]), looked.energies_start)
+    assert torch.equal(torch.cat(energies[6]), looked.energies)
     assert [step for step, _ in seen.frames] == [0, 2, 6] and all(len(images) == 3 for _, images in seen.frames)
-    assert np.array_equal(seen.frames[0][1], seen.start[:3]) and np.array_equal(seen.frames[2][1], seen.images[:3])
-    traced = draw(target, kernel, 7, 6, chunk=4, observe_at=(6,))
-    assert traced.observed == {} and traced.energy_trace == {6: seen.energy_trace[6]}
+    assert np.array_equal(seen.frames[0][1], looked.start[:3]) and np.array_equal(seen.frames[2][1], looked.images[:3])
+    positions = np.load(tmp_path / "position.npy", mmap_mode="r")
+    assert positions.shape == (7, 3, 4) and np.array_equal(positions[:, -1], looked.latents.numpy())
+    unseen = Observer(images_at=(6,))
+    draw(target, kernel, 7, 6, chunk=4, observer=unseen)
+    assert unseen.features() == {} and torch.equal(torch.cat(unseen.energies[6]), looked.energies)
 
 
 def test_no_steps(target):
-    result = draw(target, KERNELS[0], 3, 0, observe=pixels, observe_at=(0,))
-    assert np.array_equal(result.start, result.images) and torch.equal(result.observed[0], pixels(result.images))
-    assert result.acceptance == 1.0
+    seen = Observer(pixels, (0,))
+    result = draw(target, KERNELS[0], 3, 0, observer=seen)
+    assert np.array_equal(result.start, result.images) and torch.equal(seen.features()[0], pixels(result.images))
+    assert result.acceptance == 1.0 and result.trace == {} and not result.diagnostics.mixed
+
+
+def test_tuned_on_the_first_chunk_for_all(target):
+    result = draw(target, MALA(10.0), 40, 30, warm_up=60, chunk=20, seed=3)
+    assert result.kernel.step_size == result.adapted.kernel.step_size < 5
+    assert 0.4 < result.acceptance < 0.75
+    generator = torch.Generator().manual_seed(stream(3, "chains", 1))
+    warm = run(result.kernel, target, target.start(20, generator), 60, generator=generator).state
+    end = run(result.kernel, target, warm, 30, generator=generator).state.position
+    assert torch.equal(result.latents[20:], end)
+
+
+def test_diagnostics_are_those_of_the_first_chunk(target):
+    result = draw(target, MALA(0.3), 30, 40, chunk=20)
+    assert result.trace["energy"].shape == (20, 40) and result.trace["projection"].shape == (20, 40, 4)
+    energies = 5.0 * result.energies[:20]
+    assert np.allclose(result.trace["energy"][:, -1], energies.numpy(), atol=1e-4)
+    assert result.diagnostics.chains == 20 and result.diagnostics.draws == 20
+    assert result.diagnostics.rhat_energy == pytest.approx(float(rhat(torch.tensor(result.trace["energy"][:, 20:]))))
+
+
+def test_population_gives_log_z_and_needs_its_steps(target):
+    result = draw(target, SMC(0.3), 600, 40, chunk=300, seed=1)
+    draws = target.start(50_000, torch.Generator().manual_seed(9))
+    exact = importance_sampling(-target.beta * target.energies(draws))
+    value, se = result.log_partition
+    assert 0 < se < 0.1 and abs(value - exact.value) < 4 * (se**2 + exact.se**2) ** 0.5
+    with pytest.raises(UnfinishedError, match="only .*% of the way"):
+        draw(target.at(500.0), SMC(0.3), 100, 2)
 
 
 class Images(torch.nn.Module):

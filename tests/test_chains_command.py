@@ -1,0 +1,138 @@
+"""What the flags of latent chains do to `gebm sample` and `gebm evaluate`, on tiny networks."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from gebm.cli import main
+from gebm.samplers import SAMPLERS
+
+TINY = (
+    "--device -2 --dataset digits --g_model dcgan --d_model dcgan --Z_dim 4 --width .1 --b_size 16 --total_gen_iter 6 "
+    "--n_iter_d 2 --n_iter_d_init 3 --refine_iter 40 --lr 1e-2 --lr_generator 1e-2"
+).split()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> str:
+    """A finished run, which had images set aside."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("trained")
+    assert main(["train", *TINY, "--refine_kale", "100", "--log_dir", str(folder), "--log_name", "x"]) == 0
+    return str(folder / "x")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+
+
+def sample(trained: str, flags: str, name: str = "s") -> dict:
+    """Sample with these flags over small ones; the summary."""
+    small = "--device -2 --n_samples 30 --num_sampler_steps 40 --lmc_gamma 0.1 --temperature 1 --step_decay_every 0"
+    chosen = dict(zip(*[iter(small.split())] * 2))
+    given = flags.split()
+    kept = [word for flag, value in chosen.items() if flag not in given for word in (flag, value)]
+    assert main(["sample", "--g_path", trained, "--d_path", trained, "--log_name", name, *kept, *given]) == 0
+    return json.loads(Path(f"runs/{name}/summary.json").read_text())
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler(trained, name):
+    summary = sample(trained, f"--latent_sampler {name} --num_leapfrog 3")
+    kernel = SAMPLERS[name]
+    assert summary["sampler"] == name and 0 < summary["acceptance"] <= 1
+    assert (summary["acceptance"] < 1) == kernel.exact
+    assert (summary["log_partition"] is not None) == (name == "smc")
+    d = summary["diagnostics"]
+    assert d["chains"] == 30 and d["draws"] == 20
+    assert all((d[key] is None) != kernel.moves for key in ("rhat_energy", "ess_energy", "left_start"))
+    with np.load("runs/s/trace.npz") as trace:
+        assert trace["energy"].shape == (30, 40) and trace["projection"].shape == (30, 40, 4)
+    text = Path("runs/s/summary.txt").read_text()
+    assert ("split R-hat" in text) == kernel.moves and ("log-partition" in text) == (name == "smc")
+    goes_down = name in ("zero_temperature_langevin", "dot")
+    assert ("does not sample: these are refined samples, not posterior draws" in text) == goes_down
+
+
+def test_chains_that_have_not_mixed_are_called_refined(trained):
+    assert "too short" in sample(trained, "--num_sampler_steps 5", "short")["warning"]
+    stuck = sample(trained, "--lmc_gamma 1e-4", "stuck")
+    assert "have not mixed (R-hat" in stuck["warning"] and not stuck["mixed"]
+    assert stuck["warning"] in Path("runs/stuck/summary.txt").read_text()
+    free = sample(trained, "--latent_sampler imh --num_sampler_steps 100", "free")
+    assert free["mixed"] and free["warning"] == "" and free["diagnostics"]["left_start"] > 0.8
+
+
+def test_adapt(trained):
+    summary = sample(trained, "--latent_sampler mala --adapt --precondition --adapt_steps 150 --lmc_gamma 50")
+    assert summary["gamma"] is None and summary["step_size"] < 10 and summary["adapted"]["steps"] == 150
+    assert len(summary["adapted"]["scale"]) == 4 and abs(summary["acceptance"] - 0.574) < 0.12
+    assert summary["diagnostics"]["draws"] == 40  # all of them: the warm-up came before
+    text = Path("runs/s/summary.txt").read_text()
+    assert "(tuned)" in text and "150 steps that tuned the step size and scales" in text
+
+
+def test_temperature_auto(trained):
+    summary = sample(trained, "--temperature auto --latent_sampler imh")
+    fit = summary["temperature_fit"]
+    assert fit["beta"] == summary["beta"] == yaml.safe_load(Path("runs/s/config.yaml").read_text())["temperature"]
+    assert fit["held_out"] and fit["n_real"] == 139 and 0 < fit["se"] < fit["beta"]
+    likelihood = [row[1] for row in fit["curve"]]
+    assert abs(fit["curve"][int(np.argmax(likelihood))][0] - fit["beta"]) < 0.5 * fit["beta"]
+    argv = f"evaluate {trained} --device -2 --eval_fid --fid_features pixels --fid_samples 40 --temperature auto"
+    assert main([*argv.split(), "--num_sampler_steps", "10"]) == 0
+    again = json.loads((Path(trained) / "evaluation.json").read_text())["distances"]
+    assert again["temperature_fit"]["beta"] == pytest.approx(fit["beta"]) and again["diagnostics"]["draws"] == 5
+    assert "too short" in again["warning"]
+
+
+def test_thinned_draws_are_written(trained):
+    sample(trained, "--thin 10 --sample_b_size 20")
+    positions, energies = (np.load(f"runs/s/draws/{name}.npy", mmap_mode="r") for name in ("position", "energy"))
+    assert positions.shape == (30, 4, 4) and energies.shape == (30, 4)
+    with np.load("runs/s/samples.npz") as archive:
+        assert np.array_equal(positions[:, -1], archive["latents"])
+        np.testing.assert_allclose(energies[:, -1], archive["energies"], atol=1e-4)
+
+
+def test_ramped_beta(trained):
+    """At the first of 20 stairs to a high beta, chains are nearly at the prior; unramped they are driven."""
+    flags = "--latent_sampler mala --temperature 50 --num_sampler_steps 3 --lmc_gamma 0.02"
+    driven = sample(trained, flags)
+    ramped = sample(trained, f"{flags} --beta_ramp 1000", "r")
+    assert ramped["beta_ramp"] == 1000
+    assert ramped["energy_start"] == driven["energy_start"]
+    fall, slow = (s["energy_start"] - s["energy_end"] for s in (driven, ramped))
+    assert fall > 0 and slow < fall / 2
+
+
+@pytest.mark.parametrize(
+    "flags, parts",
+    [
+        ("--adapt", ["--adapt: langevin", "mala, hmc, mh"]),
+        ("--adapt --latent_sampler lmc", ["--adapt: lmc"]),
+        ("--precondition --latent_sampler mala", ["--precondition", "give --adapt too"]),
+        ("--precondition --adapt --latent_sampler mh", ["--precondition: mh", "mala and hmc"]),
+        ("--beta_ramp 10 --latent_sampler smc", ["--beta_ramp", "smc"]),
+        ("--thin 50 --num_sampler_steps 40", ["--thin 50", "40 steps"]),
+        ("--lmc_splitting OABAO", ["--lmc_splitting OABAO", "ABOBA, BAOAB"]),
+    ],
+)
+def test_refused_before_any_work(trained, capsys, flags, parts):
+    argv = ["sample", "--device", "-2", "--g_path", trained, "--d_path", trained, "--log_name", "s", *flags.split()]
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and all(part in error for part in parts), error
+    assert not Path("runs").exists()
+
+
+def test_smc_without_enough_steps_stops(trained, capsys):
+    argv = "--latent_sampler smc --temperature 500 --num_sampler_steps 2 --log_name s --device -2".split()
+    assert main(["sample", "--g_path", trained, "--d_path", trained, *argv]) == 1
+    assert "of the way from the prior to the target; give more steps" in capsys.readouterr().err
