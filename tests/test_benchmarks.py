@@ -1,6 +1,7 @@
 """The benchmarks run, and compare like with like."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gebm.cli import main
 from gebm.latent import GaussianPrior, LatentPosterior
 from gebm.networks import BASES, ENERGIES
 from gebm.samplers import HMC, MALA, KineticLangevin, Langevin
@@ -173,3 +175,78 @@ def test_comparison_pairs_rounds(monkeypatch):
     result = compare([2.0, 6.0, 9.0], [1.0, 2.0, 9.0])
     assert result.ratio == 2  # of 2, 3 and 1; the ratio of the medians is 3
     assert (result.ms, result.low, result.high, result.rounds) == (2000, 1, 3, 3)
+
+
+class Counting(LatentPosterior):
+    """Counts evaluations, with and without gradient."""
+
+    evaluations = 0
+
+    def potential(self, u: torch.Tensor) -> torch.Tensor:
+        self.evaluations += 1
+        return super().potential(u)
+
+
+@pytest.fixture
+def gaussian(monkeypatch):
+    """E = |z|^2 / 2 in 2 dimensions at beta 3: the posterior is N(0, I / 4), log Z = -log 4, the mean of E 1/4."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    torch.manual_seed(0)
+    return Counting(GaussianPrior(2), torch.nn.Identity(), Quadratic(), beta=3.0)
+
+
+def test_truths_of_the_samplers_benchmark(gaussian):
+    import samplers
+
+    weighted = samplers.Pool(gaussian, 20_000).truth(gaussian, 4000, look=lambda u: u)
+    population = samplers.population_truth(gaussian, 4000, 60, look=lambda u: u)
+    for truth in (weighted, population):
+        assert abs(truth.energy - 1 / 4) < 4 * truth.energy_se < 0.1
+        assert abs(truth.partition.value + math.log(4)) < 4 * truth.partition.se < 0.3
+        variance = truth.features.square().mean()
+        assert abs(4 * variance - 1) < 0.15  # 5 standard errors of some 2,000 different draws
+
+
+@pytest.mark.parametrize("name, tune", [("mala", True), ("mala", False), ("hmc", True), ("imh", False), ("smc", False)])
+def test_samplers_benchmark_gives_all_the_same_number_of_evaluations(gaussian, name, tune):
+    import samplers
+
+    kernel = {"hmc": partial(HMC.from_gamma, leapfrog=5)}.get(name, samplers.SAMPLERS[name].from_gamma)(0.1)
+    truth = samplers.Truth("", torch.randn(100, 2) / 2, 0.25, 0.0, samplers.LogPartition(0, 0, 1, 100), 0.0)
+    benchmark = samplers.Benchmark(Points(), samplers.Moments.of(torch.randn(100, 2)), evaluations=60, chains=20)
+    gaussian.decode_with_energies = lambda u: (u[:, :, None, None], gaussian.energy(u))
+    row, draws = benchmark.row("", kernel, gaussian, truth, tune=tune)
+    assert row.evaluations == 60 and row.warm_up == (20 if tune else 0) and row.note == ""
+    assert gaussian.evaluations == 61  # the start's
+    assert (draws.adapted is not None) == tune
+
+
+class Points:
+    """The images are points."""
+
+    name = key = "points"
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1).double()
+
+
+def test_samplers_benchmark_prints_a_table_and_writes_json(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.chdir(tmp_path)
+    import samplers
+
+    flags = "--device -2 --dataset digits --g_model dcgan --d_model dcgan --Z_dim 4 --width .1 --b_size 16"
+    assert main(f"train {flags} --total_gen_iter 1 --n_iter_d 1 --n_iter_d_init 1 --log_name x".split()) == 0
+    capsys.readouterr()
+    flags = "--betas 1 2 --evaluations 30 --chains 20 --prior_draws 500 --features pixels --samplers mala dot"
+    monkeypatch.setattr(sys, "argv", ["samplers.py", "runs/x", *flags.split(), "--markdown", "--json", "out.json"])
+    samplers.main()
+    rows = json.loads(Path("out.json").read_text())["rows"]
+    of_samplers = [row for row in rows if row["evaluations"]]
+    names = ["mala", "mala, its h, beta raised", "dot, gamma 0.1"]
+    assert [(row["beta"], row["sampler"]) for row in of_samplers] == [(beta, name) for beta in (1, 2) for name in names]
+    assert len(rows) == len(of_samplers) + 2 * 2  # two truths
+    assert len({row["base"] for row in of_samplers}) == 1  # all from the same latents
+    assert {row["ess"] is None for row in of_samplers if row["sampler"].startswith("dot")} == {True}
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert len(lines) == len(rows) + 2 and len({line.count("|") for line in lines}) == 1

@@ -15,6 +15,7 @@ TINY = (
     "--device -2 --dataset digits --g_model dcgan --d_model dcgan --Z_dim 4 --width .1 --b_size 16 --total_gen_iter 6 "
     "--n_iter_d 2 --n_iter_d_init 3 --refine_iter 40 --lr 1e-2 --lr_generator 1e-2"
 ).split()
+TRUE_BETA = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -78,18 +79,26 @@ def test_adapt(trained):
     assert "(tuned)" in text and "150 steps that tuned the step size and scales" in text
 
 
-def test_temperature_auto(trained):
-    summary = sample(trained, "--temperature auto --latent_sampler imh")
+def test_temperature_auto_finds_the_beta_that_made_the_images(trained):
+    sample(trained, f"--temperature {TRUE_BETA} --latent_sampler imh --num_sampler_steps 100 --n_samples 1000", "made")
+    images = "--dataset folder:runs/made/png --image_size 8"
+    summary = sample(trained, f"{images} --temperature auto --latent_sampler imh")
     fit = summary["temperature_fit"]
+    assert fit["held_out"] and fit["n_real"] == 90 and 0 < fit["se"] < TRUE_BETA / 3
+    assert abs(fit["beta"] - TRUE_BETA) < 3 * fit["se"]
     assert fit["beta"] == summary["beta"] == yaml.safe_load(Path("runs/s/config.yaml").read_text())["temperature"]
-    assert fit["held_out"] and fit["n_real"] == 139 and 0 < fit["se"] < fit["beta"]
-    likelihood = [row[1] for row in fit["curve"]]
-    assert abs(fit["curve"][int(np.argmax(likelihood))][0] - fit["beta"]) < 0.5 * fit["beta"]
-    argv = f"evaluate {trained} --device -2 --eval_fid --fid_features pixels --fid_samples 40 --temperature auto"
-    assert main([*argv.split(), "--num_sampler_steps", "10"]) == 0
+    argv = f"evaluate {trained} {images} --device -2 --eval_fid --fid_features pixels --fid_samples 40"
+    assert main([*argv.split(), "--temperature", "auto", "--num_sampler_steps", "10"]) == 0
     again = json.loads((Path(trained) / "evaluation.json").read_text())["distances"]
-    assert again["temperature_fit"]["beta"] == pytest.approx(fit["beta"]) and again["diagnostics"]["draws"] == 5
+    assert again["temperature_fit"] == fit and again["diagnostics"]["draws"] == 5
     assert "too short" in again["warning"]
+
+
+def test_temperature_auto_where_no_beta_is_best(trained, capsys):
+    argv = "sample --dataset digits --device -2 --log_name s --temperature auto".split()
+    assert main([*argv, "--g_path", trained, "--d_path", trained]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "likelihood still rises" in error and not Path("runs").exists()
 
 
 def test_thinned_draws_are_written(trained):

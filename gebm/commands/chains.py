@@ -90,6 +90,8 @@ def with_beta(
             "--temperature auto: the likelihood still rises at beta 1000, as the base has no samples of as low an "
             "energy as the images; give a number"
         )
+    if not fit.beta:
+        log.info("temperature auto: the images have energies as high as the base's samples; beta 0 leaves these alone")
     log.info(
         "temperature auto: beta %.3g +- %.2g (%d images of %s; %d particles), relative ESS there %.3f",
         fit.beta, fit.se, fit.n_real, where, fit.n_fake, fit.relative_ess,

@@ -1,5 +1,6 @@
 """The inverse temperature that held-out data ask for."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -74,8 +75,11 @@ def fit_beta(
         curve.append((beta, -beta * mean - log_z, model_mean, relative_ess(-beta * e_base)))
         if best is None and model_mean <= mean:
             variance = float((weights * (energies - model_mean).square()).sum())
-            noise = float(e_real.var()) / len(e_real) + variance * float(weights.square().sum())
-            best, se = _crossing(curve, mean), noise**0.5 / variance
+            # The error of the model's mean is that of its families, as in `log_partition_of`.
+            families = torch.zeros_like(weights)
+            families.index_add_(0, state.extra["ancestor"], weights * (energies - model_mean))
+            noise = float(e_real.var()) / len(e_real) + float(families.square().sum())
+            best, se = _crossing(curve, mean), noise**0.5 / variance if variance > 0 else math.inf
         if (best is not None and beta >= BEYOND * best) or beta >= largest:
             break
         state, _ = kernel.step(state, target, generator)

@@ -80,8 +80,8 @@ def _average(
     """Dual averaging over `steps` steps: the kernel with its step size, the state and the last acceptance."""
     zero = torch.zeros((), dtype=torch.float64, device=state.position.device)
     centre = math.log(10) + torch.log(zero + kernel.step_size)
-    shortfall, log_mean, acceptance = zero, zero, zero
-    log_h = centre - math.log(10)
+    log_h = log_mean = centre - math.log(10)
+    shortfall, acceptance = zero, zero
     for t in range(1, steps + 1):
         state, info = replace(kernel, step_size=log_h.exp()).step(state, target, generator)
         acceptance = info.acceptance.double().mean()

@@ -7,8 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gebm.errors import InputError
 from gebm.latent import Target
 from gebm.samplers.base import Kernel, State
+from gebm.samplers.smc import SMC
 from gebm.samplers.tempering import Tempered
 
 __all__ = ["Chain", "NonFiniteError", "run"]
@@ -61,9 +63,12 @@ def run(
     Raises:
         NonFiniteError: a potential or gradient was not finite; names the first step where.
         ValueError: an exact kernel on a target of lower precision (`LatentPosterior.frozen`).
+        InputError: a beta schedule for `SMC`, which has its own.
     """
     if kernel.exact and not getattr(target, "exact", True):
         raise ValueError(f"{type(kernel).__name__} is exact only with float32 potentials: freeze without dtype")
+    if beta_schedule is not None and isinstance(kernel, SMC):
+        raise InputError("SMC raises beta by itself: leave beta_schedule out")
     state = start if isinstance(start, State) else kernel.init(start, target)
     acceptance = torch.zeros(len(state.position), device=state.position.device)
     first_bad = torch.full((), -1, device=state.position.device)

@@ -14,7 +14,7 @@ __all__ = ["SMC", "log_partition_of"]
 
 RESAMPLE = 0.5  # relative effective sample size below which the population is resampled
 RATE = 0.5  # of the adaptation of the step size: d log h for an acceptance that is off by one
-BISECTIONS = 25
+BISECTIONS = 50  # steps along the path can be as short as one over the spread of phi
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class SMC(Kernel):
     1. to the largest t' <= 1 at which :math:`w = e^{-(t' - t) \phi(z)}`, phi what U has over the prior's potential, has
        the conditional relative effective sample size :math:`(\sum W w)^2 / \sum W w^2 =` `ess` (Zhou, Johansen and
        Aston 2016); :math:`\log \sum W w` is added to log Z;
-    2. systematic resampling where the relative effective sample size of W w is below 0.5, and at the end of the path;
+    2. systematic resampling where the relative effective sample size of W w is below 0.5, at the end of the path, and
+       where a particle has a potential that is not finite, which weighs nothing;
     3. one MALA step at t'. Its step size follows the acceptance to 0.574, from `step_size` on.
 
     Once t is 1 a step is a MALA step. Starts must be draws from the prior.
@@ -64,7 +65,7 @@ class SMC(Kernel):
         variance = torch.where(further > 0, _relatives(weights, ancestor), extra["variance"])
 
         n, everyone = len(phi), torch.arange(len(phi), device=phi.device)
-        resample = (1 / (n * weights.square().sum()) < RESAMPLE) | ((t >= 1) & (further > 0))
+        resample = (1 / (n * weights.square().sum()) < RESAMPLE) | ((t >= 1) & (further > 0)) | torch.isinf(phi).any()
         keep = torch.where(resample, _systematic(weights, generator), everyone)
         weights = torch.where(resample, 1 / n, weights)
 

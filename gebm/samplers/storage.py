@@ -50,16 +50,18 @@ def load_chain(path: str | Path, device: torch.device | str = "cpu") -> StoredCh
         with safetensors.safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["gebm_chain"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        generator = torch.Generator(about["device"])
+        if about["device"] != device.type:
+            raise InputError(f"{path}: a chain of {about['device']} cannot go on on {device.type}; give that device")
+        generator = torch.Generator(device)
         generator.set_state(tensors.pop(RANDOM))
         extra = {name: tensors.pop(name) for name in list(tensors) if name.startswith("extra.")}
         extra = {name.removeprefix("extra."): value.to(device) for name, value in extra.items()}
         state = State(**{name: value.to(device) for name, value in tensors.items()}, extra=extra)
         step = int(about["step"])
+    except InputError:
+        raise
     except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: not a chain that gebm saved ({' '.join(str(error).split()):.100})") from None
-    if generator.device.type != device.type:
-        raise InputError(f"{path}: a chain of {about['device']} cannot go on on {device.type}: give the same device")
     return StoredChain(state, step, generator)
 
 

@@ -1,4 +1,4 @@
-"""Descent, and Langevin on a sphere and in a box, against closed forms."""
+"""Descent, transport, and Langevin on a sphere and in a box, against closed forms."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from gebm.latent import value_and_grad
-from gebm.samplers import GradientDescent, SphereLangevin, TruncatedLangevin, run
+from gebm.samplers import GradientDescent, OptimalTransport, SphereLangevin, TruncatedLangevin, run
 
 CHAINS = 50_000
 
@@ -68,3 +68,42 @@ def test_reflection(start, end):
     kernel = TruncatedLangevin(0.1, 1.0)
     state = kernel.init(torch.tensor([[start]]), value_and_grad(lambda z: z.sum(1)))
     assert state.position.item() == pytest.approx(end)
+
+
+def test_transport_solves_its_problem():
+    """phi = 3 (z_1 - 2)^2 / 2 in two dimensions, where K over pairs is nearly the true constant: nothing is worth its
+    way. With a third of it, some go and some stay, all in local minima on the circle through their start.
+    """
+    target = value_and_grad(lambda z: 0.5 * z.square().sum(1) + 1.5 * (z[:, 0] - 2).square())
+    starts = torch.randn(40, 2, generator=seeded(0), dtype=torch.float64)
+    kernel = OptimalTransport(0.01)
+    state = kernel.init(starts, target)
+
+    def phi(z):
+        return 1.5 * (z[:, 0] - 2).square()
+
+    points = torch.cat([starts, -starts])
+    slopes = (phi(points)[:, None] - phi(points)).abs() / (points[:, None] - points).norm(dim=2)
+    k = float(slopes[slopes.isfinite()].max())
+    assert state.extra["lipschitz"].unique().item() == pytest.approx(k)
+    assert torch.equal(run(kernel, target, state, 100).state.position, starts)
+
+    state = state._replace(extra={**state.extra, "lipschitz": state.extra["lipschitz"] / 3})
+    end = run(kernel, target, state, 3000).state.position
+    torch.testing.assert_close(end.norm(dim=1), starts.norm(dim=1))
+    cost = lambda z: (z - starts).norm(dim=1) + 3 * phi(z) / k  # noqa: E731
+    for angle in (-0.1, -0.03, 0.03, 0.1):
+        turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]).double()
+        assert (cost(end @ turn) >= cost(end) - 1e-6).all()
+    stayed = (end == starts).all(1)
+    assert 0.1 < stayed.double().mean() < 0.9 and (cost(end) <= cost(starts) + 1e-9).all()
+
+
+def test_transport_does_not_see_beta():
+    def target(beta: float):
+        return value_and_grad(lambda z: 0.5 * z.square().sum(1) + beta * z.sin().sum(1))
+
+    start = torch.randn(20, 3, generator=seeded(0), dtype=torch.float64)
+    one, ten = (run(OptimalTransport(0.02), target(beta), start, 50).state.position for beta in (1.0, 10.0))
+    torch.testing.assert_close(one, ten)
+    assert not torch.equal(one, start)

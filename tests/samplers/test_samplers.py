@@ -67,13 +67,15 @@ def langevin_law(h: float, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return eye - h * p, math.sqrt(2 * h) * eye
 
 
-def kinetic_law(h: float, kappa: float, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The maps A (drift), B (half kick), O (friction and noise), B, A multiplied out; s = (z, v) at a step's end."""
+def kinetic_law(h: float, kappa: float, p: np.ndarray, splitting: str = "ABOBA") -> tuple[np.ndarray, np.ndarray]:
+    """The maps A (drift), B (half kick), O (friction and noise) multiplied out; s = (z, v) at a step's end."""
     eye, zero = np.eye(len(p)), np.zeros_like(p)
     drift = np.block([[eye, h / 2 * eye], [zero, eye]])
     kick = np.block([[eye, zero], [-h / 2 * p, eye]])
     keep = np.block([[eye, zero], [zero, math.exp(-kappa * h) * eye]])
     noise = np.vstack([zero, math.sqrt(1 - math.exp(-2 * kappa * h)) * eye])
+    if splitting == "BAOAB":
+        return kick @ drift @ keep @ drift @ kick, kick @ drift @ noise
     return drift @ kick @ keep @ kick @ drift, drift @ kick @ noise
 
 
@@ -108,10 +110,11 @@ def p_value(s: torch.Tensor, cov: np.ndarray) -> float:
 GAUSSIAN = [
     (Langevin(0.5), langevin_law(0.5, PRECISION)),
     (KineticLangevin(0.7, friction=1.0), kinetic_law(0.7, 1.0, PRECISION)),
+    (KineticLangevin(0.7, 1.0, "BAOAB"), kinetic_law(0.7, 1.0, PRECISION, "BAOAB")),
 ]
 
 
-@pytest.mark.parametrize("kernel, law", GAUSSIAN, ids=["langevin", "lmc"])
+@pytest.mark.parametrize("kernel, law", GAUSSIAN, ids=["langevin", "lmc", "baoab"])
 def test_one_step_keeps_the_discrete_invariant_law(kernel, law):
     """Exact draws of the law, one step, the same law; a kernel aimed at a precision 10 % too great is found out."""
     cov = covariance(*law)
@@ -128,7 +131,7 @@ def test_one_step_keeps_the_discrete_invariant_law(kernel, law):
     assert largest_z(wrong, cov) > 2 * BOUND
 
 
-@pytest.mark.parametrize("kernel, law", GAUSSIAN, ids=["langevin", "lmc"])
+@pytest.mark.parametrize("kernel, law", GAUSSIAN, ids=["langevin", "lmc", "baoab"])
 def test_long_runs_reach_the_discrete_invariant_law(kernel, law):
     a, b = law
     steps = math.ceil(math.log(1e-4) / math.log(np.abs(np.linalg.eigvals(a)).max()))
@@ -149,14 +152,52 @@ def test_langevin_variance_on_the_standard_normal(gamma):
     assert largest_z(chain.state.position, expected) < BOUND
 
 
+@pytest.mark.parametrize(
+    "kernel, sizes, order",
+    [
+        (Langevin, (0.1, 0.05), (0.85, 1.3)),
+        (lambda h: KineticLangevin(h, 3.0), (0.4, 0.2), (1.7, 2.8)),
+        (lambda h: KineticLangevin(h, 1.0, "BAOAB"), (0.6, 0.3), (1.7, 4.0)),
+    ],
+    ids=["langevin", "lmc", "baoab"],
+)
+def test_order_of_the_bias(kernel, sizes, order):
+    """On x^2/2 + sin 2x, the bias of the mean of sin 2x falls by 2^order when the step is halved."""
+    x = np.linspace(-8, 8, 100_001)
+    density = np.exp(-(x**2 / 2 + np.sin(2 * x)))
+    exact = (density * np.sin(2 * x)).sum() / density.sum()
+    law = np.cumsum(density) / density.sum()
+    n = 250_000
+
+    def bias(kernel) -> float:
+        generator = seeded(0)
+        uniform, velocity = torch.rand(n, generator=generator).double(), torch.randn(n, 1, generator=generator).double()
+        start = torch.from_numpy(np.interp(uniform.numpy(), law, x))[:, None]
+        target = lambda z: ((z**2 / 2 + torch.sin(2 * z)).sum(1), z + 2 * torch.cos(2 * z))  # noqa: E731
+        state = kernel.init(start, target)
+        state = state if state.velocity is None else state._replace(velocity=velocity)
+        steps, total = round(6 / kernel.step_size), []
+
+        def collect(t, state):
+            if t > steps // 3:
+                total.append(float(torch.sin(2 * state.position).mean()))
+
+        run(kernel, target, state, steps, callback=collect, generator=generator)
+        return abs(np.mean(total) - exact)
+
+    coarse, fine = (bias(kernel(h)) for h in sizes)
+    assert order[0] < math.log2(coarse / fine) < order[1]
+
+
+@pytest.mark.parametrize("splitting", ["ABOBA", "BAOAB"])
 @pytest.mark.parametrize("kappa", [0.5, 5.0])
-def test_kinetic_step_is_the_stated_splitting(kappa):
+def test_kinetic_step_is_the_stated_splitting(kappa, splitting):
     """The kernel's own linear map, read off by stepping unit vectors with the same noise, is that of the law."""
-    kernel, target, h = KineticLangevin(0.3, kappa), quadratic(), 0.3
+    kernel, target, h = KineticLangevin(0.3, kappa, splitting), quadratic(), 0.3
     start = torch.cat([torch.zeros(1, 4), torch.eye(4)]).double()
     noise = torch.zeros(5, 2, dtype=torch.float64).normal_(generator=seeded(3))
     moved = coordinates(kernel.step(make_state(kernel, start, target), target, seeded(3))[0])
-    a, b = (torch.from_numpy(m) for m in kinetic_law(h, kappa, PRECISION))
+    a, b = (torch.from_numpy(m) for m in kinetic_law(h, kappa, PRECISION, splitting))
     torch.testing.assert_close(moved, start @ a.T + noise @ b.T)
 
 
