@@ -174,6 +174,7 @@ class Metrics:
 
     eval_kale: bool = flag(False, "while training, log KALE on train and test images")
     freq_kale: int = flag(2000, "base steps between evaluations of KALE", ge=1, alias="fres_kale")
+    eval_partition: bool = flag(False, "evaluate: the log-partition by SMC and by AIS too, `sample_b_size` particles")
     eval_fid: bool = flag(False, "Frechet distance to test images: training, of the base; else of base and GEBM")
     freq_fid: int = flag(2000, "base steps between evaluations of the distance", ge=1)
     fid_samples: int = flag(50000, "samples the distance is computed on (`n_samples` if that is more)", ge=2)

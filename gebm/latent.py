@@ -109,6 +109,11 @@ class UniformPrior(Prior):
 PRIORS = {"gaussian": GaussianPrior, "uniform": UniformPrior}
 
 
+def _tensors(network: nn.Module) -> Iterator[Tensor]:
+    yield from network.parameters()
+    yield from network.buffers()
+
+
 def _normal(n: int, dim: int, generator: torch.Generator | None, like: Tensor | None) -> Tensor:
     like = torch.empty(0) if like is None else like
     return torch.randn(n, dim, generator=generator, device=like.device, dtype=like.dtype)
@@ -125,20 +130,23 @@ class LatentPosterior:
 
     Arguments:
         prior: latent prior.
-        base: network (N, d) -> samples.
-        energy: network samples -> (N,).
+        base: network, or any function, (N, d) -> samples.
+        energy: network, or any function, samples -> (N,).
         beta: inverse temperature.
 
     Calling it with u (N, d) gives the potentials (N,) and gradients (N, d); parameters take no gradients when it is
     `frozen()`. The networks are used in the mode they are in: put them into `eval()` first, or freeze.
     """
 
-    def __init__(self, prior: Prior, base: nn.Module, energy: nn.Module, beta: float = 1.0):
+    def __init__(
+        self, prior: Prior, base: Callable[[Tensor], Tensor], energy: Callable[[Tensor], Tensor], beta: float = 1.0
+    ):
         self.prior = prior
         self.base = base
         self.energy = energy
         self.beta = beta
-        self._like = next((p for p in energy.parameters() if p.is_floating_point()), torch.empty(0))
+        tensors = (t for network in (energy, base) if isinstance(network, nn.Module) for t in _tensors(network))
+        self._like = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
         self._network_dtype = self._like.dtype  # of the convolutions; positions keep that of `_like`
         self._value_and_grad = value_and_grad(self.potential)
 
@@ -190,18 +198,20 @@ class LatentPosterior:
     def frozen(self, dtype: torch.dtype | None = None) -> "LatentPosterior":
         """Inference form: the same function with norms folded, no parameter gradients, channels-last layout.
 
-        `dtype=torch.bfloat16` runs the convolutions in bfloat16; positions, the energy's head, the potential and its
-        prior term keep their precision. The potential then moves by whole nats at beta 100 (measured in design.md), so
+        Plain functions stay as they are. `dtype=torch.bfloat16` runs the convolutions in bfloat16; positions, the
+        energy's head, the potential and its prior term keep their precision. The potential then moves by whole nats at beta 100 (measured in design.md), so
         `run` refuses it to kernels with an accept step.
         """
-        frozen = LatentPosterior(self.prior, folded(self.base), folded(self.energy), self.beta)
+        base, energy = (folded(n) if isinstance(n, nn.Module) else n for n in (self.base, self.energy))
+        frozen = LatentPosterior(self.prior, base, energy, self.beta)
         frozen._like = self._like.detach()
         if dtype is not None:
-            frozen.base.to(dtype)
-            getattr(frozen.energy, "features", frozen.energy).to(dtype)
+            base.to(dtype)
+            getattr(energy, "features", energy).to(dtype)
             frozen._network_dtype = dtype
-        for network in (frozen.base, frozen.energy):
-            network.to(memory_format=torch.channels_last)
+        for network in (base, energy):
+            if isinstance(network, nn.Module):
+                network.to(memory_format=torch.channels_last)
         return frozen
 
     def _generate(self, u: Tensor) -> Tensor:

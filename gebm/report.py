@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-__all__ = ["distance_row", "distance_rows", "kale_rows", "mixing_rows", "mixing_warning", "sampler_row"]
-__all__ += ["table"]
+__all__ = ["distance_row", "distance_rows", "kale_rows", "mixing_rows", "mixing_warning", "partition_rows"]
+__all__ += ["sampler_row", "table"]
 
 
 def table(rows: Sequence[tuple[str, str]], title: str = "") -> str:
@@ -82,6 +82,12 @@ def mixing_warning(summary: Mapping) -> str:
         worst = max(d["rhat_energy"], d["rhat_projection"])
         reason = f"the chains have not mixed (R-hat {worst:.2f}, {d['left_start']:.0%} left their start)"
     return f"{reason}: these are refined samples, not posterior draws" if reason else ""
+
+
+def partition_rows(summary: Mapping) -> list[tuple[str, str]]:
+    """Rows of the log-partition by other estimators."""
+    text = "{value:.3f} +- {se:.3f} ({n} particles)"
+    return [(f"log-partition, {name}", text.format(**found)) for name, found in summary["partition"].items()]
 
 
 def kale_rows(summary: Mapping) -> list[tuple[str, str]]:

@@ -101,6 +101,17 @@ def test_temperature_auto_where_no_beta_is_best(trained, capsys):
     assert error.count("\n") == 1 and "likelihood still rises" in error and not Path("runs").exists()
 
 
+def test_evaluate_partition(trained):
+    argv = f"evaluate {trained} --device -2 --eval_partition --sample_b_size 400"
+    assert main(argv.split()) == 0
+    found = json.loads((Path(trained) / "evaluation.json").read_text())
+    monte_carlo = found["kale"]["test"]["log_partition"], found["kale"]["test"]["log_partition_se"]
+    for name in ("smc", "ais"):
+        estimate = found["partition"][name]
+        assert estimate["n"] == 400 and 0 < estimate["se"] < 0.2
+        assert abs(estimate["value"] - monte_carlo[0]) < 4 * np.hypot(estimate["se"], monte_carlo[1])
+
+
 def test_thinned_draws_are_written(trained):
     sample(trained, "--thin 10 --sample_b_size 20")
     positions, energies = (np.load(f"runs/s/draws/{name}.npy", mmap_mode="r") for name in ("position", "energy"))

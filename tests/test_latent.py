@@ -130,3 +130,33 @@ def test_sample_takes_dtype_and_seed(prior):
     like = torch.empty(0, dtype=torch.float64)
     a, b = (PRIORS[prior](DIM).sample(4, torch.Generator().manual_seed(1), like) for _ in range(2))
     assert torch.equal(a, b) and a.dtype == torch.float64 and a.shape == (4, DIM)
+
+
+def test_plain_functions_will_do():
+    """A base and an energy that are no modules: E(G(z)) = |2z|^2 / 2 at beta 3 has the potential 13 |z|^2 / 2."""
+    posterior = LatentPosterior(GaussianPrior(2), lambda z: 2 * z, lambda x: x.square().sum(1) / 2, beta=3.0).frozen()
+    z = posterior.start(5, torch.Generator().manual_seed(0))
+    value, gradient = posterior(z)
+    torch.testing.assert_close(value, 6.5 * z.square().sum(1) + math.log(2 * math.pi))
+    torch.testing.assert_close(gradient, 13 * z)
+    assert posterior.exact and posterior.decode(z).equal(2 * z)
+
+
+def test_tf32_is_off_while_potentials_are_computed():
+    """And what the user had set comes back."""
+    seen = []
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+
+    def energy(x):
+        seen.append([backend.fp32_precision for backend in backends])
+        return x.sum(1)
+
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "tf32"
+        LatentPosterior(GaussianPrior(2), lambda z: z, energy)(torch.zeros(1, 2))
+        assert seen == [["ieee", "ieee"]] and [backend.fp32_precision for backend in backends] == ["tf32", "tf32"]
+    finally:
+        for backend, precision in zip(backends, before):
+            backend.fp32_precision = precision

@@ -37,16 +37,33 @@ from gebm.metrics import (
     frechet_distance,
     reference_moments,
 )
-from gebm.metrics.partition import base_energies, energies, evaluate_kale
+from gebm.metrics.partition import (
+    annealed_importance_sampling,
+    base_energies,
+    energies,
+    evaluate_kale,
+    path,
+    sequential_monte_carlo,
+)
 from gebm.model import GEBM
-from gebm.report import distance_row, distance_rows, kale_rows, mixing_rows, mixing_warning, sampler_row, table
-from gebm.samplers import Langevin
+from gebm.report import (
+    distance_row,
+    distance_rows,
+    kale_rows,
+    mixing_rows,
+    mixing_warning,
+    partition_rows,
+    sampler_row,
+    table,
+)
+from gebm.samplers import MALA, Langevin, adapt
 from gebm.sampling import Observer, draw
 from gebm.seeds import stream
 
 __all__ = ["base_features", "check_features", "compare", "evaluate_model", "features_of", "main", "moments_of"]
 
 KALE_IMAGES = 10_000
+AIS_STEPS = 100
 
 
 def main(config: Config, given: frozenset[str], subject: str = "") -> dict:
@@ -156,6 +173,18 @@ def evaluate_model(model: GEBM, data: ImageData, seed: int) -> dict:
     return {"kale": summary}
 
 
+def evaluate_partition(config: Config, model: GEBM, device: torch.device) -> dict:
+    """log Z of the model, A(1), by a population and by annealing; for where base samples alone do not reach."""
+    target = model.posterior().frozen()
+    generator = torch.Generator(device).manual_seed(stream(config.seed, "partition"))
+    start = target.start(config.sample_b_size, generator)
+    smc = sequential_monte_carlo(target, start, generator=generator)
+    kernel = adapt(MALA(0.1), target, start, 50, generator=generator).kernel
+    start = target.start(config.sample_b_size, generator)
+    ais = annealed_importance_sampling(target, kernel, start, path(AIS_STEPS), generator=generator)
+    return {"partition": {"smc": smc._asdict(), "ais": ais._asdict()}}
+
+
 def _evaluate_pair(config: Config, given: frozenset[str], device: torch.device) -> tuple[dict, list[tuple[str, str]]]:
     """KALE of a trained pair and, with `--eval_fid`, the distances of its base and of chains as configured."""
     model, base, energy = load_pair(config, given)
@@ -165,6 +194,9 @@ def _evaluate_pair(config: Config, given: frozenset[str], device: torch.device) 
     model.to(device)
     summary = {**evaluate_model(model, data, config.seed), "base_path": str(base), "energy_path": str(energy)}
     rows = kale_rows(summary)
+    if config.eval_partition:
+        summary.update(evaluate_partition(config, model, device))
+        rows += partition_rows(summary)
     if config.eval_fid:
         extractor, reference = features_of(config, data, device)
         config, fit = with_beta(config, model, energy, device)

@@ -14,7 +14,8 @@ __all__ = ["SMC", "log_partition_of"]
 
 RESAMPLE = 0.5  # relative effective sample size below which the population is resampled
 RATE = 0.5  # of the adaptation of the step size: d log h for an acceptance that is off by one
-BISECTIONS = 50  # steps along the path can be as short as one over the spread of phi
+BISECTIONS = 20
+HALVINGS = 60.0  # of the way that is left, down to the shortest step
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,13 @@ class SMC(Kernel):
             w = torch.exp(log_w - log_w.max())
             return (weights * w).sum().square() / (weights * w.square()).sum() >= self.ess
 
-        low, high = torch.zeros_like(most), most
+        # In the number of halvings, because a step is as short as one over the spread of phi, be that 1 or 1e9.
+        few, many = torch.zeros_like(most), torch.full_like(most, HALVINGS)
         for _ in range(BISECTIONS):  # a fixed number: no waiting for the device
-            middle = (low + high) / 2
-            fine = enough(middle)
-            low, high = torch.where(fine, middle, low), torch.where(fine, high, middle)
-        return torch.where(enough(most), most, low)
+            middle = (few + many) / 2
+            fine = enough(most * torch.exp2(-middle))
+            few, many = torch.where(fine, few, middle), torch.where(fine, middle, many)
+        return torch.where(enough(most), most, most * torch.exp2(-many))
 
 
 def log_partition_of(state: State) -> tuple[Tensor, Tensor]:

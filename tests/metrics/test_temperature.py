@@ -63,7 +63,7 @@ def fit(energy: nn.Module, n_real: int, n: int, seed: int, **limits: float) -> B
 @pytest.mark.parametrize("m, s, d", [(0.5, 0.7, 2), (0.8, 0.6, 10)])
 def test_finds_the_true_beta(c, m, s, d):
     result = fit(LogRatio(c, m, s, d), 3000, 1000, seed=1)
-    assert 0 < c * result.se < 0.06 and abs(result.beta - 1 / c) < 3 * result.se
+    assert 0 < c * result.se < 0.08 and abs(result.beta - 1 / c) < 3 * result.se
     divergence = d / 2 * (s**2 - 1 + m**2 - 2 * math.log(s))  # KL(P | base), the largest likelihood there is
     spread = math.sqrt(d / 2 * (s**2 - 1) ** 2 + d * (m * s) ** 2)  # of log dP/dG under P
     assert abs(result.likelihood - divergence) < 4 * spread / math.sqrt(1000)
@@ -72,7 +72,7 @@ def test_finds_the_true_beta(c, m, s, d):
 
 @pytest.mark.parametrize(
     "energy, n_real, n",
-    [(LogRatio(1.0, 0.7, 0.6, 10), 20000, 300), (LogRatio(1.0, 0.5, 0.7, 2), 100, 1000), (Mixture(), 20000, 400)],
+    [(LogRatio(1.0, 0.6, 0.7, 6), 10000, 200), (LogRatio(1.0, 0.5, 0.7, 2), 100, 500), (Mixture(), 10000, 300)],
     ids=["of the particles", "of the data", "of trapped particles"],
 )
 def test_standard_error_is_the_spread_of_repetitions(energy, n_real, n):
