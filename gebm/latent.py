@@ -199,8 +199,8 @@ class LatentPosterior:
         """Inference form: the same function with norms folded, no parameter gradients, channels-last layout.
 
         Plain functions stay as they are. `dtype=torch.bfloat16` runs the convolutions in bfloat16; positions, the
-        energy's head, the potential and its prior term keep their precision. The potential then moves by whole nats at beta 100 (measured in design.md), so
-        `run` refuses it to kernels with an accept step.
+        energy's head, the potential and its prior term keep their precision. The potential then moves by whole nats at
+        beta 100 (measured in design.md), so `run` refuses it to kernels with an accept step.
         """
         base, energy = (folded(n) if isinstance(n, nn.Module) else n for n in (self.base, self.energy))
         frozen = LatentPosterior(self.prior, base, energy, self.beta)
