@@ -2,13 +2,14 @@
 
 python benchmarks/samplers.py runs/demo --betas 1 10 --evaluations 300 --chains 1000 --markdown --json samplers.json
 
-The truth at each beta is the better of two that share nothing: weighted draws from the prior, the same for all betas,
-and a large SMC population.
+The truth at each beta is one of two that share nothing, shown side by side: weighted draws from the prior, as long as
+enough of them count, else a large SMC population.
 """
 
 import argparse
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -42,18 +43,19 @@ from gebm.sampling import Draws, Observer, draw
 GAMMAS = {
     "langevin": (0.1, 0.03),
     "lmc": (0.03, 0.01),
-    "lmc BAOAB": (0.03, 0.01),
+    "lmc-baoab": (0.03, 0.01),
     "zero_temperature_langevin": (0.1,),
     "dot": (0.1,),
     "spherelangevin": (0.1,),
     "trunclangevin": (0.1,),
 }
 OWN = {
-    "lmc BAOAB": lambda gamma: KineticLangevin.from_gamma(gamma, friction=1.0, splitting="BAOAB"),
+    "lmc-baoab": lambda gamma: KineticLangevin.from_gamma(gamma, friction=1.0, splitting="BAOAB"),
     "hmc": lambda gamma: HMC.from_gamma(gamma, leapfrog=5),
 }
 FIRST_GAMMA = 0.03  # from which the others are tuned
 MORE_PARTICLES = 10  # than chains, in the population that stands for the truth
+ENOUGH = 500  # effective number of weighted prior draws from which they are the truth: their errors can be believed
 
 
 class Row(NamedTuple):
@@ -170,10 +172,12 @@ class Benchmark:
         )
 
     def truths(self, posterior: LatentPosterior, pool: Pool) -> list[Truth]:
-        """Both, the one with the less uncertain log Z first."""
+        """Both, the one to be believed first."""
         n, look = MORE_PARTICLES * self.chains, self.look(posterior)
-        pair = [pool.truth(posterior, n, look), population_truth(posterior, n, self.evaluations, look)]
-        return sorted(pair, key=lambda truth: truth.partition.se)
+        weighted = pool.truth(posterior, n, look)
+        population = population_truth(posterior, n, self.evaluations, look)
+        enough = weighted.partition.relative_ess * weighted.partition.n >= ENOUGH
+        return [weighted, population] if enough else [population, weighted]
 
     def rows(self, sampler: str, posterior: LatentPosterior, truth: Truth) -> Iterator[Row]:
         """The rows of a sampler: one for each gamma, or tuned, and then once more with beta raised slowly."""
@@ -207,11 +211,13 @@ class Benchmark:
         features, d = observer.features(), draws.diagnostics
         gain = bootstrap_gain(features[0], features[steps], self.reference)
         log_z, log_z_se = draws.log_partition or (math.nan, math.nan)
+        energy_se = float(draws.energies.std()) / self.chains**0.5
         return Row(
             posterior.beta, name, draws.kernel.step_size if kernel.gamma_power else math.nan, warm_up * kernel.cost,
             (warm_up + steps) * kernel.cost, draws.acceptance, d.ess_per_1000_evaluations, d.rhat_energy,
             d.rhat_projection, d.left_start, float(draws.energies.mean()),
-            float(draws.energies.std()) / self.chains**0.5, log_z, log_z_se,
+            math.nan if draws.log_partition else energy_se,  # particles are relatives
+            log_z, log_z_se,
             frechet_distance(Moments.of(features[steps]), Moments.of(truth.features)),
             frechet_distance(Moments.of(features[early]), self.reference) if early else math.nan,
             gain.model, gain.model_ci, gain.base, gain.gain, gain.gain_ci, draws.seconds,
@@ -281,14 +287,16 @@ def main() -> None:
     posterior = model.posterior().frozen()
     where, rows = environment(), []
     print(f"{energy}: {args.chains} chains, {args.evaluations} evaluations of the target each")
-    print(f"FD: {distance_name(extractor)} to {reference.n} images of {data.name} test")
+    print(f"FD: {distance_name(extractor)} to {reference.n} images of {data.name} test; early: after a tenth")
     print(", ".join(f"{name} {value}" for name, value in where.items()))
     pool = Pool(posterior, args.prior_draws)
     for beta in args.betas:
         at_beta = posterior.at(beta)
         truths = benchmark.truths(at_beta, pool)
         found = [truth.row(beta, reference, truths[0], args.chains) for truth in truths]
-        found += [row for sampler in args.samplers for row in benchmark.rows(sampler, at_beta, truths[0])]
+        for sampler in args.samplers:
+            print(f"beta {beta:g}: {sampler}", file=sys.stderr)
+            found += benchmark.rows(sampler, at_beta, truths[0])
         rows += found
         print(f"\nbeta {beta:g}, base FD {next((r.base for r in found if r.base > 0), math.nan):.2f}\n")
         print(table(found, args.markdown), flush=True)

@@ -42,8 +42,8 @@ def check_sampler(config: Config) -> None:
         raise InputError("--precondition: is part of the warm-up; give --adapt too")
     if config.precondition and not hasattr(kernel, "scale"):
         raise InputError(f"--precondition: {name} takes no scales; --latent_sampler mala and hmc do")
-    if config.beta_ramp and name == "smc":
-        raise InputError("--beta_ramp: smc raises beta by itself; leave the flag out")
+    if config.beta_ramp and not kernel.anneals:
+        raise InputError(f"--beta_ramp: {name} works at one beta, or sets it itself; leave the flag out")
     if config.thin > max(config.num_sampler_steps, 0):
         raise InputError(f"--thin {config.thin}: more than the {config.num_sampler_steps} steps of a chain")
 
@@ -111,7 +111,6 @@ def sampler_summary(config: Config, draws: Draws) -> dict:
         scale = getattr(kernel, "scale", 1.0)
         adapted = {
             "steps": draws.adapted.steps,
-            "acceptance": draws.adapted.acceptance,
             "scale": scale.tolist() if isinstance(scale, torch.Tensor) else scale,
         }
     return {

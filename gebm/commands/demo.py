@@ -17,7 +17,7 @@ from gebm.data import ImageData
 from gebm.errors import InputError
 from gebm.metrics import Moments, extract, frechet_distance
 from gebm.model import GEBM
-from gebm.report import distance_rows, kale_rows, sampler_row, table
+from gebm.report import distance_row, distance_rows, kale_rows, sampler_row, table
 from gebm.samplers import NonFiniteError
 from gebm.sampling import Observer
 
@@ -44,9 +44,19 @@ SETTINGS = {
     "step_decay_every": 0,
     "eval_fid": True,
 }
-BETAS = (1.0, 3.0, 10.0)
+# Refined samples: a few Langevin steps at a large beta, chosen on training images.
+BETAS = (3.0, 10.0)
 GAMMAS = (0.1, 0.03, 0.01)
 MAX_STEPS = 40
+# Draws from the model itself: beta 1, an exact sampler tuned by itself (docs/samplers.md, "Which one").
+POSTERIOR = {
+    "latent_sampler": "mala",
+    "lmc_gamma": 0.1,
+    "adapt": True,
+    "adapt_steps": 100,
+    "num_sampler_steps": 200,
+    "temperature": 1.0,
+}
 
 
 class Setting(NamedTuple):
@@ -67,6 +77,9 @@ def main(config: Config, given: frozenset[str]) -> Path:
     for flag in ("resume", "save_nothing", "train_mode"):
         if flag in given:
             raise InputError(f"--{flag}: the demo always trains both networks anew; use gebm train")
+    for flag in ("adapt", "beta_ramp", "num_sampler_steps", "temperature", "thin"):
+        if flag in given:
+            raise InputError(f"--{flag}: the demo chooses how it samples by itself; use gebm sample on its run")
     _check_replaceable(run)
     check_features(config, dataset(config), choose_device(config, given))
     shutil.rmtree(run, ignore_errors=True)  # the earlier demo's, now that nothing can be wrong any more
@@ -78,33 +91,37 @@ def main(config: Config, given: frozenset[str]) -> Path:
     model, _, _ = load_pair(replace(config, g_path=str(run), d_path=str(run)), frozenset())
     model.to(device)
     log.info("choosing beta, gamma and the number of steps on training images")
-    settings = try_settings(config, model, data, device)
-    chosen, plain = min(settings), min(s for s in settings if s.beta == 1)
+    chosen = min(try_settings(config, model, data, device))
     config = replace(config, seed=config.seed + 1)  # other latents than those the setting was chosen on
-    at_one = sample_into(run / "beta-1", _set(config, plain), model, data, device)
-    summary = sample_into(run, _set(config, chosen), model, data, device)
-    summary.update(evaluate_model(model, data, config.seed), seed=config.seed - 1)
-    summary["beta_1"] = {key: at_one[key] for key in ("gebm", "gain", "gain_ci", "steps", "importance_relative_ess")}
-    write_summary(run, summary, _table(run, summary, at_one))
+    posterior = sample_into(run / "posterior", replace(config, **POSTERIOR), model, data, device)
+    refined = replace(
+        config, temperature=chosen.beta, lmc_gamma=chosen.gamma, num_sampler_steps=chosen.steps, adapt=False
+    )
+    summary = sample_into(run, refined, model, data, device)
+    summary.update(evaluate_model(model, data, config.seed), seed=config.seed - 1, posterior=posterior)
+    write_summary(run, summary, _table(run, summary))
     return run
 
 
-def _table(run: Path, summary: dict, at_one: dict) -> str:
-    at_one_gain = "gain {gain:.2f} ({gain_ci[0]:.2f} to {gain_ci[1]:.2f}), {steps} steps".format(**at_one)
+def _table(run: Path, summary: dict) -> str:
+    posterior = summary["posterior"]
+    mixing = "R-hat {rhat_energy:.2f}, worst projection {rhat_projection:.2f}".format(**posterior["diagnostics"])
     rows = [
         *distance_rows(summary),
         (sampler_row(summary)[0], f"{sampler_row(summary)[1]}, chosen on train"),
-        (f"{summary['distance_name']} at beta 1", f"{at_one['gebm']['distance']:.2f}, {at_one_gain}"),
+        (f"{summary['distance_name']} at beta 1", f"{distance_row(posterior['gebm'])}   the model itself"),
+        ("gain at beta 1", "{gain:.2f} ({gain_ci[0]:.2f} to {gain_ci[1]:.2f})".format(**posterior)),
+        ("sampler at beta 1", f"{sampler_row(posterior)[1]}, acceptance {posterior['acceptance']:.2f}; {mixing}"),
         *kale_rows(summary),
-        ("pictures", f"{run}/base.png, {run}/samples.png"),
+        ("pictures", f"{run}/base.png, {run}/samples.png, {run}/posterior/samples.png"),
         ("chains moving", f"{run}/chains.gif"),
         ("report folder", f"{run}/ (summary.json, stats.jsonl, samples.npz, png/, tensorboard/)"),
     ]
     text = table(rows, f"gebm demo: {summary['split'].split()[0]}, seed {summary['seed']}")
-    if (ess := summary["importance_relative_ess"]) < 0.1:
+    if summary["warning"]:
         text += (
-            f"\n\nThe relative ESS of exp(-beta E) over the base is {ess:.3f} at beta {summary['beta']:g}: after "
-            f"{summary['steps']} steps\nthese are samples refined along the energy, not draws from the posterior."
+            f"\n\nAt beta {summary['beta']:g} {summary['warning']}\n(relative ESS of exp(-beta E) over the base: "
+            f"{summary['importance_relative_ess']:.3f}). Draws from the model itself lie in {run}/posterior/."
         )
     return text
 
@@ -130,13 +147,9 @@ def try_settings(config: Config, model: GEBM, data: ImageData, device: torch.dev
             settings.append(Setting(curve[steps], beta, gamma, steps))
             found = (beta, gamma, curve[0], curve[steps], steps)
             log.info("  beta %-3g gamma %-5g %6.2f at the start, least %.2f after %d steps", *found)
-    if not any(setting.beta == 1 for setting in settings):
+    if not settings:
         raise NonFiniteError("no setting of the sampler gave finite potentials: the energy has diverged; lower --lr")
     return settings
-
-
-def _set(config: Config, setting: Setting) -> Config:
-    return replace(config, temperature=setting.beta, lmc_gamma=setting.gamma, num_sampler_steps=setting.steps)
 
 
 def _check_replaceable(run: Path) -> None:

@@ -20,13 +20,11 @@ SHRINKAGE, DELAY, DECAY = 0.05, 10, 0.75
 class Adapted(NamedTuple):
     """Result of `adapt`.
 
-    kernel: the tuned one, for good; state: of the chains at the end of the warm-up; acceptance: mean over chains of its
-    last step; steps: its length.
+    kernel: the tuned one, for good; state: of the chains at the end of the warm-up; steps: its length.
     """
 
     kernel: Kernel
     state: State
-    acceptance: float
     steps: int
 
 
@@ -62,11 +60,11 @@ def adapt(
     state = start if isinstance(start, State) else kernel.init(start, target)
     if precondition:
         moments = _Moments(state.position)
-        kernel, state, _ = _average(kernel, target, state, steps // 2, moments, generator)
+        kernel, state = _average(kernel, target, state, steps // 2, moments, generator)
         kernel = replace(kernel, scale=moments.deviations())
     steps_left = steps - steps // 2 if precondition else steps
-    kernel, state, acceptance = _average(kernel, target, state, steps_left, None, generator)
-    return Adapted(replace(kernel, step_size=float(kernel.step_size)), state, float(acceptance), steps)
+    kernel, state = _average(kernel, target, state, steps_left, None, generator)
+    return Adapted(replace(kernel, step_size=float(kernel.step_size)), state, steps)
 
 
 def _average(
@@ -76,21 +74,21 @@ def _average(
     steps: int,
     moments: "_Moments | None",
     generator: torch.Generator | None,
-) -> tuple[Kernel, State, Tensor]:
-    """Dual averaging over `steps` steps: the kernel with its step size, the state and the last acceptance."""
+) -> tuple[Kernel, State]:
+    """Dual averaging over `steps` steps: the kernel with its step size, and the state."""
     zero = torch.zeros((), dtype=torch.float64, device=state.position.device)
     centre = math.log(10) + torch.log(zero + kernel.step_size)
     log_h = log_mean = centre - math.log(10)
-    shortfall, acceptance = zero, zero
+    shortfall = zero
     for t in range(1, steps + 1):
         state, info = replace(kernel, step_size=log_h.exp()).step(state, target, generator)
-        acceptance = info.acceptance.double().mean()
-        shortfall = shortfall + (kernel.goal - acceptance - shortfall) / (t + DELAY)
+        missing = kernel.goal - info.acceptance.double().mean()
+        shortfall = shortfall + (missing - shortfall) / (t + DELAY)
         log_h = centre - math.sqrt(t) / SHRINKAGE * shortfall
         log_mean = log_mean + t**-DECAY * (log_h - log_mean)
         if moments is not None and t > steps // 2:  # the first steps are still on their way
             moments.add(state.position)
-    return replace(kernel, step_size=log_mean.exp()), state, acceptance
+    return replace(kernel, step_size=log_mean.exp()), state
 
 
 class _Moments:

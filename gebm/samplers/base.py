@@ -45,8 +45,9 @@ class Kernel:
 
     step_size: the sampler's own h; gamma_power: h is proportional to gamma**gamma_power, gamma that of `--lmc_gamma`;
     exact: it targets exp(-U) itself, by accept steps or weights, so potentials must be in full precision; moves: its
-    chains travel through the target, so that their ESS and R-hat say whether they have mixed; goal: the acceptance
-    that tuning aims at, None where there is nothing to tune; cost: evaluations of the target in a step.
+    chains travel through the target, so that their ESS and R-hat say whether they have mixed; anneals: beta may change
+    on its way (weights and constants hold for one beta); goal: the acceptance that tuning aims at, None where there is
+    nothing to tune; cost: evaluations of the target in a step.
     """
 
     step_size: float | Tensor
@@ -54,6 +55,7 @@ class Kernel:
     gamma_power: ClassVar[float] = 1.0
     exact: ClassVar[bool] = False
     moves: ClassVar[bool] = True
+    anneals: ClassVar[bool] = True
     goal: ClassVar[float | None] = None
 
     @classmethod

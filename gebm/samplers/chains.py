@@ -10,7 +10,6 @@ from torch import Tensor
 from gebm.errors import InputError
 from gebm.latent import Target
 from gebm.samplers.base import Kernel, State
-from gebm.samplers.smc import SMC
 from gebm.samplers.tempering import Tempered
 
 __all__ = ["Chain", "NonFiniteError", "run"]
@@ -63,12 +62,12 @@ def run(
     Raises:
         NonFiniteError: a potential or gradient was not finite; names the first step where.
         ValueError: an exact kernel on a target of lower precision (`LatentPosterior.frozen`).
-        InputError: a beta schedule for `SMC`, which has its own.
+        InputError: a beta schedule for a kernel that takes none.
     """
     if kernel.exact and not getattr(target, "exact", True):
         raise ValueError(f"{type(kernel).__name__} is exact only with float32 potentials: freeze without dtype")
-    if beta_schedule is not None and isinstance(kernel, SMC):
-        raise InputError("SMC raises beta by itself: leave beta_schedule out")
+    if beta_schedule is not None and not kernel.anneals:
+        raise InputError(f"{type(kernel).__name__}: works at one beta, or sets it itself; leave beta_schedule out")
     state = start if isinstance(start, State) else kernel.init(start, target)
     acceptance = torch.zeros(len(state.position), device=state.position.device)
     first_bad = torch.full((), -1, device=state.position.device)

@@ -85,6 +85,7 @@ class SIR(PriorProposals):
     """
 
     moves = False
+    anneals = False
 
     def init(self, position: Tensor, target: Target) -> State:
         state = super().init(position, target)

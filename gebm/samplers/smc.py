@@ -47,6 +47,7 @@ class SMC(Kernel):
 
     exact = True
     moves = False
+    anneals = False
 
     def init(self, position: Tensor, target: Target) -> State:
         n = len(position)

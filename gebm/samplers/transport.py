@@ -33,6 +33,7 @@ class OptimalTransport(Kernel):
     """
 
     moves = False
+    anneals = False
 
     def init(self, position: Tensor, target: Target) -> State:
         state = super().init(position, target)

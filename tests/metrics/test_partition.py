@@ -93,7 +93,7 @@ def assert_calibrated(estimates: list[LogPartition], truth: float, largest_se: f
     assert se < largest_se and abs(mean - truth) < 3 * se
 
 
-@pytest.mark.parametrize("d, n, repeats, largest_se", [(2, 1000, 4, 0.02), (20, 2000, 2, 0.06), (100, 1000, 1, 0.3)])
+@pytest.mark.parametrize("d, n, repeats, largest_se", [(2, 1000, 4, 0.02), (20, 2000, 2, 0.06), (100, 2000, 1, 0.2)])
 def test_sequential_monte_carlo(d, n, repeats, largest_se):
     estimates = [
         sequential_monte_carlo(TARGET, normal(n, d, seed=seed), generator=seeded(1000 + seed))

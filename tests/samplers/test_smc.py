@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy import stats
 
 from gebm.errors import InputError
 from gebm.latent import prior_potential, value_and_grad
@@ -68,13 +69,12 @@ def test_recovers_the_weights_of_a_mixture_that_traps_mala():
 @pytest.mark.parametrize("d, ess", [(3, 0.9), (10, 0.95)])
 def test_stated_standard_error_is_that_of_repetitions(d, ess):
     """Also where the population was resampled on the way, so that its last weights alone say too little."""
-    repeats, n = 60, 300
+    repeats, n = 40, 300
     ends = [finish(SMC(0.1, ess), gaussian(), n, d, seed)[-1] for seed in range(repeats)]
     log_z, se = torch.tensor([log_partition_of(state) for state in ends]).T
-    # Chi-square of 59 degrees of freedom: 29 to 102 with probability 0.999. Resampling is systematic, which makes the
-    # spread a little smaller than stated.
     chi_square = (repeats - 1) * float(log_z.var()) / float(se.square().mean())
-    assert 27 < chi_square < 102
+    low, high = stats.chi2.ppf([0.0005, 0.9995], repeats - 1)
+    assert 0.9 * low < chi_square < high  # systematic resampling makes the spread a little smaller than stated
 
 
 def test_without_resampling_the_standard_error_is_that_of_the_weights():
@@ -101,7 +101,7 @@ def test_steps_keep_the_conditional_effective_sample_size():
         if after is states[-1]:
             assert conditional >= 0.9  # the end of the path was nearer
         else:
-            assert conditional == pytest.approx(0.9, abs=1e-6)
+            assert conditional == pytest.approx(0.9, abs=1e-5)
         log_z += math.log((weights * w).sum())
         size = float(1 / (weights * w / (weights * w).sum()).square().sum())
         resampled = size < 200 or after is states[-1]
@@ -161,12 +161,12 @@ def test_systematic_resampling(weights):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_starts_that_are_not_finite_weigh_nothing(bad):
-    """A target cut to z_0 < 0: the particles outside are dropped, and log Z counts what they would have added."""
-    target = value_and_grad(lambda z: torch.where(z[:, 0] > 0, bad, 2 * z.square().sum(1)))
-    log_z, n = math.log(math.pi / 4), 1000
+    """A target cut to z_0 < 1: the particles outside are dropped, and log Z is of what is left."""
+    target = value_and_grad(lambda z: torch.where(z[:, 0] > 1, bad, 2 * z.square().sum(1)))
+    log_z, n = math.log(math.pi / 2 * stats.norm.cdf(2)), 1000
     state = run(SMC(0.1), target, normal(n, 2, 0), 60, generator=seeded(1)).state  # `run` stops at values not finite
     estimate, se = log_partition_of(state)
-    assert state.extra["t"] == 1 and (state.position[:, 0] <= 0).all()
+    assert state.extra["t"] == 1 and (state.position[:, 0] <= 1).all()
     assert float(se) < 0.1 and abs(float(estimate) - log_z) < 3 * float(se)
 
 
