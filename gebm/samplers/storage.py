@@ -68,8 +68,8 @@ def load_chain(path: str | Path, device: torch.device | str = "cpu") -> StoredCh
 class DrawFiles:
     """Thinned draws, written as they come: memory stays flat however many there are.
 
-    Makes `position.npy` (chain, draw, d), float32, in Gaussian coordinates, and `energy.npy` (chain, draw), beta E (with
-    ABOBA that of a step's midpoint): the arrays that ArviZ takes. `np.load(..., mmap_mode="r")` opens them at any size.
+    Makes `position.npy` (chain, draw, d), float32, in Gaussian coordinates, and `energy.npy` (chain, draw), beta E (of
+    ABOBA at a step's midpoint): the arrays that ArviZ takes. `np.load(..., mmap_mode="r")` opens them at any size.
 
     Arguments:
         folder: an existing folder.
