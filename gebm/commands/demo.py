@@ -45,7 +45,7 @@ SETTINGS = {
     "eval_fid": True,
 }
 # Refined samples: a few Langevin steps at a large beta, chosen on training images.
-BETAS = (3.0, 10.0)
+BETAS = (3.0, 10.0, 30.0)
 GAMMAS = (0.1, 0.03, 0.01)
 MAX_STEPS = 40
 # Draws from the model itself: beta 1, an exact sampler tuned by itself (docs/samplers.md, "Which one").

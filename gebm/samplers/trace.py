@@ -21,7 +21,7 @@ class Diagnostics(NamedTuple):
     ess_energy, rhat_energy: bulk effective sample size, over all chains, and rank-normalised split R-hat of beta E;
     ess_projection, rhat_projection: the worst of those of a few random projections of the position;
     ess_per_1000_evaluations: of the energy, per 1,000 evaluations of the target in the steps recorded, all chains
-    together; left_start: fraction of chains that are nearer to another chain's start than to their own.
+    together; left_start: fraction of chains that ended further from their start than half of what all chains are.
     Values are NaN where there are too few draws to say, or the kernel's chains do not move through the target.
     """
 
@@ -100,8 +100,11 @@ class Recorder:
 
 
 def left_start(start: Tensor, end: Tensor) -> float:
-    """Fraction of chains (N, d) that ended nearer to another chain's start than to their own; NaN for one chain."""
+    """Fraction of chains (N, d) that ended further from their start than half of what all chains are on average.
+
+    Chains that have forgotten their starts are as far from them as any other chain is. NaN for one chain.
+    """
     if len(start) < 2:
         return float("nan")
-    nearest = torch.cdist(end, start).argmin(1)
-    return float((nearest != torch.arange(len(start), device=start.device)).float().mean())
+    distances = torch.cdist(end, start)
+    return float((distances.diagonal() > 0.5 * distances.mean(0)).float().mean())
