@@ -36,7 +36,7 @@ from gebm.metrics import (
 )
 from gebm.metrics.partition import LogPartition, importance_sampling
 from gebm.samplers import HMC, SAMPLERS, SMC, Kernel, KineticLangevin, NonFiniteError, UnfinishedError, ramp, run
-from gebm.samplers.smc import log_partition_of
+from gebm.samplers.smc import family_totals, log_partition_of
 from gebm.sampling import Draws, Observer, draw
 
 # Samplers that nothing tunes, with the gammas of their rows: every one that was tried is shown.
@@ -141,11 +141,11 @@ def population_truth(posterior: LatentPosterior, n: int, steps: int, look: Calla
     generator = torch.Generator(posterior.device).manual_seed(3)
     kernel = SMC(0.1)
     state = run(kernel, posterior, posterior.start(n, generator), steps, generator=generator).state
-    kernel.check(state)
+    kernel.finished(state)
     seconds = time.perf_counter() - begin
     energies = posterior.energies(state.position).double()
     log_z, log_z_se = (float(x) for x in log_partition_of(state))
-    families = torch.zeros_like(energies).index_add(0, state.extra["ancestor"], energies - energies.mean()) / n
+    families = family_totals(energies - energies.mean(), state.extra["ancestor"]) / n
     shuffled = torch.randperm(n, generator=generator)  # relatives are neighbours
     return Truth(
         f"truth: smc of {n:,} particles", look(state.position[shuffled]), float(energies.mean()),

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from gebm.errors import InputError
 from gebm.networks.folding import folded
 
 __all__ = [
@@ -34,13 +35,24 @@ def prior_potential(u: Tensor) -> Tensor:
     return 0.5 * u.square().sum(1) + 0.5 * u.shape[1] * math.log(2 * math.pi)
 
 
+def one_a_row(values: Tensor, rows: Tensor, what: str) -> Tensor:
+    """The values, of shape (N,); (N, 1) would be broadcast to (N, N) without a word. Raises InputError."""
+    if values.shape != (len(rows),):
+        raise InputError(f"{what} gives {tuple(values.shape)} for {len(rows)} rows, not {(len(rows),)}: squeeze it")
+    return values
+
+
 def value_and_grad(potential: Callable[[Tensor], Tensor]) -> Target:
-    """Turn any differentiable potential (N, d) -> (N,) of independent rows into a `Target`."""
+    """Turn any differentiable potential (N, d) -> (N,) of independent rows into a `Target`.
+
+    Raises (when called):
+        InputError: the potential does not give one number a row.
+    """
 
     def target(z: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            value = potential(z)
+            value = one_a_row(potential(z), z, "the potential")
             (gradient,) = torch.autograd.grad(value.sum(), z)
         return value.detach(), gradient
 
@@ -51,7 +63,7 @@ def value_and_grad(potential: Callable[[Tensor], Tensor]) -> Target:
 @contextmanager
 def _no_tf32() -> Iterator[None]:
     """TF32 keeps 10 bits of a float32's 23: too few for an accept ratio at beta 100."""
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:
@@ -157,8 +169,8 @@ class LatentPosterior:
 
     @property
     def exact(self) -> bool:
-        """Whether potentials are precise enough for an accept step: networks in the positions' precision."""
-        return self._network_dtype == self._like.dtype
+        """Whether potentials are precise enough for an accept step: networks in float32 or float64."""
+        return self._network_dtype in (torch.float32, torch.float64)
 
     def start(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw n starts (n, d) from the prior, as Gaussian coordinates."""
@@ -182,7 +194,8 @@ class LatentPosterior:
     def potential(self, u: Tensor) -> Tensor:
         """U of positions (N, d): (N,), differentiable."""
         with _no_tf32():
-            return prior_potential(u) + self.beta * self.energy(self._generate(u)).to(u.dtype)
+            energy = one_a_row(self.energy(self._generate(u)), u, "the energy")
+            return prior_potential(u) + self.beta * energy.to(u.dtype)
 
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
         with _no_tf32():  # again: the backward pass is outside `potential`
@@ -206,6 +219,8 @@ class LatentPosterior:
         frozen = LatentPosterior(self.prior, base, energy, self.beta)
         frozen._like = self._like.detach()
         if dtype is not None:
+            if not isinstance(base, nn.Module) or not isinstance(energy, nn.Module):
+                raise InputError("frozen: a dtype can be given to networks (torch modules), not to plain functions")
             base.to(dtype)
             getattr(energy, "features", energy).to(dtype)
             frozen._network_dtype = dtype

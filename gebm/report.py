@@ -1,5 +1,6 @@
 """What a run prints: one aligned table of names and values."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 __all__ = ["distance_row", "distance_rows", "kale_rows", "mixing_rows", "mixing_warning", "partition_rows"]
@@ -34,8 +35,9 @@ def distance_rows(summary: Mapping) -> list[tuple[str, str]]:
 
 def sampler_row(summary: Mapping) -> tuple[str, str]:
     """Row of a sampler's setting."""
-    size = "gamma {gamma:g} (h {step_size:.3g})" if summary["gamma"] is not None else "h {step_size:.3g} (tuned)"
-    return "sampler", ("{sampler}, beta {beta:.4g}, " + size + ", {steps} steps").format(**summary)
+    size = "gamma {gamma:g} (h {step_size:.3g}), " if summary["gamma"] is not None else "h {step_size:.3g} (tuned), "
+    size = size if summary["step_size"] is not None else ""  # every proposal a fresh draw
+    return "sampler", ("{sampler}, beta {beta:.4g}, " + size + "{steps} steps").format(**summary)
 
 
 def mixing_rows(summary: Mapping) -> list[tuple[str, str]]:
@@ -45,20 +47,21 @@ def mixing_rows(summary: Mapping) -> list[tuple[str, str]]:
         tuned, kind = summary["adapted"]["steps"], "step size"
         kind += " and scales" if isinstance(summary["adapted"]["scale"], list) else ""
         rows.append(("warm-up", f"{tuned} steps that tuned the {kind}; not among the steps above"))
-    if d["rhat_energy"] is not None:
-        rows += [
-            ("split R-hat", "energy {rhat_energy:.3f}, worst projection {rhat_projection:.3f}".format(**d)),
-            ("ESS of the energy", "{ess_energy:.0f} of {draws} draws of {chains} chains".format(**d)),
-            (
-                "sampling efficiency",
-                f"{d['ess_per_1000_evaluations']:.3g} effective draws per 1000 evaluations, "
-                f"{summary['ess_per_s']:.3g} a second",
-            ),
-        ]
+    if summary["nonfinite"]:
+        rows.append(("not finite", f"{summary['nonfinite']:.2%} of the proposals, all rejected"))
+    if d["rhat_projection"] is not None:
+        energy = "constant" if d["rhat_energy"] is None else f"{d['rhat_energy']:.3f}"
+        rows.append(("split R-hat", f"energy {energy}, worst projection {d['rhat_projection']:.3f}"))
+        size = f"{d['ess_energy']:.0f} of {d['chains'] * d['draws']} ({d['chains']} chains x {d['draws']} draws)"
+        if summary["mixed"]:  # or the number would only say how far apart the chains are
+            size += (
+                f", {d['ess_per_1000_evaluations']:.3g} per 1000 evaluations, {summary['ess_per_s']:.3g} a second"
+            )
+        rows.append(("ESS of the energy", size))
     if d["left_start"] is not None:
         rows.append(("left their start", "{left_start:.0%} of the chains".format(**d)))
     if summary["log_partition"]:
-        rows.append(("log-partition", "{value:.3f} +- {se:.3f}, of beta E".format(**summary["log_partition"])))
+        rows.append(("log-partition", "{value:.3f} +- {se:.3f}, of exp(-beta E)".format(**summary["log_partition"])))
     return rows
 
 
@@ -69,17 +72,19 @@ def mixing_warning(summary: Mapping) -> str:
     d, ess = summary["diagnostics"], summary["importance_relative_ess"]
     if summary["sampler"] == "smc":
         reason = ""
-        if summary["log_partition"]["se"] > 0.5:
+        if not (summary["log_partition"]["se"] or math.inf) <= 0.5:
             reason = "most particles descend from few starts; give more chains (--sample_b_size)"
     elif summary["sampler"] == "sir":
         effective = (summary["steps"] + 1) * ess
         reason = f"a chain chose among {effective:.2g} effective prior draws; give more steps" if effective < 10 else ""
     elif not summary["moves"]:
         reason = f"{summary['sampler']} goes down the energy and does not sample"
-    elif d["rhat_energy"] is None:
+    elif d["chains"] == 1:
+        reason = "one chain cannot be compared with others to tell whether it has mixed"
+    elif d["rhat_projection"] is None:
         reason = "the chains are too short to tell whether they have mixed"
     else:
-        worst = max(d["rhat_energy"], d["rhat_projection"])
+        worst = max(d["rhat_energy"] or 0, d["rhat_projection"])
         reason = f"the chains have not mixed (R-hat {worst:.2f}, {d['left_start']:.0%} left their start)"
     return f"{reason}: these are refined samples, not posterior draws" if reason else ""
 

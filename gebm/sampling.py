@@ -47,6 +47,8 @@ class Observer:
 
     def look(self, target: LatentPosterior, first: int, step: int, state: State) -> None:
         """Look at the chains `first`, ... after a step."""
+        if target.device.type == "cuda":
+            torch.cuda.synchronize(target.device)  # or the steps still queued would count as looking
         since = time.perf_counter()
         if step in self.images_at:
             samples, energies = target.decode_with_energies(state.position)
@@ -69,9 +71,10 @@ class Draws:
 
     start, images: uint8 (n, C, H, W) of the base and of the chains' ends, row by row from the same latent; latents
     (n, d): the ends, in Gaussian coordinates; energies_start, energies (n,): E before and after; kernel: the one used,
-    tuned if there was a warm-up, of which adapted is the result; acceptance: mean over chains and steps; diagnostics:
-    of the first chunk's chains, from trace, the arrays of `Recorder.arrays`; seconds: time in steps, looking left out;
-    log_partition: log Z and its standard error, where the sampler estimates it.
+    tuned if there was a warm-up, of which adapted is the result, or by itself; acceptance: mean over chains and steps;
+    nonfinite: share of the proposals whose potential was not finite; diagnostics: of the first chunk's chains, from
+    trace, the arrays of `Recorder.arrays`; seconds: time in steps, looking left out; log_partition: log Z and its
+    standard error, where the sampler estimates it.
     """
 
     start: np.ndarray
@@ -82,6 +85,7 @@ class Draws:
     kernel: Kernel
     adapted: Adapted | None
     acceptance: float
+    nonfinite: float
     diagnostics: Diagnostics
     trace: dict[str, np.ndarray]
     seconds: float
@@ -122,7 +126,7 @@ def draw(
     """
     observer = observer or Observer()
     adapted = recorder = None
-    starts, states, acceptance = [], [], 0.0
+    starts, states, acceptance, nonfinite = [], [], 0.0, 0
     begin, looked = time.perf_counter(), observer.seconds
     for index, first in enumerate(range(0, n, chunk)):
         generator = torch.Generator(target.device).manual_seed(stream(seed, "chains", index))
@@ -145,16 +149,16 @@ def draw(
             kernel, target, state, steps, schedule=schedule, beta_schedule=beta_schedule, callback=callback,
             generator=generator,
         )  # fmt: skip
-        if steps:
-            kernel.check(chain.state)
+        used = kernel.finished(chain.state) if steps else kernel
         states.append(chain.state)
         acceptance += float(chain.acceptance.sum())
+        nonfinite += int(chain.nonfinite.sum())
     seconds = time.perf_counter() - begin - (observer.seconds - looked)
     start, energies_start = _decode(target, starts)
     images, energies = _decode(target, [state.position for state in states])
     return Draws(
         start, images, torch.cat([state.position.cpu() for state in states]), energies_start, energies,
-        kernel, adapted, acceptance / n if steps else 1.0,
+        used, adapted, acceptance / n if steps else 1.0, nonfinite / max(n * steps, 1),
         recorder.diagnose(kernel, warmed_up=warm_up > 0),
         {name: values.float().cpu().numpy() for name, values in recorder.arrays().items()},
         seconds,
@@ -173,7 +177,8 @@ def _decode(target: LatentPosterior, positions: Sequence[Tensor]) -> tuple[np.nd
 
 
 def _mean_partition(populations: Sequence[State]) -> tuple[float, float]:
-    """log of the mean Z of independent populations, with its standard error."""
+    """log of the mean Z of independent populations, weighted by their sizes, with its standard error."""
     log_z, se = (torch.stack(values) for values in zip(*map(log_partition_of, populations)))
-    share = torch.softmax(log_z, 0)
-    return float(torch.logsumexp(log_z, 0) - np.log(len(log_z))), float((share * se).norm())
+    sizes = torch.tensor([len(state.position) for state in populations]).to(log_z)
+    weighted = log_z + torch.log(sizes / sizes.sum())
+    return float(torch.logsumexp(weighted, 0)), float((torch.softmax(weighted, 0) * se).norm())

@@ -35,7 +35,7 @@ def here(tmp_path, monkeypatch) -> None:
 
 def sample(trained: str, flags: str, name: str = "s") -> dict:
     """Sample with these flags over small ones; the summary."""
-    small = "--device -2 --n_samples 30 --num_sampler_steps 40 --lmc_gamma 0.1 --temperature 1 --step_decay_every 0"
+    small = "--device -2 --n_samples 100 --num_sampler_steps 40 --lmc_gamma 0.1 --temperature 1 --step_decay_every 0"
     chosen = dict(zip(*[iter(small.split())] * 2))
     given = flags.split()
     kept = [word for flag, value in chosen.items() if flag not in given for word in (flag, value)]
@@ -51,10 +51,10 @@ def test_every_sampler(trained, name):
     assert (summary["acceptance"] < 1) == kernel.exact
     assert (summary["log_partition"] is not None) == (name == "smc")
     d = summary["diagnostics"]
-    assert d["chains"] == 30 and d["draws"] == 20
+    assert d["chains"] == 100 and d["draws"] == 20
     assert all((d[key] is None) != kernel.moves for key in ("rhat_energy", "ess_energy", "left_start"))
     with np.load("runs/s/trace.npz") as trace:
-        assert trace["energy"].shape == (30, 40) and trace["projection"].shape == (30, 40, 4)
+        assert trace["energy"].shape == (100, 40) and trace["projection"].shape == (100, 40, 4)
     text = Path("runs/s/summary.txt").read_text()
     assert ("split R-hat" in text) == kernel.moves and ("log-partition" in text) == (name == "smc")
     goes_down = name in ("zero_temperature_langevin", "dot")
@@ -115,20 +115,20 @@ def test_evaluate_partition(trained):
 def test_thinned_draws_are_written(trained):
     sample(trained, "--thin 10 --sample_b_size 20")
     positions, energies = (np.load(f"runs/s/draws/{name}.npy", mmap_mode="r") for name in ("position", "energy"))
-    assert positions.shape == (30, 4, 4) and energies.shape == (30, 4)
+    assert positions.shape == (100, 4, 4) and energies.shape == (100, 4)
     with np.load("runs/s/samples.npz") as archive:
         assert np.array_equal(positions[:, -1], archive["latents"])
         np.testing.assert_allclose(energies[:, -1], archive["energies"], atol=1e-4)
 
 
 def test_ramped_beta(trained):
-    """At the first of 20 stairs to a high beta, chains are nearly at the prior; unramped they are driven."""
-    flags = "--latent_sampler mala --temperature 50 --num_sampler_steps 3 --lmc_gamma 0.02"
+    """Half-way up the stairs to a high beta the energy has fallen less than without them."""
+    flags = "--latent_sampler mala --temperature 50 --num_sampler_steps 20 --lmc_gamma 0.02"
     driven = sample(trained, flags)
-    ramped = sample(trained, f"{flags} --beta_ramp 1000", "r")
-    assert ramped["beta_ramp"] == 1000
-    assert ramped["energy_start"] == driven["energy_start"]
-    fall, slow = (s["energy_start"] - s["energy_end"] for s in (driven, ramped))
+    ramped = sample(trained, f"{flags} --beta_ramp 20", "r")
+    assert ramped["beta_ramp"] == 20 and ramped["energy_start"] == driven["energy_start"]
+    start, early = driven["energy_start"], str(4)
+    fall, slow = (start - s["energy_trace"][early] for s in (driven, ramped))
     assert fall > 0 and slow < fall / 2
 
 
@@ -142,12 +142,17 @@ def test_ramped_beta(trained):
         ("--beta_ramp 10 --latent_sampler smc", ["--beta_ramp: smc"]),
         ("--beta_ramp 10 --latent_sampler sir", ["--beta_ramp: sir"]),
         ("--thin 50 --num_sampler_steps 40", ["--thin 50", "40 steps"]),
+        ("--beta_ramp 50 --num_sampler_steps 40", ["--beta_ramp 50", "40 steps"]),
+        ("--beta_ramp 50 --latent_sampler mala --adapt", ["--beta_ramp", "warm-up"]),
+        ("--latent_sampler smc --n_samples 20", ["smc: 20 chains", "100 or more"]),
+        ("--latent_sampler smc --n_samples 1001", ["population of 1,"]),
+        ("--thin 1 --n_samples 1000000 --num_sampler_steps 10000000", ["--thin 1", "GB are free"]),
         ("--lmc_splitting OABAO", ["--lmc_splitting OABAO", "ABOBA, BAOAB"]),
     ],
 )
 def test_refused_before_any_work(trained, capsys, flags, parts):
-    argv = ["sample", "--device", "-2", "--g_path", trained, "--d_path", trained, "--log_name", "s", *flags.split()]
-    assert main(argv) == 2
+    argv = ["sample", "--device", "-2", "--g_path", trained, "--d_path", trained, "--log_name", "s"]
+    assert main([*argv, *flags.split()]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and all(part in error for part in parts), error
     assert not Path("runs").exists()
@@ -157,3 +162,16 @@ def test_smc_without_enough_steps_stops(trained, capsys):
     argv = "--latent_sampler smc --temperature 500 --num_sampler_steps 2 --log_name s --device -2".split()
     assert main(["sample", "--g_path", trained, "--d_path", trained, *argv]) == 1
     assert "of the way from the prior to the target; give more steps" in capsys.readouterr().err
+    assert not Path("runs/s").exists()  # its name is free for the next try
+
+
+def test_what_cannot_be_told_is_not_told(trained):
+    """One chain, and a constant energy: beta 0."""
+    one = sample(trained, "--n_samples 1 --latent_sampler imh", "one")
+    assert one["warning"].startswith("one chain cannot be compared") and one["diagnostics"]["rhat_energy"] is None
+    free = sample(trained, "--temperature 0 --latent_sampler imh", "free")
+    assert free["mixed"] and not free["warning"] and "energy constant" in Path("runs/free/summary.txt").read_text()
+    assert "h " not in Path("runs/free/summary.txt").read_text().split("sampler", 1)[1].splitlines()[0]
+    smc = sample(trained, "--latent_sampler smc", "smc")
+    assert smc["gamma"] is None and smc["step_size"] != 0.05
+    assert "(tuned)" in Path("runs/smc/summary.txt").read_text()

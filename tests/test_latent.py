@@ -5,6 +5,7 @@ import torch
 from scipy import stats
 from torch import nn
 
+from gebm.errors import InputError
 from gebm.latent import PRIORS, GaussianPrior, LatentPosterior, UniformPrior, value_and_grad
 
 DIM = 3
@@ -145,7 +146,7 @@ def test_plain_functions_will_do():
 def test_tf32_is_off_while_potentials_are_computed():
     """And what the user had set comes back."""
     seen = []
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
 
     def energy(x):
         seen.append([backend.fp32_precision for backend in backends])
@@ -156,7 +157,17 @@ def test_tf32_is_off_while_potentials_are_computed():
         for backend in backends:
             backend.fp32_precision = "tf32"
         LatentPosterior(GaussianPrior(2), lambda z: z, energy)(torch.zeros(1, 2))
-        assert seen == [["ieee", "ieee"]] and [backend.fp32_precision for backend in backends] == ["tf32", "tf32"]
+        assert seen == [["ieee"] * 3] and [backend.fp32_precision for backend in backends] == ["tf32"] * 3
     finally:
         for backend, precision in zip(backends, before):
             backend.fp32_precision = precision
+
+
+def test_energies_of_another_shape_are_refused():
+    """(N, 1), as a critic often gives, would be broadcast to (N, N) and count the prior N times."""
+    posterior = LatentPosterior(GaussianPrior(2), lambda z: z, lambda x: x[:, :1])
+    for target in (posterior, value_and_grad(lambda z: z[:, :1])):
+        with pytest.raises(InputError, match=r"gives \(3, 1\) for 3 rows, not \(3,\): squeeze it"):
+            target(torch.zeros(3, 2))
+    with pytest.raises(InputError, match="not to plain functions"):
+        posterior.frozen(torch.bfloat16)

@@ -1,12 +1,13 @@
 """What the flags say about latent chains: the kernel, its schedules, beta, and the summary of a run."""
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from gebm.commands.setup import dataset_for, folder_of, log
+from gebm.commands.setup import dataset_for, folder_of, log, schedule_of
 from gebm.config import Config
 from gebm.data import from_uint8, set_aside
 from gebm.errors import InputError
@@ -18,9 +19,10 @@ from gebm.samplers import SAMPLERS, Kernel, ramp, step_decay
 from gebm.sampling import Draws, Observer, draw
 from gebm.seeds import stream
 
-__all__ = ["check_sampler", "draw_chains", "kernel_of", "sampler_summary", "with_beta"]
+__all__ = ["check_sampler", "check_space", "draw_chains", "kernel_of", "sampler_summary", "with_beta"]
 
 FIT_IMAGES = 10_000  # that `--temperature auto` looks at
+POPULATION = 100  # chains that smc takes at least
 
 
 def kernel_of(config: Config) -> Kernel:
@@ -32,8 +34,8 @@ def kernel_of(config: Config) -> Kernel:
     return SAMPLERS[config.latent_sampler].from_gamma(config.lmc_gamma, **own.get(config.latent_sampler, {}))
 
 
-def check_sampler(config: Config) -> None:
-    """What one flag demands of another; raises InputError."""
+def check_sampler(config: Config, n: int) -> None:
+    """What one flag demands of another for n chains; raises InputError."""
     name, kernel = config.latent_sampler, SAMPLERS[config.latent_sampler]
     if config.adapt and kernel.goal is None:
         tunable = ", ".join(name for name, kernel in SAMPLERS.items() if kernel.goal is not None)
@@ -44,8 +46,26 @@ def check_sampler(config: Config) -> None:
         raise InputError(f"--precondition: {name} takes no scales; --latent_sampler mala and hmc do")
     if config.beta_ramp and not kernel.anneals:
         raise InputError(f"--beta_ramp: {name} works at one beta, or sets it itself; leave the flag out")
-    if config.thin > max(config.num_sampler_steps, 0):
-        raise InputError(f"--thin {config.thin}: more than the {config.num_sampler_steps} steps of a chain")
+    if config.beta_ramp and config.adapt:
+        raise InputError("--beta_ramp: the warm-up of --adapt already brings the chains to beta; leave one of them out")
+    for flag in ("beta_ramp", "thin"):
+        if getattr(config, flag) > config.num_sampler_steps:
+            steps = f"more than the {config.num_sampler_steps} steps of a chain"
+            raise InputError(f"--{flag} {getattr(config, flag)}: {steps}; see --num_sampler_steps")
+    least = min(n, config.sample_b_size, n % config.sample_b_size or n)
+    if name == "smc" and least < POPULATION:
+        raise InputError(
+            f"--latent_sampler smc: {n} chains, {config.sample_b_size} at a time, leave a population of {least}, it "
+            f"takes {POPULATION} or more; see --n_samples, --fid_samples, --sample_b_size"
+        )
+
+
+def check_space(config: Config, n: int, dim: int, folder: Path) -> None:
+    """Raise InputError if what `--thin` keeps does not fit on the disk."""
+    needed = n * (config.num_sampler_steps // config.thin) * (dim + 1) * 4 if config.thin else 0
+    free = shutil.disk_usage(next(p for p in folder.absolute().parents if p.exists())).free
+    if needed > free:
+        raise InputError(f"--thin {config.thin}: the draws take {needed / 1e9:.3g} GB, {free / 1e9:.3g} GB are free")
 
 
 def draw_chains(config: Config, posterior: LatentPosterior, n: int, observer: Observer) -> Draws:
@@ -78,8 +98,9 @@ def with_beta(
         return config, None
     data = dataset_for(model, config)
     file = folder_of(energy) / "config.yaml"
-    held_out = file.is_file() and Config.load(file).refine_kale > 0
-    images = set_aside(data.train)[1] if held_out else data.train
+    stored = Config.load(file) if file.is_file() else None
+    held_out = stored is not None and stored.refine_kale > 0 and schedule_of(stored).refines
+    images = set_aside(data.train)[held_out]  # the tenth, or the rest, in an order that mixes classes
     where = f"{data.name} train, " + ("set aside" if held_out else "which the energy was trained on")
     like = model.log_partition.detach()
     e_real = energies(model.energy, from_uint8(torch.tensor(images[:FIT_IMAGES])).to(like))
@@ -87,8 +108,8 @@ def with_beta(
     fit = fit_beta(e_real, model.posterior().frozen(), generator=generator)
     if fit is None:
         raise InputError(
-            "--temperature auto: the likelihood still rises at beta 1000, as the base has no samples of as low an "
-            "energy as the images; give a number"
+            "--temperature auto: the likelihood still rises at the largest beta tried, as the base has no samples of "
+            "as low an energy as the images; give a number"
         )
     if not fit.beta:
         log.info("temperature auto: the images have energies as high as the base's samples; beta 0 leaves these alone")
@@ -106,7 +127,7 @@ def sampler_summary(config: Config, draws: Draws) -> dict:
     chain_steps = len(draws.images) * (config.num_sampler_steps + (draws.adapted.steps if draws.adapted else 0))
     evaluations_per_s = chain_steps * kernel.cost / draws.seconds if draws.seconds else 0.0
     per_evaluation = (diagnostics["ess_per_1000_evaluations"] or 0.0) / 1000
-    adapted = None
+    tuned, adapted = config.adapt or name == "smc", None
     if draws.adapted:
         scale = getattr(kernel, "scale", 1.0)
         adapted = {
@@ -118,28 +139,28 @@ def sampler_summary(config: Config, draws: Draws) -> dict:
         "beta": config.temperature,
         "beta_ramp": config.beta_ramp,
         "steps": config.num_sampler_steps,
-        "gamma": None if config.adapt else config.lmc_gamma,
+        "gamma": config.lmc_gamma if kernel.gamma_power and not tuned else None,
         "kappa": config.lmc_kappa if name == "lmc" else None,
         "splitting": config.lmc_splitting if name == "lmc" else None,
         "leapfrog": config.num_leapfrog if name == "hmc" else None,
-        "step_size": kernel.step_size,
+        "step_size": kernel.step_size if kernel.gamma_power else None,
         "step_decay": None if config.adapt else [config.step_decay, config.step_decay_every],
         "adapted": adapted,
         "seed": config.seed,
         "n_fake": len(draws.images),
         "acceptance": draws.acceptance,
+        "nonfinite": draws.nonfinite,
         "moves": kernel.moves,
-        "exact": kernel.exact,
         "mixed": draws.diagnostics.mixed,
         "diagnostics": diagnostics,
         "seconds": draws.seconds,
         "evaluations_per_s": evaluations_per_s,
         "ess_per_s": evaluations_per_s * per_evaluation or None,
-        "log_partition": draws.log_partition and dict(zip(("value", "se"), draws.log_partition)),
+        "log_partition": draws.log_partition and dict(zip(("value", "se"), map(_plain, draws.log_partition))),
         "importance_relative_ess": relative_ess(-config.temperature * draws.energies_start),
     }
 
 
 def _plain(value: float) -> float | None:
-    """JSON knows no NaN."""
-    return None if isinstance(value, float) and math.isnan(value) else value
+    """JSON knows no NaN and no infinity."""
+    return value if math.isfinite(value) else None

@@ -18,7 +18,7 @@ from gebm.errors import InputError
 from gebm.metrics import Moments, extract, frechet_distance
 from gebm.model import GEBM
 from gebm.report import distance_row, distance_rows, kale_rows, sampler_row, table
-from gebm.samplers import NonFiniteError
+from gebm.samplers import SAMPLERS, NonFiniteError
 from gebm.sampling import Observer
 
 __all__ = ["main"]
@@ -80,6 +80,9 @@ def main(config: Config, given: frozenset[str]) -> Path:
     for flag in ("adapt", "beta_ramp", "num_sampler_steps", "temperature", "thin"):
         if flag in given:
             raise InputError(f"--{flag}: the demo chooses how it samples by itself; use gebm sample on its run")
+    if not SAMPLERS[config.latent_sampler].anneals:
+        name = config.latent_sampler
+        raise InputError(f"--latent_sampler {name}: the demo refines step by step; take langevin or lmc")
     _check_replaceable(run)
     check_features(config, dataset(config), choose_device(config, given))
     shutil.rmtree(run, ignore_errors=True)  # the earlier demo's, now that nothing can be wrong any more

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gebm.commands.chains import check_sampler, draw_chains, sampler_summary, with_beta
+from gebm.commands.chains import POPULATION, check_sampler, draw_chains, sampler_summary, with_beta
 from gebm.commands.setup import (
     choose_device,
     dataset,
@@ -69,7 +69,9 @@ AIS_STEPS = 100
 def main(config: Config, given: frozenset[str], subject: str = "") -> dict:
     """Evaluate `subject`: a training run or checkpoint, a folder or `.npz` of samples; empty: the newest pair."""
     start_log()
-    check_sampler(config)
+    check_sampler(replace(config, thin=0), config.fid_samples)
+    if config.eval_partition and config.sample_b_size < POPULATION:
+        raise InputError(f"--sample_b_size {config.sample_b_size}: --eval_partition takes {POPULATION} or more")
     path = Path(subject)
     if subject and not path.exists():
         raise InputError(f"{subject}: no such run or samples; give a run's folder, a checkpoint or an .npz")
@@ -208,6 +210,7 @@ def _evaluate_pair(config: Config, given: frozenset[str], device: torch.device) 
         distances = compare(observer.features(), reference, extractor, split=f"{data.name} test")
         summary["distances"] = {**distances, **sampler, "temperature_fit": fit, "warning": mixing_warning(sampler)}
         rows += [*distance_rows(distances), sampler_row(sampler), *mixing_rows(sampler)]
+        rows.append(("relative ESS of exp(-beta E)", f"{sampler['importance_relative_ess']:.3f}"))
         if summary["distances"]["warning"]:
             rows.append(("warning", summary["distances"]["warning"]))
     return summary, rows

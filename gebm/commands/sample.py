@@ -1,6 +1,8 @@
 """`gebm sample`."""
 
 import json
+import shutil
+import signal
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from gebm.commands.chains import check_sampler, draw_chains, sampler_summary, with_beta
+from gebm.commands.chains import check_sampler, check_space, draw_chains, sampler_summary, with_beta
 from gebm.commands.evaluate import check_features, compare, features_of
 from gebm.commands.setup import (
     check_new_run,
@@ -40,21 +42,32 @@ ESS_MEANING = "1: the energy changes nothing; near 0: the posterior is far from 
 def main(config: Config, given: frozenset[str]) -> Path:
     """Sample as configured; returns the folder of the samples."""
     start_log()
-    check_sampler(config)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: what was begun is cleared away
+    check_sampler(config, chains_of(config))
     device = choose_device(config, given)
     model, base, energy = load_pair(config, given)
     folder = check_new_run(config)
     data = dataset_for(model, config) if config.eval_fid else None
     if data is not None:
         check_features(config, data, device)
+    check_space(config, chains_of(config), model.prior.dim, folder)
     model.to(device)
     config, fit = with_beta(config, model, energy, device)
     resolved = open_run(folder, replace(config, g_path=str(base), d_path=str(energy)), device, model.architecture)
     log.info("sampling %s\n  base   %s\n  energy %s", folder, base, energy)
-    summary = sample_into(folder, resolved, model, data, device)
-    summary.update(base_path=str(base), energy_path=str(energy), temperature_fit=fit)
-    finish(folder, summary)
+    try:
+        summary = sample_into(folder, resolved, model, data, device)
+        summary.update(base_path=str(base), energy_path=str(energy), temperature_fit=fit)
+        finish(folder, summary)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)  # half a run is none, and would keep its name from the next
+        raise
     return folder
+
+
+def chains_of(config: Config) -> int:
+    """Number of chains: as many as the samples, or as the distance takes."""
+    return max(config.n_samples, config.fid_samples if config.eval_fid else 0)
 
 
 def spaced(steps: int, count: int) -> list[int]:
@@ -65,8 +78,7 @@ def spaced(steps: int, count: int) -> list[int]:
 def sample_into(folder: Path, config: Config, model: GEBM, data: ImageData | None, device: torch.device) -> dict:
     """Draw as configured, write pictures and samples into the folder, and return the summary."""
     folder.mkdir(exist_ok=True)
-    n = max(config.n_samples, config.fid_samples if data is not None else 0)
-    steps = config.num_sampler_steps
+    n, steps = chains_of(config), config.num_sampler_steps
     observer = Observer(images_at=spaced(steps, 10), frames_at=spaced(steps, 24))
     if data is not None:
         extractor, reference = features_of(config, data, device)
@@ -136,7 +148,7 @@ def finish(folder: Path, summary: dict) -> None:
 
 def write_summary(folder: Path, summary: dict, text: str) -> None:
     with atomic_write(folder / "summary.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=1) + "\n")
+        temporary.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
     with atomic_write(folder / "summary.txt") as temporary:
         temporary.write_text(text + "\n")
     log.info("\n%s", text)

@@ -14,10 +14,12 @@ from gebm.errors import InputError
 from gebm.files import atomic_folder, atomic_write, check_writable
 from gebm.model import GEBM, Architecture, read_architecture
 from gebm.training.checkpoint import checkpoints
+from gebm.training.loop import Schedule
 
 __all__ = [
     "architecture_of", "check_new_run", "choose_device", "dataset", "dataset_for", "folder_of", "load_pair", "log",
-    "log_dir", "newest_checkpoint", "open_run", "runs_of", "start_log",
+    "log_dir", "newest_checkpoint", "open_run", "runs_of", "schedule_of",
+    "start_log",
 ]  # fmt: skip
 
 log = logging.getLogger("gebm")
@@ -212,6 +214,20 @@ def load_pair(config: Config, given: frozenset[str]) -> tuple[GEBM, Path, Path]:
         model.energy.trunc = not config.no_trunc
         model.architecture = replace(model.architecture, trunc=not config.no_trunc)
     return model, base, energy
+
+
+def schedule_of(config: Config) -> Schedule:
+    """The numbers of steps, with the refinement's default of a tenth of the base steps filled in."""
+    return Schedule(
+        train_mode=config.train_mode,
+        base_steps=config.total_gen_iter,
+        n_iter_d=config.n_iter_d,
+        n_iter_d_init=config.n_iter_d_init,
+        refine_steps=config.total_gen_iter // 10 if config.refine_iter == -1 else config.refine_iter,
+        refine_kale=config.refine_kale,
+        log_every=config.disp_freq,
+        checkpoint_every=config.checkpoint_freq,
+    )
 
 
 def start_log() -> None:

@@ -17,6 +17,7 @@ from gebm.commands.setup import (
     newest_checkpoint,
     open_run,
     runs_of,
+    schedule_of,
     start_log,
 )
 from gebm.config import Config
@@ -30,10 +31,10 @@ from gebm.networks import BASES
 from gebm.objectives import OBJECTIVES
 from gebm.seeds import stream
 from gebm.training.checkpoint import load_checkpoint
-from gebm.training.loop import Interrupted, Schedule, train
+from gebm.training.loop import Interrupted, train
 from gebm.training.trainer import Trainer
 
-__all__ = ["build_trainer", "main", "schedule_of"]
+__all__ = ["build_trainer", "main"]
 
 KALE_FORMS = ("fenchel", "donsker_varadhan")
 
@@ -125,20 +126,6 @@ def build_trainer(
     if config.train_mode == "base":
         trainer.freeze_energy()
     return trainer, held_out
-
-
-def schedule_of(config: Config) -> Schedule:
-    """The numbers of steps, with the refinement's default of a tenth of the base steps filled in."""
-    return Schedule(
-        train_mode=config.train_mode,
-        base_steps=config.total_gen_iter,
-        n_iter_d=config.n_iter_d,
-        n_iter_d_init=config.n_iter_d_init,
-        refine_steps=config.total_gen_iter // 10 if config.refine_iter == -1 else config.refine_iter,
-        refine_kale=config.refine_kale,
-        log_every=config.disp_freq,
-        checkpoint_every=config.checkpoint_freq,
-    )
 
 
 def _optimizer(config: Config, network: nn.Module, lr: float, c: nn.Parameter | None = None) -> torch.optim.Optimizer:

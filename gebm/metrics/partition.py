@@ -12,12 +12,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gebm.errors import InputError
 from gebm.latent import Target
 from gebm.networks.common import evaluating
 from gebm.objectives import log_mean_exp
-from gebm.samplers import SMC, Kernel, Tempered, UnfinishedError, run
+from gebm.samplers import SMC, Kernel, UnfinishedError, run
 from gebm.samplers.smc import log_partition_of
-from gebm.samplers.tempering import excess
+from gebm.samplers.tempering import Tempered, excess
 
 __all__ = [
     "KALEEstimate", "LogPartition", "annealed_importance_sampling", "base_energies", "energies", "evaluate_kale",
@@ -28,7 +29,8 @@ __all__ = [
 class LogPartition(NamedTuple):
     """An estimate of log Z with its standard error (by the delta method), from n draws or particles.
 
-    relative_ess: of the weights it is the mean of; when it is near 0 the standard error is too small to be believed.
+    relative_ess: of the weights it is the mean of (of a population: that of as many independent draws with this error);
+    when it is below a tenth the standard error is too small to be believed.
     """
 
     value: float
@@ -69,10 +71,15 @@ def annealed_importance_sampling(
 
     Arguments:
         target: potential and gradient.
-        kernel: one that leaves its target exactly invariant (MALA, HMC, ...), one step of it at each place.
+        kernel: one that leaves its target exactly invariant, one step of it at each place.
         start: draws (N, d) from the prior N(0, I); in reverse, exact draws from the target.
         places: t from 0 to 1, rising; `path(steps)`.
+
+    Raises:
+        InputError: a kernel that is not exact.
     """
+    if not (kernel.exact and kernel.moves):
+        raise InputError(f"{type(kernel).__name__}: annealing needs a kernel whose every step is exact: MALA, HMC, ...")
     order = list(reversed(places)) if reverse else list(places)
     state = kernel.init(start, target)
     log_weights = torch.zeros(len(start), dtype=torch.float64, device=start.device)
@@ -104,7 +111,7 @@ def sequential_monte_carlo(
         if float(state.extra["t"]) >= 1:
             log_z, se = (float(x) for x in log_partition_of(state))
             return LogPartition(log_z, se, 1 / (1 + len(start) * se**2), len(start))
-    kernel.check(state)
+    kernel.finished(state)
     raise UnfinishedError("smc: no step was allowed; give max_steps")
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from gebm.latent import LatentPosterior
 from gebm.metrics.partition import relative_ess
 from gebm.samplers import SMC
+from gebm.samplers.smc import family_totals
 from gebm.samplers.tempering import excess
 
 __all__ = ["BetaFit", "fit_beta"]
@@ -76,8 +77,7 @@ def fit_beta(
         if best is None and model_mean <= mean:
             variance = float((weights * (energies - model_mean).square()).sum())
             # The error of the model's mean is that of its families, as in `log_partition_of`.
-            families = torch.zeros_like(weights)
-            families.index_add_(0, state.extra["ancestor"], weights * (energies - model_mean))
+            families = family_totals(weights * (energies - model_mean), state.extra["ancestor"])
             noise = float(e_real.var()) / len(e_real) + float(families.square().sum())
             best, se = _crossing(curve, mean), noise**0.5 / variance if variance > 0 else math.inf
         if (best is not None and beta >= BEYOND * best) or beta >= largest:

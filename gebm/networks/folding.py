@@ -24,7 +24,7 @@ def folded(module: nn.Module) -> nn.Module:
         if parametrize.is_parametrized(layer):
             _fold_parametrizations(layer)
     for sequence in module.modules():
-        if isinstance(sequence, nn.Sequential):
+        if isinstance(sequence, nn.Sequential) and type(sequence).forward is nn.Sequential.forward:
             _fold_batch_norms(sequence)
             _fold_resampling(sequence)
     return module.requires_grad_(False)
@@ -55,8 +55,8 @@ def _fold_batch_norms(sequence: nn.Sequential) -> None:
 
 
 def _hooked(layer: nn.Module) -> bool:
-    """Whether something, such as the older `torch.nn.utils.spectral_norm`, sets the layer's weight at every call."""
-    return bool(layer._forward_pre_hooks)
+    """Whether something acts at every call, such as the older `torch.nn.utils.spectral_norm` on the weight."""
+    return bool(layer._forward_pre_hooks or layer._forward_hooks)
 
 
 def _is_plain_linear(layer: nn.Module) -> bool:

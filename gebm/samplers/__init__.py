@@ -13,14 +13,13 @@ from gebm.samplers.schedules import ramp, step_decay
 from gebm.samplers.smc import SMC
 from gebm.samplers.sphere import SphereLangevin
 from gebm.samplers.storage import DrawFiles, load_chain, save_chain
-from gebm.samplers.tempering import Tempered
 from gebm.samplers.transport import OptimalTransport
 from gebm.samplers.truncated import TruncatedLangevin
 
 __all__ = [
     "HMC", "MALA", "SAMPLERS", "SIR", "SMC", "Adapted", "Chain", "DrawFiles", "GradientDescent",
     "IndependentMetropolis", "Info", "Kernel", "KineticLangevin", "Langevin", "NonFiniteError", "OptimalTransport",
-    "RandomWalk", "SphereLangevin", "State", "Tempered", "TruncatedLangevin", "UnfinishedError", "adapt", "load_chain",
+    "RandomWalk", "SphereLangevin", "State", "TruncatedLangevin", "UnfinishedError", "adapt", "load_chain",
     "ramp", "run", "save_chain", "step_decay",
 ]  # fmt: skip
 

@@ -39,7 +39,8 @@ def adapt(
 ) -> Adapted:
     r"""Tune the step size to the kernel's goal of acceptance over all chains by dual averaging (Nesterov 2009).
 
-    With :math:`\bar H_t` the mean shortfall of the acceptance up to warm-up step t and h_0 the first step size,
+    With :math:`\bar H_t` the sum of the shortfalls of the acceptance up to warm-up step t over t + 10, and h_0 the
+    first step size,
 
     .. math:: \log h_t = \log 10 h_0 - \tfrac{\sqrt t}{0.05} \bar H_t, \qquad
               \log \bar h_t = t^{-0.75} \log h_t + (1 - t^{-0.75}) \log \bar h_{t-1}

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from gebm.latent import Target
 
-__all__ = ["Info", "Kernel", "State", "UnfinishedError", "always_accepted", "evaluate", "normal_like"]
+__all__ = ["Info", "Kernel", "State", "UnfinishedError", "always_accepted", "check_precision", "evaluate"]
+__all__ += ["normal_like"]
 
 
 class State(NamedTuple):
@@ -33,10 +34,13 @@ class State(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What a step did: acceptance probability (N,) and whether the proposal was accepted (N,)."""
+    """What a step did: acceptance probability (N,), whether the proposal was accepted (N,), and whether its potential
+    and gradient were finite (N,).
+    """
 
     acceptance: Tensor
     accepted: Tensor
+    finite: Tensor
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Kernel:
 
     def init(self, position: Tensor, target: Target) -> State:
         """The state of chains at these positions."""
+        check_precision(self, target)
         return State(position, *target(position))
 
     def step(
@@ -77,8 +82,9 @@ class Kernel:
         """The next state; the old one stays as it is."""
         raise NotImplementedError
 
-    def check(self, state: State) -> None:
-        """Raise UnfinishedError if these cannot be draws yet."""
+    def finished(self, state: State) -> "Kernel":
+        """The kernel as it has tuned itself by the end of a run; UnfinishedError if its states are no draws yet."""
+        return self
 
 
 class UnfinishedError(FloatingPointError):
@@ -90,6 +96,12 @@ def normal_like(position: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.randn(position.shape, generator=generator, device=position.device, dtype=position.dtype)
 
 
+def check_precision(kernel: Kernel, target: Target) -> None:
+    """Raise ValueError for an exact kernel on a target whose potentials are not float32 or float64."""
+    if kernel.exact and not getattr(target, "exact", True):
+        raise ValueError(f"{type(kernel).__name__} is exact only with float32 potentials: freeze without dtype")
+
+
 def evaluate(target: Target, position: Tensor) -> Tensor:
     """Potentials (N,) alone: a third of the cost of potential and gradient."""
     with torch.no_grad():
@@ -99,4 +111,4 @@ def evaluate(target: Target, position: Tensor) -> Tensor:
 def always_accepted(position: Tensor) -> Info:
     """The `Info` of a kernel without a reject step."""
     ones = torch.ones(len(position), device=position.device)
-    return Info(ones, ones.bool())
+    return Info(ones, ones.bool(), ones.bool())

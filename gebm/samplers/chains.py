@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gebm.errors import InputError
 from gebm.latent import Target
-from gebm.samplers.base import Kernel, State
+from gebm.samplers.base import Kernel, State, check_precision
 from gebm.samplers.tempering import Tempered
 
 __all__ = ["Chain", "NonFiniteError", "run"]
@@ -23,13 +23,15 @@ class Chain(NamedTuple):
     """Result of `run`.
 
     state: the last state; positions (draws, N, d) and potentials (draws, N): those of the thinned states; acceptance
-    (N,): mean acceptance over the steps.
+    (N,): mean acceptance over the steps; nonfinite (N,): number of proposals whose potential or gradient was not
+    finite, all of them rejected.
     """
 
     state: State
     positions: Tensor
     potentials: Tensor
     acceptance: Tensor
+    nonfinite: Tensor
 
 
 def run(
@@ -64,13 +66,14 @@ def run(
         ValueError: an exact kernel on a target of lower precision (`LatentPosterior.frozen`).
         InputError: a beta schedule for a kernel that takes none.
     """
-    if kernel.exact and not getattr(target, "exact", True):
-        raise ValueError(f"{type(kernel).__name__} is exact only with float32 potentials: freeze without dtype")
+    check_precision(kernel, target)
     if beta_schedule is not None and not kernel.anneals:
         raise InputError(f"{type(kernel).__name__}: works at one beta, or sets it itself; leave beta_schedule out")
     state = start if isinstance(start, State) else kernel.init(start, target)
     acceptance = torch.zeros(len(state.position), device=state.position.device)
+    nonfinite = torch.zeros(len(state.position), dtype=torch.long, device=state.position.device)
     first_bad = torch.full((), -1, device=state.position.device)
+    bad_start = _is_bad(state)
     positions, potentials = [], []
     factors = None
     for t in range(first_step, first_step + steps):
@@ -78,13 +81,14 @@ def run(
             factors, current = wanted, _at(kernel, *wanted)
         state, info = current.step(state, target, generator)
         acceptance += info.acceptance
-        first_bad = torch.where(_is_bad(state) & (first_bad < 0), t + 1, first_bad)
+        nonfinite += ~info.finite
+        first_bad = torch.where(_is_bad(state) & (first_bad < 0), torch.where(bad_start, first_step, t + 1), first_bad)
         if thin and (t + 1) % thin == 0:
             positions.append(state.position)
             potentials.append(state.potential)
         # Reading the flag waits for the device, so it is read rarely; a chain that went bad stays bad.
         if t + 1 == first_step + steps or (t + 1) % 100 == 0:
-            _raise_if_bad(kernel, first_bad)
+            _raise_if_bad(kernel, first_bad, first_step)
         if callback is not None:
             callback(t + 1, state)
     return Chain(
@@ -92,6 +96,7 @@ def run(
         torch.stack(positions) if positions else state.position.new_empty(0, *state.position.shape),
         torch.stack(potentials) if potentials else state.potential.new_empty(0, *state.potential.shape),
         acceptance / max(steps, 1),
+        nonfinite,
     )
 
 
@@ -107,9 +112,9 @@ def _is_bad(state: State) -> Tensor:
     return ~finite if state.gradient is None else ~(finite & torch.isfinite(state.gradient).all())
 
 
-def _raise_if_bad(kernel: Kernel, first_bad: Tensor) -> None:
-    if (step := int(first_bad)) >= 0:
-        raise NonFiniteError(
-            f"{type(kernel).__name__}: potential or gradient not finite at step {step}; "
-            "use a smaller step size or a lower beta"
-        )
+def _raise_if_bad(kernel: Kernel, first_bad: Tensor, first_step: int) -> None:
+    if (step := int(first_bad)) < 0:
+        return
+    where = "at the start" if step == first_step else f"at step {step}"
+    mend = "use other starts" if step == first_step else "use a smaller step size or a lower beta"
+    raise NonFiniteError(f"{type(kernel).__name__}: potential or gradient not finite {where}; {mend}")

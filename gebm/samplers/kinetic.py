@@ -61,17 +61,18 @@ class KineticLangevin(Kernel):
             position = position + half * velocity
             potential, gradient = target(position)
             extra["evaluated_at"] = position
-            velocity = self._rub(velocity - half * gradient, generator) - half * gradient
+            velocity = self._ou_step(velocity - half * gradient, generator) - half * gradient
             position = position + half * velocity
         else:
             velocity = velocity - half * state.gradient
             position = position + half * velocity
-            velocity = self._rub(velocity, generator)
+            velocity = self._ou_step(velocity, generator)
             position = position + half * velocity
             potential, gradient = target(position)
             velocity = velocity - half * gradient
         return State(position, potential, gradient, velocity, extra), always_accepted(position)
 
-    def _rub(self, velocity: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _ou_step(self, velocity: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Friction and noise: the Ornstein-Uhlenbeck process over a time h, exactly."""
         keep = math.exp(-self.friction * self.step_size)
         return keep * velocity + math.sqrt(1 - keep**2) * normal_like(velocity, generator)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gebm.latent import Target, prior_potential
-from gebm.samplers.base import Info, Kernel, State, evaluate, normal_like
+from gebm.samplers.base import Info, Kernel, State, check_precision, evaluate, normal_like
 from gebm.samplers.metropolis import accept, select
 
 __all__ = ["SIR", "IndependentMetropolis", "RandomWalk"]
@@ -19,6 +19,7 @@ class GradientFree(Kernel):
     exact = True
 
     def init(self, position: Tensor, target: Target) -> State:
+        check_precision(self, target)
         return State(position, evaluate(target, position))
 
 
@@ -100,7 +101,7 @@ class SIR(PriorProposals):
         uniform = torch.rand(probability.shape, generator=generator, device=position.device, dtype=position.dtype)
         taken = uniform < probability
         state = select(taken, candidate, state)._replace(extra={"log_weights": total})
-        return state, Info(probability, taken)
+        return state, Info(probability, taken, torch.isfinite(log_weight))
 
 
 def _log_weight(state: State) -> Tensor:

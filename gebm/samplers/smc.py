@@ -1,16 +1,18 @@
 """Sequential Monte Carlo from the prior to the target."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from gebm.errors import InputError
 from gebm.latent import Target
 from gebm.samplers.base import Info, Kernel, State, UnfinishedError
 from gebm.samplers.mala import MALA
 from gebm.samplers.tempering import Tempered, excess
 
-__all__ = ["SMC", "log_partition_of"]
+__all__ = ["SMC", "family_totals", "log_partition_of"]
 
 RESAMPLE = 0.5  # relative effective sample size below which the population is resampled
 RATE = 0.5  # of the adaptation of the step size: d log h for an acceptance that is off by one
@@ -51,6 +53,8 @@ class SMC(Kernel):
 
     def init(self, position: Tensor, target: Target) -> State:
         n = len(position)
+        if n < 2:
+            raise InputError("SMC: one particle is no population; give hundreds or more")
         zero = torch.zeros((), dtype=torch.float64, device=position.device)
         extra = {"t": zero, "log_z": zero, "variance": zero, "log_h": zero, "weights": (zero + 1 / n).repeat(n)}
         extra["ancestor"] = torch.arange(n, device=position.device)
@@ -64,7 +68,8 @@ class SMC(Kernel):
         t = extra["t"] + further
         log_w = weights.log() + _exponents(phi, further)
         log_sum, weights = torch.logsumexp(log_w, 0), torch.softmax(log_w, 0)
-        variance = torch.where(further > 0, _relatives(weights, ancestor), extra["variance"])
+        total = family_totals(weights, ancestor).square().sum()
+        variance = torch.where(further > 0, 1 - (1 - total) / (1 - 1 / len(phi)), extra["variance"])
 
         n, everyone = len(phi), torch.arange(len(phi), device=phi.device)
         resample = (1 / (n * weights.square().sum()) < RESAMPLE) | ((t >= 1) & (further > 0)) | torch.isinf(phi).any()
@@ -78,12 +83,13 @@ class SMC(Kernel):
         now = {"t": t, "log_z": extra["log_z"] + log_sum, "variance": variance, "log_h": log_h, "weights": weights}
         return moved._replace(extra={**now, "ancestor": ancestor[keep]}), info
 
-    def check(self, state: State) -> None:
+    def finished(self, state: State) -> "SMC":
         t = float(state.extra["t"])
         if t < 1:
             raise UnfinishedError(
                 f"smc: came only {t:.1%} of the way from the prior to the target; give more steps, or a lower beta"
             )
+        return replace(self, step_size=self.step_size * math.exp(state.extra["log_h"]))
 
     def _further(self, phi: Tensor, weights: Tensor, most: Tensor) -> Tensor:
         """The largest step along the path, at most `most`, that keeps the conditional effective sample size."""
@@ -113,9 +119,9 @@ def log_partition_of(state: State) -> tuple[Tensor, Tensor]:
     return state.extra["log_z"], state.extra["variance"].clamp(min=0).sqrt()
 
 
-def _relatives(weights: Tensor, ancestor: Tensor) -> Tensor:
-    families = torch.zeros_like(weights).index_add(0, ancestor, weights)
-    return 1 - (1 - families.square().sum()) / (1 - 1 / len(weights)) if len(weights) > 1 else torch.nan
+def family_totals(values: Tensor, ancestor: Tensor) -> Tensor:
+    """Sums (N,) of values (N,) over the particles that descend from each start: what is independent in a population."""
+    return torch.zeros_like(values).index_add(0, ancestor, values)
 
 
 def _exponents(phi: Tensor, step: Tensor) -> Tensor:

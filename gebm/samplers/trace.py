@@ -36,8 +36,8 @@ class Diagnostics(NamedTuple):
 
     @property
     def mixed(self) -> bool:
-        """Whether every R-hat is at most 1.05."""
-        return max(self.rhat_energy, self.rhat_projection) <= MIXED and self.rhat_projection == self.rhat_projection
+        """Whether every R-hat is at most 1.05; that of a constant energy, NaN, does not count."""
+        return self.rhat_projection <= MIXED and not self.rhat_energy > MIXED
 
 
 class Recorder:

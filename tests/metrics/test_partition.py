@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from gebm.errors import InputError
 from gebm.latent import value_and_grad
 from gebm.metrics.partition import (
     LogPartition,
@@ -17,7 +18,7 @@ from gebm.metrics.partition import (
     sequential_monte_carlo,
 )
 from gebm.model import GEBM, Architecture
-from gebm.samplers import HMC, MALA, UnfinishedError
+from gebm.samplers import HMC, MALA, SMC, KineticLangevin, Langevin, UnfinishedError
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -180,3 +181,10 @@ def test_base_energies(model):
     model.train()
     parts = base_energies(model, 7, torch.Generator().manual_seed(0), batch_size=4)
     assert parts.shape == (7,) and not parts.requires_grad
+
+
+@pytest.mark.parametrize("kernel", [Langevin(0.1), KineticLangevin(0.1), SMC(0.1)])
+def test_annealing_takes_exact_kernels_alone(kernel):
+    target = value_and_grad(lambda z: 2 * z.square().sum(1))
+    with pytest.raises(InputError, match="every step is exact"):
+        annealed_importance_sampling(target, kernel, torch.zeros(10, 2), path(3))

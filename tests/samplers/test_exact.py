@@ -166,6 +166,7 @@ def test_proposals_that_are_not_finite_are_rejected(name, bad):
     start = -torch.rand(500, 2, generator=seeded(0), dtype=torch.float64) - 0.01
     chain = run(KERNELS[name], target, start, 20, generator=seeded(1))
     assert (chain.state.position[:, 0] <= 0).all() and chain.state.potential.isfinite().all()
+    assert 0 < chain.nonfinite.sum() < 20 * 500 and chain.nonfinite.dtype == torch.long
     assert 0 < chain.acceptance.mean() < 1
 
 
@@ -207,3 +208,11 @@ def test_importance_resampling_passes_over_what_is_not_finite():
     start = torch.randn(500, 2, generator=seeded(0), dtype=torch.float64)
     state = SIR().init(-start.abs(), target)
     assert (run(SIR(), target, state, 30, generator=seeded(1)).state.position[:, 0] <= 0).all()
+
+
+def test_a_chain_that_starts_where_nothing_is_finite_can_leave():
+    target = value_and_grad(lambda z: torch.where(z[:, 0] > 9, math.nan, 0.5 * z.square().sum(1)))
+    start = torch.full((50, 2), 10.0, dtype=torch.float64)
+    assert run(IndependentMetropolis(), target, start, 1, generator=seeded(0)).state.potential.isfinite().all()
+    with pytest.raises(FloatingPointError, match="MALA: .* not finite at the start; use other starts"):
+        run(MALA(0.1), target, start, 5, generator=seeded(0))

@@ -356,7 +356,7 @@ def test_callback_and_thinning_agree(kernel):
 def test_names_the_first_bad_step(kernel, bad_step, steps, what):
     """One bad evaluation is enough, even where the chain comes back."""
     plain = quadratic(np.eye(3))
-    calls = 0
+    calls = -10
 
     def target(z):
         nonlocal calls
@@ -385,7 +385,8 @@ class Spy(Kernel):
 
     def step(self, state, target, generator):
         self.seen.append(self.step_size)
-        return state, Info(torch.full((len(state.position),), 0.25), torch.zeros(len(state.position)).bool())
+        n = len(state.position)
+        return state, Info(torch.full((n,), 0.25), torch.zeros(n).bool(), torch.ones(n).bool())
 
 
 def test_schedule_acts_at_its_steps():

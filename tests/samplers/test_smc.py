@@ -134,7 +134,7 @@ def test_at_the_target_a_step_is_one_of_mala():
     assert after.extra["variance"] == state.extra["variance"]
     potential, gradient = target(after.position)
     torch.testing.assert_close((after.potential, after.gradient), (potential, gradient))
-    kernel.check(after)
+    kernel.finished(after)
 
 
 def test_step_size_follows_the_acceptance():
@@ -185,7 +185,7 @@ def test_too_few_steps():
     target, kernel = gaussian(50.0), SMC(0.1)
     state = run(kernel, target, normal(100, 5, 0), 3, generator=seeded(0)).state
     with pytest.raises(UnfinishedError, match=r"smc: came only \d+\.\d% of the way.*more steps") as error:
-        kernel.check(state)
+        kernel.finished(state)
     assert "\n" not in str(error.value)
 
 

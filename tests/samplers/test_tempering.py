@@ -18,12 +18,11 @@ from gebm.samplers import (
     Langevin,
     RandomWalk,
     SphereLangevin,
-    Tempered,
     TruncatedLangevin,
     ramp,
     run,
 )  # fmt: skip
-from gebm.samplers.tempering import excess
+from gebm.samplers.tempering import Tempered, excess
 
 DRAWS = 40_000
 CRITICAL = 1.95  # Kolmogorov-Smirnov at level 0.001, times sqrt(nm / (n + m))

@@ -170,7 +170,7 @@ def test_kernels_whose_chains_do_not_travel():
 @pytest.mark.parametrize(
     "energy, projection, mixed",
     [(1.0, 1.0, True), (1.05, 1.05, True), (1.06, 1.0, False), (1.0, 1.06, False)]
-    + [(NAN, 1.0, False), (1.0, NAN, False), (NAN, NAN, False), (math.inf, 1.0, False)],
+    + [(NAN, 1.0, True), (1.0, NAN, False), (NAN, NAN, False), (math.inf, 1.0, False)],
 )
 def test_mixed(energy, projection, mixed):
     assert Diagnostics(2, 10, 1.0, energy, 1.0, projection, 1.0, 0.5).mixed is mixed
