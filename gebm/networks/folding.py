@@ -42,7 +42,7 @@ def _fold_parametrizations(layer: nn.Module) -> None:
 def _fold_batch_norms(sequence: nn.Sequential) -> None:
     for i in range(1, len(sequence)):
         norm = sequence[i]
-        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
+        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or _hooked(norm):
             continue
         before = sequence[i - 1]
         if isinstance(before, nn.Conv2d | nn.ConvTranspose2d) and not _hooked(before):
@@ -85,12 +85,14 @@ def _fold_resampling(sequence: nn.Sequential) -> None:
 
 
 def _doubles(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Upsample) and layer.mode == "nearest" and layer.scale_factor == 2
+    nearest = isinstance(layer, nn.Upsample) and layer.mode == "nearest" and layer.scale_factor == 2
+    return nearest and not _hooked(layer)
 
 
 def _halves(layer: nn.Module) -> bool:
     settings = ("kernel_size", "stride", "padding", "ceil_mode", "divisor_override")
-    return isinstance(layer, nn.AvgPool2d) and [getattr(layer, s) for s in settings] == [2, 2, 0, False, None]
+    plain = isinstance(layer, nn.AvgPool2d) and [getattr(layer, s) for s in settings] == [2, 2, 0, False, None]
+    return plain and not _hooked(layer)
 
 
 def _is_plain_convolution(layer: nn.Module) -> bool:

@@ -190,3 +190,23 @@ def test_frozen_bfloat16_keeps_positions_precise():
     for target in (rounded, rounded.at(3.0)):
         start = target.start(4, torch.Generator().manual_seed(0))
         assert start.dtype == target(start)[0].dtype == target.energies(start).dtype == torch.float32
+
+
+class Residual(nn.Sequential):
+    """A block that is an `nn.Sequential` by name, with a skip connection around all layers but the first."""
+
+    def forward(self, x):
+        y = self[0](x)
+        return self[3](self[2](self[1](y))) + y
+
+
+@pytest.mark.parametrize("kind", ["own forward", "forward hook"])
+def test_what_is_no_plain_chain_of_layers_keeps_its_function(kind):
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 3, 3, padding=1), nn.AvgPool2d(2), nn.Upsample(scale_factor=2), nn.Conv2d(3, 3, 3, padding=1)
+    block = Residual(*layers) if kind == "own forward" else nn.Sequential(*layers)
+    if kind == "forward hook":
+        for layer in layers:
+            layer.register_forward_hook(lambda module, inputs, output: 2 * output)
+    block, x = block.double(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(folded(block)(x), block(x))
