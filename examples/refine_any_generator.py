@@ -1,4 +1,4 @@
-r"""Refine a generator that you bring: an energy on top of it, its weights left alone. Half a minute on one CPU thread.
+r"""Refine a generator that you bring: an energy on top of it, its weights left alone. Under a minute on one CPU thread.
 
     python examples/refine_any_generator.py --out refined
 

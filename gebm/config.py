@@ -157,7 +157,7 @@ class Sampling:
     step_decay: float = flag(0.1, "factor on lmc_gamma every `step_decay_every` steps", gt=0, le=1)
     step_decay_every: int = flag(200, "steps between decays of lmc_gamma; 0: constant", ge=0)
     adapt: bool = flag(False, "tune the step size of mala, hmc or mh in a warm-up, then keep it constant")
-    adapt_steps: int = flag(200, "steps of that warm-up, before the `num_sampler_steps`", ge=1)
+    adapt_steps: int = flag(200, "steps of that warm-up, before the `num_sampler_steps`", ge=2)
     precondition: bool = flag(False, "let the warm-up tune a scale for each coordinate too (mala, hmc)")
     temperature: float | str = flag(
         100.0, "INVERSE temperature: beta in exp(-beta E); auto: of greatest likelihood", choices=("auto",), ge=0

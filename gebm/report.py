@@ -37,11 +37,21 @@ def sampler_row(summary: Mapping) -> tuple[str, str]:
     """Row of a sampler's setting."""
     size = "gamma {gamma:g} (h {step_size:.3g}), " if summary["gamma"] is not None else "h {step_size:.3g} (tuned), "
     size = size if summary["step_size"] is not None else ""  # every proposal a fresh draw
-    return "sampler", ("{sampler}, beta {beta:.4g}, " + size + "{steps} steps").format(**summary)
+    own = {"kappa": "friction {kappa:g} {splitting}, ", "leapfrog": "{leapfrog} leapfrog steps, "}
+    size += "".join(text for key, text in own.items() if summary.get(key) is not None)
+    text = ("{sampler}, beta {beta:.4g}, " + size + "{steps} steps").format(**summary)
+    if summary.get("beta_ramp"):
+        text += f", beta raised over the first {summary['beta_ramp']}"
+    factor, every = summary["step_decay"] or (1, 0)
+    if every and summary["steps"] > every and summary["gamma"] is not None:
+        text += f", gamma x{factor:g} every {every}"
+    return "sampler", text
 
 
 def mixing_rows(summary: Mapping) -> list[tuple[str, str]]:
     """Rows on how the chains fared: acceptance, and what their record says of mixing."""
+    if not summary["steps"]:
+        return [("no steps", "these are samples of the base")]
     d, rows = summary["diagnostics"], [("acceptance", "{acceptance:.3f}".format(**summary))]
     if summary["adapted"]:
         tuned, kind = summary["adapted"]["steps"], "step size"
@@ -53,7 +63,8 @@ def mixing_rows(summary: Mapping) -> list[tuple[str, str]]:
         energy = "constant" if d["rhat_energy"] is None else f"{d['rhat_energy']:.3f}"
         rows.append(("split R-hat", f"energy {energy}, worst projection {d['rhat_projection']:.3f}"))
         size = f"{d['ess_energy']:.0f} of {d['chains'] * d['draws']} ({d['chains']} chains x {d['draws']} draws)"
-        if summary["mixed"]:  # or the number would only say how far apart the chains are
+        if summary["mixed"]:  # or the numbers would only say how far apart the chains are
+            rows[-1] = (rows[-1][0], f"{rows[-1][1]}: mixed")
             size += (
                 f", {d['ess_per_1000_evaluations']:.3g} per 1000 evaluations, {summary['ess_per_s']:.3g} a second"
             )

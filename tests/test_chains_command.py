@@ -175,3 +175,16 @@ def test_what_cannot_be_told_is_not_told(trained):
     smc = sample(trained, "--latent_sampler smc", "smc")
     assert smc["gamma"] is None and smc["step_size"] != 0.05
     assert "(tuned)" in Path("runs/smc/summary.txt").read_text()
+
+
+def test_the_table_names_every_setting(trained):
+    def row(flags: str, name: str) -> str:
+        sample(trained, flags, name)
+        return next(line for line in Path(f"runs/{name}/summary.txt").read_text().splitlines() if "beta 1" in line)
+
+    assert "friction 2 BAOAB, 40 steps" in row("--latent_sampler lmc --lmc_kappa 2 --lmc_splitting BAOAB", "a")
+    hmc = row("--latent_sampler hmc --num_leapfrog 3 --beta_ramp 20 --step_decay_every 15", "b")
+    assert "3 leapfrog steps, 40 steps, beta raised over the first 20, gamma x0.1 every 15" in hmc
+    assert "these are samples of the base" in (
+        sample(trained, "--num_sampler_steps 0", "c") and Path("runs/c/summary.txt").read_text()
+    )

@@ -127,7 +127,7 @@ def sampler_summary(config: Config, draws: Draws) -> dict:
     chain_steps = len(draws.images) * (config.num_sampler_steps + (draws.adapted.steps if draws.adapted else 0))
     evaluations_per_s = chain_steps * kernel.cost / draws.seconds if draws.seconds else 0.0
     per_evaluation = (diagnostics["ess_per_1000_evaluations"] or 0.0) / 1000
-    tuned, adapted = config.adapt or name == "smc", None
+    tuned, adapted = draws.adapted is not None or (name == "smc" and config.num_sampler_steps > 0), None
     if draws.adapted:
         scale = getattr(kernel, "scale", 1.0)
         adapted = {

@@ -5,6 +5,7 @@ the next one. The batch dimension is the chain dimension: all N chains move at o
 particles of `SMC`).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -13,6 +14,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from gebm.errors import InputError
 from gebm.latent import Target
 
 __all__ = ["Info", "Kernel", "State", "UnfinishedError", "always_accepted", "check_precision", "evaluate"]
@@ -61,6 +63,10 @@ class Kernel:
     moves: ClassVar[bool] = True
     anneals: ClassVar[bool] = True
     goal: ClassVar[float | None] = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.step_size, Tensor) and not 0 < self.step_size < math.inf:
+            raise InputError(f"{type(self).__name__}: step_size {self.step_size} must be a number above 0")
 
     @classmethod
     def from_gamma(cls, gamma: float, **own: object) -> "Kernel":

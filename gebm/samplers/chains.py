@@ -64,8 +64,10 @@ def run(
     Raises:
         NonFiniteError: a potential or gradient was not finite; names the first step where.
         ValueError: an exact kernel on a target of lower precision (`LatentPosterior.frozen`).
-        InputError: a beta schedule for a kernel that takes none.
+        InputError: a beta schedule for a kernel that takes none, or a negative number.
     """
+    if steps < 0 or thin < 0:
+        raise InputError(f"run: {steps} steps and thin {thin} must be 0 or more")
     check_precision(kernel, target)
     if beta_schedule is not None and not kernel.anneals:
         raise InputError(f"{type(kernel).__name__}: works at one beta, or sets it itself; leave beta_schedule out")

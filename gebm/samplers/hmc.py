@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gebm.errors import InputError
 from gebm.latent import Target
 from gebm.samplers.base import Info, Kernel, State, normal_like
 from gebm.samplers.metropolis import accept
@@ -37,6 +38,11 @@ class HMC(Kernel):
     gamma_power = 0.5
     exact = True
     goal = 0.651
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.leapfrog < 1:
+            raise InputError(f"HMC: leapfrog {self.leapfrog} must be 1 or more")
 
     @classmethod
     def from_gamma(cls, gamma: float, **own: object) -> "HMC":

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gebm.errors import InputError
 from gebm.latent import Target
 from gebm.samplers.base import Info, Kernel, State, always_accepted, normal_like
 
@@ -39,8 +40,11 @@ class KineticLangevin(Kernel):
     gamma_power = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.splitting not in ("ABOBA", "BAOAB"):
-            raise ValueError(f"splitting {self.splitting!r}: choose ABOBA or BAOAB")
+            raise InputError(f"KineticLangevin: splitting {self.splitting!r}: choose ABOBA or BAOAB")
+        if not self.friction >= 0:
+            raise InputError(f"KineticLangevin: friction {self.friction} must be 0 or more")
 
     @classmethod
     def from_gamma(cls, gamma: float, **own: object) -> "KineticLangevin":

@@ -46,6 +46,8 @@ def load_chain(path: str | Path, device: torch.device | str = "cpu") -> StoredCh
         InputError: no such file, one that `save_chain` did not write, or one from another kind of device.
     """
     device = torch.device(device)
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such file; give one that save_chain wrote")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["gebm_chain"])

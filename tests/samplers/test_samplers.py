@@ -7,6 +7,7 @@ import torch
 from scipy import stats
 from scipy.linalg import solve_discrete_lyapunov
 
+from gebm.errors import InputError
 from gebm.latent import value_and_grad
 from gebm.samplers import (
     HMC,
@@ -402,3 +403,20 @@ def test_schedule_acts_at_its_steps():
 def test_step_decay():
     assert [step_decay()(t) for t in (0, 199, 200, 399, 400)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
     assert [step_decay(0.1, 0)(t) for t in (0, 10_000)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: MALA(-1.0),
+        lambda: Langevin(math.nan),
+        lambda: HMC(0.1, leapfrog=0),
+        lambda: KineticLangevin(0.1, -1.0),
+        lambda: KineticLangevin(0.1, 1.0, "OABAO"),
+        lambda: run(MALA(0.1), quadratic(), START[:, :2], -3),
+    ],
+)
+def test_impossible_settings_are_one_line(make):
+    with pytest.raises(InputError) as error:
+        make()
+    assert "\n" not in str(error.value)

@@ -96,7 +96,8 @@ def test_what_is_not_a_stored_chain(name, chain):
     with pytest.raises(InputError) as error:
         load_chain(chain)
     message = str(error.value)
-    assert message.startswith(f"{chain}: not a chain that gebm saved (") and "\n" not in message
+    found = "not a chain that gebm saved (" if chain.exists() else "no such file"
+    assert message.startswith(f"{chain}: {found}") and "\n" not in message
     assert len(message) < len(str(chain)) + 140
 
 
