@@ -126,13 +126,13 @@ def draw(
     """
     observer = observer or Observer()
     adapted = recorder = None
-    starts, states, acceptance, nonfinite = [], [], 0.0, 0
+    starts, chains = [], []
     begin, looked = time.perf_counter(), observer.seconds
     for index, first in enumerate(range(0, n, chunk)):
         generator = torch.Generator(target.device).manual_seed(stream(seed, "chains", index))
         starts.append(target.start(min(chunk, n - first), generator))
         state = kernel.init(starts[-1], target)
-        observer.look(target, first, 0, state)
+        observer.look(target, first, 0, state._replace(position=starts[-1]))  # which `init` may have moved
         if warm_up and adapted is None:
             adapted = adapt(kernel, target, state, warm_up, precondition=precondition, generator=generator)
             kernel, state = adapted.kernel, adapted.state
@@ -150,19 +150,19 @@ def draw(
             generator=generator,
         )  # fmt: skip
         used = kernel.finished(chain.state) if steps else kernel
-        states.append(chain.state)
-        acceptance += float(chain.acceptance.sum())
-        nonfinite += int(chain.nonfinite.sum())
+        chains.append(chain)
     seconds = time.perf_counter() - begin - (observer.seconds - looked)
     start, energies_start = _decode(target, starts)
-    images, energies = _decode(target, [state.position for state in states])
+    images, energies = _decode(target, [chain.state.position for chain in chains])
+    acceptance = float(torch.cat([chain.acceptance for chain in chains]).mean())
+    nonfinite = float(torch.cat([chain.nonfinite for chain in chains]).double().mean())
     return Draws(
-        start, images, torch.cat([state.position.cpu() for state in states]), energies_start, energies,
-        used, adapted, acceptance / n if steps else 1.0, nonfinite / max(n * steps, 1),
+        start, images, torch.cat([chain.state.position.cpu() for chain in chains]), energies_start, energies,
+        used, adapted, acceptance if steps else 1.0, nonfinite / max(steps, 1),
         recorder.diagnose(kernel, warmed_up=warm_up > 0),
         {name: values.float().cpu().numpy() for name, values in recorder.arrays().items()},
         seconds,
-        _mean_partition(states) if isinstance(kernel, SMC) and steps else None,
+        _mean_partition([chain.state for chain in chains]) if isinstance(kernel, SMC) and steps else None,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from gebm.samplers import (
     KineticLangevin,
     Langevin,
     NonFiniteError,
+    SphereLangevin,
     UnfinishedError,
     run,
     step_decay,
@@ -157,3 +158,12 @@ def test_divergence_is_an_error():
     target = LatentPosterior(GaussianPrior(2), Images(), Bowl())
     with pytest.raises(NonFiniteError, match="smaller step size"):
         draw(target, Langevin(50.0), 2, 200)
+
+
+def test_the_base_is_seen_as_it_is():
+    """Also by a sampler that moves its starts, onto a sphere."""
+    target = LatentPosterior(GaussianPrior(2), Images(), Bowl())
+    seen = Observer(pixels, (0,))
+    result = draw(target, SphereLangevin(0.01), 20, 2, observer=seen)
+    assert torch.equal(seen.features()[0], pixels(result.start))
+    assert torch.equal(torch.cat(seen.energies[0]), result.energies_start) and result.energies_start.std() > 0.1
