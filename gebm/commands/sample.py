@@ -134,7 +134,7 @@ def finish(folder: Path, summary: dict) -> None:
         sampler_row(summary),
         *mixing_rows(summary),
         ("mean energy", f"{summary['energy_start']:.3f} at the start, {summary['energy_end']:.3f} at the end"),
-        ("relative ESS of exp(-beta E)", "{importance_relative_ess:.3f} of {n_fake}".format(**summary) + ESS_MEANING),
+        ("relative ESS of exp(-beta E)", "{importance_relative_ess:.3f}, {n_fake} base samples".format(**summary) + ESS_MEANING),
     ]
     if summary["on_floor"]:
         rows.append(("on the floor E = -10", f"{summary['on_floor']:.1%} of the samples: the energy is flat there"))
