@@ -36,7 +36,10 @@ from gebm.sampling import Draws, Observer
 
 __all__ = ["main", "sample_into", "spaced", "write_summary"]
 
-ESS_MEANING = " (1: the energy changes nothing; near 0: the posterior is far from the base)"
+ESS = (
+    "{importance_relative_ess:.3f}, {n_fake} base samples (1: the energy changes nothing; near 0: the posterior is far "
+    "from the base)"
+)
 
 
 def main(config: Config, given: frozenset[str]) -> Path:
@@ -134,7 +137,7 @@ def finish(folder: Path, summary: dict) -> None:
         sampler_row(summary),
         *mixing_rows(summary),
         ("mean energy", f"{summary['energy_start']:.3f} at the start, {summary['energy_end']:.3f} at the end"),
-        ("relative ESS of exp(-beta E)", "{importance_relative_ess:.3f}, {n_fake} base samples".format(**summary) + ESS_MEANING),
+        ("relative ESS of exp(-beta E)", ESS.format(**summary)),
     ]
     if summary["on_floor"]:
         rows.append(("on the floor E = -10", f"{summary['on_floor']:.1%} of the samples: the energy is flat there"))
