@@ -80,7 +80,10 @@ class Kernel:
     def init(self, position: Tensor, target: Target) -> State:
         """The state of chains at these positions."""
         check_precision(self, target)
-        return State(position, *target(position))
+        values = target(position)
+        if isinstance(values, Tensor):
+            raise InputError("the target gives no gradient: wrap the potential in gebm.value_and_grad")
+        return State(position, *values)
 
     def step(
         self, state: State, target: Target, generator: torch.Generator | None = None

@@ -414,6 +414,7 @@ def test_step_decay():
         lambda: KineticLangevin(0.1, -1.0),
         lambda: KineticLangevin(0.1, 1.0, "OABAO"),
         lambda: run(MALA(0.1), quadratic(), START[:, :2], -3),
+        lambda: run(MALA(0.1), lambda z: z.square().sum(1), START, 3),
     ],
 )
 def test_impossible_settings_are_one_line(make):
