@@ -153,11 +153,12 @@ def draw(
         chains.append(chain)
     seconds = time.perf_counter() - begin - (observer.seconds - looked)
     start, energies_start = _decode(target, starts)
-    images, energies = _decode(target, [chain.state.position for chain in chains])
+    ends = [chain.state.position for chain in chains] if steps else starts
+    images, energies = _decode(target, ends) if steps else (start, energies_start)
     acceptance = float(torch.cat([chain.acceptance for chain in chains]).mean())
     nonfinite = float(torch.cat([chain.nonfinite for chain in chains]).double().mean())
     return Draws(
-        start, images, torch.cat([chain.state.position.cpu() for chain in chains]), energies_start, energies,
+        start, images, torch.cat(ends).cpu(), energies_start, energies,
         used, adapted, acceptance if steps else 1.0, nonfinite / max(steps, 1),
         recorder.diagnose(kernel, warmed_up=warm_up > 0),
         {name: values.float().cpu().numpy() for name, values in recorder.arrays().items()},

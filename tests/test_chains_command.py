@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from gebm.cli import main
+from gebm.metrics.temperature import BetaFit
 from gebm.samplers import SAMPLERS
 
 TINY = (
@@ -92,6 +93,14 @@ def test_temperature_auto_finds_the_beta_that_made_the_images(trained):
     again = json.loads((Path(trained) / "evaluation.json").read_text())["distances"]
     assert again["temperature_fit"] == fit and again["diagnostics"]["draws"] == 5
     assert "too short" in again["warning"]
+
+
+def test_temperature_auto_of_a_flat_energy(trained, monkeypatch):
+    """Its beta is 0 with no finite error, which JSON cannot hold as a number."""
+    flat = BetaFit(0.0, float("inf"), 0.0, 1.0, [(0.0, 0.0, 0.5, 1.0)], 10, 10)
+    monkeypatch.setattr("gebm.commands.chains.fit_beta", lambda *_, **__: flat)
+    summary = sample(trained, "--temperature auto --dataset digits")
+    assert summary["beta"] == 0 and summary["temperature_fit"]["se"] is None
 
 
 def test_temperature_auto_where_no_beta_is_best(trained, capsys):

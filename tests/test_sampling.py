@@ -95,7 +95,8 @@ def test_looking_changes_nothing(target, kernel, tmp_path):
 
 def test_no_steps(target):
     seen = Observer(pixels, (0,))
-    result = draw(target, KERNELS[0], 3, 0, observer=seen)
+    result = draw(target, SphereLangevin(0.1), 3, 0, observer=seen)  # which would move even its starts
+    assert torch.equal(target.energies(result.latents), result.energies)
     assert np.array_equal(result.start, result.images) and torch.equal(seen.features()[0], pixels(result.images))
     assert result.acceptance == 1.0 and result.trace == {} and not result.diagnostics.mixed
 

@@ -117,7 +117,8 @@ def with_beta(
         "temperature auto: beta %.3g +- %.2g (%d images of %s; %d particles), relative ESS there %.3f",
         fit.beta, fit.se, fit.n_real, where, fit.n_fake, fit.relative_ess,
     )  # fmt: skip
-    return replace(config, temperature=fit.beta), {**fit._asdict(), "images": where, "held_out": bool(held_out)}
+    found = {**fit._asdict(), "se": _plain(fit.se), "images": where, "held_out": bool(held_out)}
+    return replace(config, temperature=fit.beta), found
 
 
 def sampler_summary(config: Config, draws: Draws) -> dict:

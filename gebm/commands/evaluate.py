@@ -91,7 +91,7 @@ def main(config: Config, given: frozenset[str], subject: str = "") -> dict:
     log.info("\n%s", table(rows, f"evaluation of {subject or summary['energy_path']}"))
     if subject and path.is_dir():
         with atomic_write(path / "evaluation.json") as temporary:
-            temporary.write_text(json.dumps(summary, indent=1) + "\n")
+            temporary.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
     return summary
 
 

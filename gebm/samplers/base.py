@@ -6,6 +6,7 @@ particles of `SMC`).
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -46,7 +47,7 @@ class Info(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Kernel:
+class Kernel(ABC):
     """One Markov transition.
 
     step_size: the sampler's own h; gamma_power: h is proportional to gamma**gamma_power, gamma that of `--lmc_gamma`;
@@ -78,18 +79,16 @@ class Kernel:
         return 1
 
     def init(self, position: Tensor, target: Target) -> State:
-        """The state of chains at these positions."""
+        """The state of chains at positions (N, d); ValueError or InputError for a target it cannot use."""
         check_precision(self, target)
         values = target(position)
         if isinstance(values, Tensor):
             raise InputError("the target gives no gradient: wrap the potential in gebm.value_and_grad")
         return State(position, *values)
 
-    def step(
-        self, state: State, target: Target, generator: torch.Generator | None = None
-    ) -> tuple[State, Info]:
+    @abstractmethod
+    def step(self, state: State, target: Target, generator: torch.Generator | None = None) -> tuple[State, Info]:
         """The next state; the old one stays as it is."""
-        raise NotImplementedError
 
     def finished(self, state: State) -> "Kernel":
         """The kernel as it has tuned itself by the end of a run; UnfinishedError if its states are no draws yet."""
