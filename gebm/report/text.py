@@ -1,4 +1,4 @@
-"""What a run prints: one aligned table of names and values."""
+"""One aligned table of names and values."""
 
 import math
 from collections.abc import Mapping, Sequence
