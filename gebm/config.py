@@ -24,8 +24,6 @@ LATER: dict[str, tuple] = {
     "num_blocks": (...,),
     "bn": (True,),
     "criterion": ("donsker", "ml", "cd", "wasserstein", "logistic", "hinge"),
-    "use_scheduler": (True,),
-    "fid_features": ("inception",),
     "trainer_type": ("uci", "toy"),
     "dataparallel": (True,),
     "slurm_id": (...,),
@@ -128,11 +126,15 @@ class Optimizer:
     sgd_momentum: float = flag(0.0, "momentum of SGD", ge=0, lt=1)
     weight_decay: float = flag(0.0, "weight decay", ge=0)
     grad_clip: float = flag(0.0, "largest norm of a step's gradient; 0: no limit", ge=0)
-    use_scheduler: bool = flag(False, "schedule the learning rates")
+    use_scheduler: bool = flag(False, "schedule both learning rates in the joint stage")
     scheduler: str = flag("MultiStepLR", "which schedule", choices=("MultiStepLR", "ExponentialLR", "mmd"))
-    milestone: str = flag("10,50,70", "epochs at which MultiStepLR acts", forms=("whole numbers with commas between",))
-    scheduler_gamma: float = flag(0.8, "factor of MultiStepLR and ExponentialLR", gt=0, le=1)
-    lr_decay: float = flag(0.8, "factor when the three-sample mmd test finds no progress", gt=0, le=1)
+    milestone: str = flag(
+        "10,50,70",
+        "epochs (passes over the training images) at which MultiStepLR acts, rising",
+        forms=("whole numbers with commas between",),
+    )
+    scheduler_gamma: float = flag(0.8, "factor at each milestone of MultiStepLR, or epoch of ExponentialLR", gt=0, le=1)
+    lr_decay: float = flag(0.8, "factor when the three-sample mmd test fails to find progress 3 times", gt=0, le=1)
 
 
 @section
@@ -182,10 +184,11 @@ class Metrics:
     fid_features: str = flag(
         "auto",
         "features the distance is computed on; auto: the best at hand",
-        choices=("auto", "pixels", "pixels-8x8", "digits-cnn", "cifar-resnet56", *LATER["fid_features"]),
+        choices=("auto", "pixels", "pixels-8x8", "digits-cnn", "cifar-resnet56", "inception"),
         forms=(DOTTED,),
     )
     fid_weights: str = flag("", "weights of the feature extractor; empty: its own place", text="a file")
+    inception_weights: str = flag("", "weights file of the inception features; empty: its own download", text="a file")
 
 
 @section

@@ -38,8 +38,8 @@ DOCUMENTED = {
 USED_WITHOUT_LISTING = {
     "Z_dim": 100, "image_size": 0, "no_trunc": False, "grad_clip": 0.0, "ema": 0.0, "resume": "", "refine_iter": -1,
     "refine_kale": 0.0, "width": 1.0, "num_leapfrog": 10, "step_decay": 0.1, "step_decay_every": 200, "n_samples": 1000,
-    "fid_features": "auto", "fid_weights": "", "lmc_splitting": "ABOBA", "adapt": False, "adapt_steps": 200,
-    "precondition": False, "beta_ramp": 0, "thin": 0, "eval_partition": False,
+    "fid_features": "auto", "fid_weights": "", "inception_weights": "", "lmc_splitting": "ABOBA", "adapt": False,
+    "adapt_steps": 200, "precondition": False, "beta_ramp": 0, "thin": 0, "eval_partition": False,
 }  # fmt: skip
 DOCUMENTED_CHOICES = {
     "train_mode": ["both", "energy", "base"], "dataset": ["cifar10", "CelebA", "Imagenet32", "lsun"],
@@ -288,7 +288,7 @@ def test_later_features_are_valid_and_not_available(write, name, value):
 def test_available_now_is_named():
     assert refusal("--criterion", "Hinge") == "--criterion hinge is not available yet; available now: kale"
     assert refusal("--num_blocks=5") == "--num_blocks 5 is not available yet; available now: 3"
-    assert refusal("--use_scheduler").endswith("--use_scheduler true is not available yet; available now: false")
+    assert refusal("--dataparallel").endswith("--dataparallel true is not available yet; available now: false")
 
 
 # ---- help

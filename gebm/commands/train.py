@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gebm.commands.evaluate import base_features, check_features, evaluate_model, features_of
 from gebm.commands.setup import (
@@ -25,18 +27,21 @@ from gebm.data import Batches, ImageData, from_uint8, set_aside
 from gebm.errors import InputError
 from gebm.files import check_writable
 from gebm.latent import LatentPosterior
-from gebm.metrics import Moments, distance_name, frechet_distance
+from gebm.metrics import Moments, distance_name, extract, frechet_distance
 from gebm.model import GEBM
 from gebm.networks import BASES
 from gebm.objectives import OBJECTIVES
 from gebm.seeds import stream
 from gebm.training.checkpoint import load_checkpoint
 from gebm.training.loop import Interrupted, train
+from gebm.training.schedules import Exponential, LRSchedule, MultiStep, ThreeSample
 from gebm.training.trainer import Trainer
 
 __all__ = ["build_trainer", "main"]
 
 KALE_FORMS = ("fenchel", "donsker_varadhan")
+TEST_SAMPLES = 2000  # of the base, and as many training images, that `--scheduler mmd` compares
+SCHEDULER_OF = {"milestone": "MultiStepLR", "scheduler_gamma": "MultiStepLR or ExponentialLR", "lr_decay": "mmd"}
 
 
 def main(config: Config, given: frozenset[str]) -> Path:
@@ -54,6 +59,7 @@ def main(config: Config, given: frozenset[str]) -> Path:
                 log.info("changed: --%s %s, was %s", flag, getattr(config, flag), getattr(stored, flag))
         log.info("resuming %s from %s", run, checkpoint.name if checkpoint else "the start (it has no checkpoint)")
     _check(config)
+    _check_scheduler(config, given)
     device = choose_device(config, given)
     run = run or check_new_run(config)
     data = dataset(config)
@@ -74,6 +80,8 @@ def main(config: Config, given: frozenset[str]) -> Path:
     refine = schedule.refine_steps if schedule.refines else 0
     log.info("training on %s: %d images %s, in %s", data.name, len(data.train), data.shape, run)
     log.info("%d base steps, then %d energy steps with the base frozen", joint, refine)
+    if isinstance(trainer.lr_schedule, ThreeSample) and joint <= ThreeSample.first:
+        log.info("mmd: learning rates stay as they are, base step %d is the first to lower them", ThreeSample.first)
     try:
         train(
             trainer,
@@ -119,6 +127,7 @@ def build_trainer(
         noise_factor=config.noise_factor,
         grad_clip=config.grad_clip,
         ema=config.ema,
+        lr_schedule=_lr_schedule(config, model, data, images, device),
         generator=torch.Generator(device).manual_seed(stream(config.seed, "latents")),
     )
     if config.train_mode == "energy":
@@ -149,6 +158,46 @@ def _check(config: Config) -> None:
         raise InputError("--train_mode energy takes --refine_iter energy steps, and that is 0: give a number")
     if config.train_mode == "base" and not config.d_path:
         raise InputError("--train_mode base trains against a frozen energy: give it with --d_path")
+
+
+def _milestones(config: Config) -> list[int]:
+    return [int(epoch) for epoch in config.milestone.split(",")]
+
+
+def _lr_schedule(config: Config, model: GEBM, data: ImageData, images: np.ndarray, device: torch.device) -> LRSchedule:
+    """The schedule of `--use_scheduler`; for mmd, on a part of the images that the model is trained on."""
+    if not config.use_scheduler:
+        return LRSchedule()
+    if config.scheduler == "MultiStepLR":
+        return MultiStep(_milestones(config), config.scheduler_gamma)
+    if config.scheduler == "ExponentialLR":
+        return Exponential(config.scheduler_gamma)
+    extractor = check_features(config, data, device)
+    chosen = np.random.default_rng(stream(config.seed, "mmd")).permutation(len(images))[:TEST_SAMPLES]
+    drawn = replace(config, fid_samples=len(chosen))
+
+    def sample(base: nn.Module) -> Tensor:
+        return base_features(LatentPosterior(model.prior, base, model.energy), extractor, drawn, device)
+
+    real = extract(images[chosen], extractor, config.fid_b_size, device)
+    return ThreeSample(config.lr_decay, real, sample, extractor.key)
+
+
+def _check_scheduler(config: Config, given: frozenset[str]) -> None:
+    """Refuse milestones that do not rise, flags of a schedule that is not the one in use, and one that cannot act."""
+    for flag, needed in {"scheduler": config.scheduler, **SCHEDULER_OF}.items():
+        value, used = getattr(config, flag), config.use_scheduler and config.scheduler in needed
+        if flag in given and value != getattr(Config, flag) and not used:
+            raise InputError(f"--{flag} {value}: takes --use_scheduler --scheduler {needed}; give that or leave it out")
+    if not config.use_scheduler:
+        return
+    if config.scheduler == "MultiStepLR" and any(a >= b for a, b in pairwise(_milestones(config))):
+        raise InputError(f"--milestone {config.milestone}: epochs must rise, as in {Config.milestone}")
+    if config.train_mode == "energy":
+        raise InputError("--use_scheduler: is of the joint stage, and --train_mode energy has none; leave it out")
+    if config.train_mode == "base" and config.scheduler != "mmd":
+        counts = "counts epochs of the energy, and --train_mode base has none"
+        raise InputError(f"--scheduler {config.scheduler}: {counts}; take mmd")
 
 
 def _run_to_resume(config: Config, given: frozenset[str]) -> Path | None:
@@ -212,4 +261,11 @@ def _evaluations(
             return {**values, "kale_train_minus_test": gap}
 
         evaluations.append((config.freq_kale, kale))
+    if config.use_scheduler and config.scheduler == "mmd":
+
+        def progress(trainer: Trainer) -> dict[str, float]:
+            """The schedule's own test."""
+            return trainer.lr_schedule.test(trainer.sampled_base) if trainer.counters.stage == "joint" else {}
+
+        evaluations.append((ThreeSample.every, progress))
     return evaluations

@@ -65,9 +65,13 @@ class DigitsCNN(nn.Module):
         """Features (B, 64) of float images (B, 1, 8, 8) in [-1, 1]."""
         return self.body(x).mean((2, 3))
 
+    def classify(self, features: Tensor) -> Tensor:
+        """Class logits (B, 10) of features."""
+        return self.head(features.to(self.head.weight))
+
     def logits(self, images: Tensor) -> Tensor:
-        """Class scores (B, 10) of uint8 images."""
-        return self.head(self(images))
+        """Class logits (B, 10) of uint8 images."""
+        return self.classify(self(images))
 
 
 def _train(images: Tensor, labels: Tensor) -> dict[str, Tensor]:

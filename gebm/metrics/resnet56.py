@@ -75,9 +75,13 @@ class ResNet56(nn.Module):
         x = F.relu(self.bn1(self.conv1(x)))
         return self.layer3(self.layer2(self.layer1(x))).mean((2, 3))
 
+    def classify(self, features: Tensor) -> Tensor:
+        """Class logits (B, 10) of features."""
+        return self.linear(features.to(self.linear.weight))
+
     def logits(self, images: Tensor) -> Tensor:
-        """Class scores (B, 10) of uint8 images."""
-        return self.linear(self(images))
+        """Class logits (B, 10) of uint8 images."""
+        return self.classify(self(images))
 
 
 class _Block(nn.Module):

@@ -73,6 +73,10 @@ def train(
 ) -> None:
     """Train from where the trainer's counters stand to the end of the schedule.
 
+    Learning rates follow the trainer's `lr_schedule` in the joint stage. In the refinement the energy's falls linearly
+    to zero from the configured one, not from where the schedule left it: that stage is a training of its own, on a
+    base that has come to rest, and the same after a joint stage as from a trained base that was given.
+
     Writes into the existing folder `run`: `stats.jsonl`, `tensorboard/`, `grids/` of 64 fixed latents, `checkpoints/`.
 
     Arguments:
@@ -112,6 +116,14 @@ def train(
                 log.grid()
                 checkpoint()
 
+        def update(step: Callable[[], dict[str, Tensor]]) -> None:
+            """Take a step at the learning rates of its moment."""
+            if counters.stage == "joint":
+                trainer.scale_lr(trainer.lr_schedule.factor(trainer.epoch))
+            else:
+                trainer.scale_lr(remaining(counters.refine_step, schedule.refine_steps))
+            log.collect(step())
+
         def stop_if_asked() -> None:
             if received:
                 checkpoint()
@@ -128,10 +140,10 @@ def train(
             while counters.g_step < schedule.base_steps:
                 wanted = energy_steps(counters.g_step, schedule.n_iter_d, schedule.n_iter_d_init)
                 while schedule.train_mode == "both" and counters.pending < wanted:
-                    log.collect(trainer.energy_step())
+                    update(trainer.energy_step)
                     counters.pending += 1
                     stop_if_asked()
-                log.collect(trainer.base_step())
+                update(trainer.base_step)
                 log.advance()
                 after_step(counters.g_step)
                 stop_if_asked()
@@ -144,8 +156,7 @@ def train(
                 trainer.start_refinement()
             log.stage("refine", counters.refine_step, schedule.refine_steps)
             while counters.refine_step < schedule.refine_steps and not reached():
-                trainer.scale_energy_lr(remaining(counters.refine_step, schedule.refine_steps))
-                log.collect(trainer.energy_step())
+                update(trainer.energy_step)
                 counters.refine_step += 1
                 log.advance()
                 after_step(counters.refine_step)

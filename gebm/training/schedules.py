@@ -1,6 +1,14 @@
 """When which network is trained, and how fast."""
 
-__all__ = ["BOOST_EVERY", "energy_steps", "remaining"]
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from gebm.metrics.mmd import three_sample_test
+
+__all__ = ["BOOST_EVERY", "Exponential", "LRSchedule", "MultiStep", "ThreeSample", "energy_steps", "remaining"]
 
 BOOST_EVERY = 500  # base steps
 
@@ -13,3 +21,92 @@ def energy_steps(g_step: int, n_iter_d: int, n_iter_d_init: int) -> int:
 def remaining(step: int, steps: int) -> float:
     """The part of `steps` still to do before step `step`: a factor that falls linearly from 1 towards 0."""
     return 1 - step / steps
+
+
+class LRSchedule:
+    """A factor on the learning rates of both networks in the joint stage; this one is constant.
+
+    It is worked out anew before each step, from the run's counters and from what `state_dict` holds. The schedulers of
+    torch multiply rates that are kept in the optimiser, by calls that are counted; a resumed run would be bound to the
+    rates it was started with, which it may change here.
+    """
+
+    def factor(self, epoch: int) -> float:
+        """The factor after `epoch` whole passes over the training images."""
+        return 1.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the factor depends on besides the epoch."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken; with the state of another schedule, or none, start afresh."""
+
+
+class MultiStep(LRSchedule):
+    """The factor `gamma` once more from each of the epochs `milestones` (rising) on: PyTorch's MultiStepLR."""
+
+    def __init__(self, milestones: Sequence[int], gamma: float):
+        self.milestones, self.gamma = milestones, gamma
+
+    def factor(self, epoch: int) -> float:
+        return self.gamma ** bisect_right(self.milestones, epoch)
+
+
+class Exponential(LRSchedule):
+    """The factor `gamma` once more after each epoch: PyTorch's ExponentialLR."""
+
+    def __init__(self, gamma: float):
+        self.gamma = gamma
+
+    def factor(self, epoch: int) -> float:
+        return self.gamma**epoch
+
+
+class ThreeSample(LRSchedule):
+    """The factor `decay` once more whenever the base has ceased to come nearer to the data.
+
+    Every 2000 base steps, features of the base's samples are compared with those of 20,000 base steps before by
+    `three_sample_test`. A p-value above 0.1 is a failure; after 3 in a row the rates fall, and the count starts anew.
+
+    Arguments:
+        decay: the factor.
+        data: features (n, d) of training images.
+        sample: features (n, d) of samples of a base, from the same latents every time.
+        key: what makes the features; a state made with others cannot be gone on with.
+
+    Reference: Binkowski et al., *Demystifying MMD GANs*, arXiv 1801.01401, section 4.
+    """
+
+    every, lag = 2000, 20_000  # base steps
+    level, patience = 0.1, 3
+    first = lag + patience * every  # base steps before the rates can fall
+
+    def __init__(self, decay: float, data: Tensor, sample: Callable[[nn.Module], Tensor], key: str):
+        self.decay, self.data, self.sample, self.key = decay, data, sample, key
+        self.earlier: list[Tensor] = []  # features at the last evaluations, oldest first
+        self.failures = self.decays = 0
+
+    def factor(self, epoch: int) -> float:
+        return self.decay**self.decays
+
+    def test(self, base: nn.Module) -> dict[str, float]:
+        """Take the base after `every` more steps; returns the p-value and the failures in a row, where one was due."""
+        self.earlier.append(self.sample(base).float())  # what extractors compute in, and half the room in checkpoints
+        if len(self.earlier) <= self.lag // self.every:
+            return {}
+        p = three_sample_test(self.data, self.earlier[-1], self.earlier.pop(0)).p_value
+        failures = self.failures + 1 if p > self.level else 0
+        self.decays += failures == self.patience
+        self.failures = failures % self.patience
+        return {"mmd_p": p, "mmd_failures": failures}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"key": self.key, "earlier": self.earlier, "failures": self.failures, "decays": self.decays}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if not state:
+            return
+        if state["key"] != self.key:
+            raise ValueError("its three-sample test was on other features: --fid_features, --fid_weights")
+        self.earlier, self.failures, self.decays = state["earlier"], state["failures"], state["decays"]

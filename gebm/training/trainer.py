@@ -12,6 +12,7 @@ from gebm.data import Batches
 from gebm.model import GEBM
 from gebm.objectives import KALE, log_mean_exp
 from gebm.seeds import stream
+from gebm.training.schedules import LRSchedule
 
 __all__ = ["Counters", "Trainer"]
 
@@ -48,6 +49,7 @@ class Trainer:
         noise_factor: base samples for each image of an energy step.
         grad_clip: largest gradient norm of a step; 0: no limit.
         ema: decay of the moving average of the base; 0: none.
+        lr_schedule: of both learning rates in the joint stage; None: constant.
         generator: source of the latents and of the penalty's interpolation, on the model's device.
     """
 
@@ -62,6 +64,7 @@ class Trainer:
         noise_factor: int = 1,
         grad_clip: float = 0.0,
         ema: float = 0.0,
+        lr_schedule: LRSchedule | None = None,
         generator: torch.Generator | None = None,
     ):
         self.model = model.train()
@@ -71,8 +74,9 @@ class Trainer:
         self.base_optimizer = base_optimizer
         self.noise_factor = noise_factor
         self.grad_clip = grad_clip
+        self.lr_schedule = lr_schedule or LRSchedule()
         self.generator = generator
-        self.energy_lr = [group["lr"] for group in energy_optimizer.param_groups]
+        self.lrs = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self.trained = [p for p in objective.parameters() if p.requires_grad]  # a user's energy may hold frozen parts
         self.average = None
         if ema:
@@ -89,7 +93,7 @@ class Trainer:
         self._descend(self.energy_optimizer, loss, self.objective.parameters())
         self.counters.e_step += 1
         self.counters.images += len(real)
-        return {"energy_loss": loss.detach(), **stats}
+        return {"energy_loss": loss.detach(), **stats, "lr": _lr(self.energy_optimizer)}
 
     def base_step(self) -> dict[str, Tensor]:
         """Move the base towards low energy, weighted by the latent posterior; returns its loss."""
@@ -103,7 +107,7 @@ class Trainer:
             self.average.update_parameters(self.model.base)
         self.counters.g_step += 1
         self.counters.pending = 0
-        return {"base_loss": loss.detach()}
+        return {"base_loss": loss.detach(), "lr_generator": _lr(self.base_optimizer)}
 
     def initialize_log_partition(self, batches: int = 100) -> None:
         """Set c to the Monte-Carlo log-partition, log-mean-exp of -E over `batches` batches of base samples."""
@@ -124,10 +128,21 @@ class Trainer:
         """Leave the energy as it is, in evaluation mode, for base steps alone; c goes on following the base."""
         self.model.energy.eval()
 
-    def scale_energy_lr(self, factor: float) -> None:
-        """Set the learning rate of E and c to `factor` times the configured one."""
-        for group, lr in zip(self.energy_optimizer.param_groups, self.energy_lr):
-            group["lr"] = factor * lr
+    def scale_lr(self, factor: float) -> None:
+        """Set the learning rates of both networks and of c to `factor` times the configured ones."""
+        for optimizer, lrs in zip(self.optimizers, self.lrs):
+            for group, lr in zip(optimizer.param_groups, lrs):
+                group["lr"] = factor * lr
+
+    @property
+    def optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+        """That of the energy and c, and that of the base."""
+        return self.energy_optimizer, self.base_optimizer
+
+    @property
+    def epoch(self) -> int:
+        """Whole passes of the energy over the training images so far."""
+        return self.counters.images // len(self.batches.images)
 
     @property
     def sampled_base(self) -> nn.Module:
@@ -141,6 +156,7 @@ class Trainer:
             "batches": self.batches.state_dict(),
             "energy_optimizer": self.energy_optimizer.state_dict(),
             "base_optimizer": self.base_optimizer.state_dict(),
+            "lr_schedule": self.lr_schedule.state_dict(),
             "generator": None if self.generator is None else self.generator.get_state(),
             "device": self.model.log_partition.device.type,
             "torch_rng": torch.get_rng_state(),
@@ -154,6 +170,7 @@ class Trainer:
         self.batches.load_state_dict(state["batches"])
         _restore(self.energy_optimizer, state["energy_optimizer"])
         _restore(self.base_optimizer, state["base_optimizer"])
+        self.lr_schedule.load_state_dict(state.get("lr_schedule", {}))  # absent in runs from before there was one
         if self.generator is not None and state["device"] == self.generator.device.type:
             self.generator.set_state(state["generator"].cpu())
         elif self.generator is not None:  # a GPU's state means nothing to a CPU
@@ -193,6 +210,10 @@ class Trainer:
         if self.grad_clip:
             nn.utils.clip_grad_norm_(parameters, self.grad_clip)
         optimizer.step()
+
+
+def _lr(optimizer: torch.optim.Optimizer) -> Tensor:
+    return torch.tensor(optimizer.param_groups[0]["lr"], dtype=torch.float64)
 
 
 def _restore(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from gebm.data.images import DIGITS_TEST, labelled_digits
 from gebm.errors import InputError
-from gebm.metrics import choose_features, distance_name, extract, features, frechet_distance, reference_moments
+from gebm.metrics import choose_features, extract, features, frechet_distance, make_reference, metric_name
 from gebm.metrics.digits_cnn import DigitsCNN
 from gebm.metrics.features import Moments, Pixels
 from gebm.metrics.resnet56 import WEIGHTS, ResNet56
@@ -158,7 +158,7 @@ def test_auto_takes_the_best_available(tmp_path, digits_folder, digits_cnn, monk
 
 
 def test_named_and_own_features(monkeypatch):
-    assert distance_name(choose_features("pixels", "cifar10", (3, 32, 32))[0]) == "FD(pixels)"
+    assert metric_name("FD", choose_features("pixels", "cifar10", (3, 32, 32))[0]) == "FD(pixels)"
     own = types.ModuleType("own_features")
     own.make, own.bare = lambda weights, data_path, cache_dir: Pixels(4), lambda *_: len
     monkeypatch.setitem(sys.modules, "own_features", own)
@@ -169,34 +169,48 @@ def test_named_and_own_features(monkeypatch):
         choose_features("pixel", "cifar10", (3, 32, 32))
 
 
-def test_reference_moments_are_kept_by_content(tmp_path, monkeypatch):
+def test_classify_gives_the_logits_from_features(digits_cnn):
+    images = torch.tensor(random_images(4, 1, 8))
+    torch.testing.assert_close(digits_cnn.classify(extract(images, digits_cnn)), digits_cnn.logits(images))
+    network = ResNet56().eval().requires_grad_(False)
+    images = torch.tensor(random_images(2))
+    torch.testing.assert_close(network.classify(network(images).double()), network.logits(images))
+
+
+def test_references_are_kept_by_content(tmp_path, monkeypatch):
     images, computed = random_images(300, 1, 4), []
     stream = features._feature_batches
     monkeypatch.setattr(features, "_feature_batches", lambda *a: computed.append(1) or stream(*a))
 
-    def moments(images=images, extractor=Pixels(), split="test"):
+    def made(images=images, extractor=None, split="test"):
+        extractor = extractor or Pixels()
         computed.clear()
-        result = reference_moments(images, extractor, tmp_path, split, batch_size=70)
-        whole = Moments.of(extract(images, extractor))
-        assert result.n == len(images)
-        torch.testing.assert_close(result.cov, whole.cov)
-        torch.testing.assert_close(result.mean, whole.mean)
+        result = make_reference(images, extractor, tmp_path, split, batch_size=70)
+        x = extract(images, extractor)
+        whole = Moments.of(x)
+        assert result.moments.n == len(images)
+        torch.testing.assert_close(result.moments.cov, whole.cov)
+        torch.testing.assert_close(result.moments.mean, whole.mean)
+        torch.testing.assert_close(result.moments.sqrt_cov, whole.sqrt_cov, atol=1e-6, rtol=0)
+        assert torch.equal(result.features, x[np.random.RandomState(0).permutation(len(x))[: features.SUBSET]])
         return len(computed) == 2  # computed here too, not only by `extract`
 
-    assert moments() and not moments()
+    assert made() and not made()
     changed = images.copy()
     changed[5, 0, 0, 0] ^= 1
-    assert moments(changed) and moments(images[:200]) and moments(extractor=Pixels(2)) and moments(split="train")
-    assert not moments()
+    assert made(changed) and made(images[:200]) and made(extractor=Pixels(2)) and made(split="train")
+    assert not made()
     files = sorted(tmp_path.iterdir())
     whole = [path.read_bytes() for path in files]
     for damaged in (whole[1:] + whole[:1], [content[:-20] for content in whole]):  # each other's; cut
         for path, content in zip(files, damaged):
             path.write_bytes(content)
-        assert moments() and not moments()
+        assert made() and not made()
+    monkeypatch.setattr(features, "SUBSET", 100)
+    assert made() and not made()
 
 
 def test_an_unwritable_cache_only_warns(tmp_path):
     (tmp_path / "file").touch()
     with pytest.warns(UserWarning, match="not cached"):
-        assert reference_moments(random_images(5), Pixels(2), tmp_path / "file", "test").n == 5
+        assert make_reference(random_images(5), Pixels(2), tmp_path / "file", "test").moments.n == 5
