@@ -26,13 +26,13 @@ from gebm.data import to_uint8
 from gebm.latent import LatentPosterior
 from gebm.metrics import (
     Extractor,
+    Frechet,
     Moments,
-    bootstrap_gain,
     choose_features,
-    distance_name,
     extract,
     frechet_distance,
-    reference_moments,
+    make_reference,
+    metric_name,
 )
 from gebm.metrics.partition import LogPartition, importance_sampling
 from gebm.samplers import HMC, SAMPLERS, SMC, Kernel, KineticLangevin, NonFiniteError, UnfinishedError, ramp, run
@@ -209,7 +209,7 @@ class Benchmark:
         except (NonFiniteError, UnfinishedError) as error:
             return Row(posterior.beta, name, note=str(error)), None
         features, d = observer.features(), draws.diagnostics
-        gain = bootstrap_gain(features[0], features[steps], self.reference)
+        base, model, gain, gain_ci = Frechet(self.reference).compare(features[0], features[steps])
         log_z, log_z_se = draws.log_partition or (math.nan, math.nan)
         energy_se = float(draws.energies.std()) / self.chains**0.5
         return Row(
@@ -220,7 +220,7 @@ class Benchmark:
             log_z, log_z_se,
             frechet_distance(Moments.of(features[steps]), Moments.of(truth.features)),
             frechet_distance(Moments.of(features[early]), self.reference) if early else math.nan,
-            gain.model, gain.model_ci, gain.base, gain.gain, gain.gain_ci, draws.seconds,
+            *model, base.value, gain, gain_ci, draws.seconds,
         ), draws  # fmt: skip
 
 
@@ -282,12 +282,12 @@ def main() -> None:
     model, base, energy = load_pair(replace(config, g_path=str(args.run), d_path=str(args.run)), frozenset())
     data = dataset_for(model, config)
     extractor, _ = choose_features(args.features, data.name, data.shape, data_path=config.data_path)
-    reference = reference_moments(data.test, extractor, Path(config.data_path) / "cache", "test")
+    reference = make_reference(data.test, extractor, Path(config.data_path) / "cache", "test").moments
     benchmark = Benchmark(extractor, reference, args.evaluations, args.chains)
     posterior = model.posterior().frozen()
     where, rows = environment(), []
     print(f"{energy}: {args.chains} chains, {args.evaluations} evaluations of the target each")
-    print(f"FD: {distance_name(extractor)} to {reference.n} images of {data.name} test; early: after a tenth")
+    print(f"FD: {metric_name('FD', extractor)} to {reference.n} images of {data.name} test; early: after a tenth")
     print(", ".join(f"{name} {value}" for name, value in where.items()))
     pool = Pool(posterior, args.prior_draws)
     for beta in args.betas:

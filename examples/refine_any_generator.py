@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import gebm
 from gebm.data import Batches, from_uint8, labelled_digits, to_uint8
-from gebm.metrics import Moments, bootstrap_gain, choose_features, distance_name, extract
+from gebm.metrics import Frechet, Moments, choose_features, extract, metric_name
 from gebm.metrics.partition import base_energies, relative_ess
 from gebm.networks import DCGANEnergy
 from gebm.pictures import save_grid
@@ -107,9 +107,10 @@ def main() -> None:
     # Did it help? Distances to digits that neither of the two was fitted to.
     cnn, _ = choose_features("auto", data.name, data.shape, cache_dir=args.out / "cache")
     held_out = Moments.of(extract(data.test, cnn))
-    found = bootstrap_gain(extract(draws.start, cnn), extract(draws.images, cnn), held_out)
-    print(f"{distance_name(cnn)} to {len(data.test)} held-out digits, {CHAINS} samples each, 95 % bootstrap intervals")
-    for name, value, (low, high) in zip(("base", "GEBM", "gain"), found[::2], found[1::2]):
+    metric = Frechet(held_out, metric_name("FD", cnn))
+    base, refined, *gain = metric.compare(extract(draws.start, cnn), extract(draws.images, cnn))
+    print(f"{metric.name} to {len(data.test)} held-out digits, {CHAINS} samples each, 95 % intervals")
+    for name, (value, (low, high)) in {"base": base, "GEBM": refined, "gain": gain}.items():
         print(f"  {name} {value:.2f} ({low:.2f} to {high:.2f})")
     print(f"  {KERNEL}, {SAMPLER_STEPS} steps, beta 1, acceptance {draws.acceptance:.2f}")
 

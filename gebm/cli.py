@@ -1,4 +1,4 @@
-"""The command line: `gebm train|sample|evaluate|demo`, and `main.py`, which takes the command from `--mode`.
+"""The command line: `gebm COMMAND`, and `main.py`, which takes the command from `--mode`.
 
 Nothing here or in what it imports at the top loads torch: help and errors of the arguments answer at once.
 """
@@ -7,6 +7,7 @@ import importlib
 import signal
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 
 from gebm.errors import InputError
 from gebm.flags import hint, show
@@ -17,9 +18,12 @@ __all__ = ["main"]
 COMMANDS = {
     "train": "train a base and an energy on a dataset",
     "sample": "sample from a trained pair by MCMC in its latent space",
-    "evaluate": "evaluate a trained run, or the samples of one, on a dataset",
+    "evaluate": "evaluate trained runs or samples on a dataset, several side by side",
+    "report": "write one HTML page about a run: gebm report RUN",
+    "data": "prepare a dataset before its first use: gebm data prepare --dataset NAME",
     "demo": "train, sample and evaluate on the bundled digits, in a few minutes",
 }
+SUBJECTS = ("evaluate", "data")  # commands that take words before their flags
 
 HELP = f"""usage: gebm COMMAND [--config FILE] [--FLAG VALUE ...]
 
@@ -58,10 +62,13 @@ def run(argv: Sequence[str], mode: str | None = None) -> int:
     if "" not in sys.path:
         sys.path.append("")  # the user's own networks and data, as under `python -m`; last, so that it hides nothing
     try:
-        subject, argv = _subject(argv, mode)
+        if mode == "report":  # the run's own configuration says all
+            importlib.import_module("gebm.commands.report").main(argv)
+            return 0
+        subjects, argv = _subjects(argv, mode)
         config, given = parse(argv, mode)
         command = importlib.import_module(f"gebm.commands.{config.mode}")
-        arguments = (config, given, subject) if config.mode == "evaluate" else (config, given)
+        arguments = (config, given, subjects) if config.mode in SUBJECTS else (config, given)
         command.main(*arguments)
     except InputError as error:
         return _fail(str(error), 2)
@@ -76,11 +83,10 @@ def run(argv: Sequence[str], mode: str | None = None) -> int:
     return 0
 
 
-def _subject(argv: Sequence[str], mode: str | None) -> tuple[str, list[str]]:
-    """The run or samples that `gebm evaluate SUBJECT` names before its flags."""
-    if mode == "evaluate" and argv and not argv[0].startswith(("-", "—")):
-        return argv[0], list(argv[1:])
-    return "", list(argv)
+def _subjects(argv: Sequence[str], mode: str | None) -> tuple[list[str], list[str]]:
+    """What `gebm evaluate RUN ...` or `gebm data prepare` names before its flags, and the flags."""
+    subjects = list(takewhile(lambda word: not word.startswith(("-", "—")), argv)) if mode in SUBJECTS else []
+    return subjects, list(argv[len(subjects) :])
 
 
 def _fail(message: str, code: int) -> int:

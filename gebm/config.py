@@ -17,7 +17,7 @@ FLOWS = ("gaussian", "nvp", "made", "maf", "mogmaf")
 
 # Values that are part of the interface and do not work yet (`...`: any but the default). Building one deletes it here.
 LATER: dict[str, tuple] = {
-    "dataset": ("celeba", "imagenet32", "lsun", *UCI),
+    "dataset": UCI,
     "dataset_type": ("uci",),
     "g_model": FLOWS,
     "d_model": (*FLOWS, "mlp"),
@@ -36,7 +36,7 @@ section = dataclass(frozen=True, kw_only=True)  # a group of flags; its docstrin
 class Run:
     """The run and its files"""
 
-    mode: str = flag("train", "what to do", choices=("train", "sample", "evaluate", "demo"))
+    mode: str = flag("train", "what to do", choices=("train", "sample", "evaluate", "data", "demo"))
     train_mode: str = flag("both", "train the pair or only one of the two", choices=("both", "energy", "base"))
     log_name: str = flag("", "name of the run's folder; empty: made from what is run")
     log_dir: str = flag("", "folder that holds the runs; empty: `runs`", text="a folder")
@@ -60,13 +60,13 @@ class Data:
     dataset: str = flag(
         "digits",
         "data to learn",
-        choices=("digits", "cifar10", *LATER["dataset"]),
-        forms=("folder:PATH", DOTTED),
+        choices=("digits", "cifar10", "imagenet32", "celeba", "lsun", *LATER["dataset"]),
+        forms=("folder:PATH", "npz:PATH", "hub:NAME", DOTTED),
     )
     dataset_type: str = flag("images", "kind of data", choices=("images", "uci"))
     data_path: str = flag("data", "folder of the datasets and their caches", text="a folder")
-    imagenet_train_path: str = flag("", "training files of imagenet32; empty: below `data_path`", text="a folder")
-    imagenet_test_path: str = flag("", "test files of imagenet32; empty: below `data_path`", text="a folder")
+    imagenet_train_path: str = flag("", "train batches of imagenet32; empty: below `data_path`", text="a folder, a zip")
+    imagenet_test_path: str = flag("", "val batches of imagenet32; empty: below `data_path`", text="a folder, a zip")
     image_size: int = flag(0, "height and width of the images; 0: the dataset's own", choices=(0, 8, 16, 32, 64))
     num_workers: int = flag(4, "accepted, no effect: batches are cut on the device, without worker processes", ge=0)
 
@@ -187,6 +187,7 @@ class Metrics:
         choices=("auto", "pixels", "pixels-8x8", "digits-cnn", "cifar-resnet56", "inception"),
         forms=(DOTTED,),
     )
+    json: str = flag("", "evaluate: write the figures of all subjects to this file too", text="a file")
     fid_weights: str = flag("", "weights of the feature extractor; empty: its own place", text="a file")
     inception_weights: str = flag("", "weights file of the inception features; empty: its own download", text="a file")
 

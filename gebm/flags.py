@@ -19,6 +19,8 @@ DOTTED = "package.module:factory"
 FORMS = {  # what a text may look like besides the names of its `choices`
     DOTTED: r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*",
     "folder:PATH": r"folder:.+",
+    "npz:PATH": r"npz:.+",
+    "hub:NAME": r"hub:.+",
     "whole numbers with commas between": r"\d+(\s*,\s*\d+)*",
 }
 BOUNDS = {"ge": (operator.ge, ">="), "gt": (operator.gt, ">"), "le": (operator.le, "<="), "lt": (operator.lt, "<")}

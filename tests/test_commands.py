@@ -75,7 +75,8 @@ def assert_same_weights(a: Path, b: Path) -> None:
 
 
 def test_train_writes_a_run(trained):
-    assert {p.name for p in trained.iterdir()} == {"config.yaml", "checkpoints", "grids", "stats.jsonl", "tensorboard"}
+    files = {"config.yaml", "checkpoints", "grids", "report.html", "stats.jsonl", "tensorboard"}
+    assert {p.name for p in trained.iterdir()} == files
     names = ["joint-00000004", "joint-00000006", "refine-00000004", "refine-00000006"]
     assert [p.name for p in checkpoints(trained)] == names
     rows = [json.loads(line) for line in (trained / "stats.jsonl").read_text().splitlines()]
@@ -358,14 +359,17 @@ def test_samples_and_summary(trained):
     assert Image.open(folder / "chains.gif").n_frames > 2
     for name in ("base.png", "samples.png", "step-00000.png", "summary.txt", "config.yaml"):
         assert (folder / name).stat().st_size
-    assert summary["base"].keys() >= {"distance"} and summary["gebm"].keys() >= {"distance"}
+    found = summary["metrics"]["FD(pixels)"]
     expected = {"features": "pixels", "n_real": 400, "n_fake": 40, "sampler": "langevin", "beta": 1.0, "steps": 5}
     assert summary.items() >= expected.items()
-    low, high = summary["gain_ci"]
-    assert low <= summary["gain"] <= high
-    assert summary["gain"] == pytest.approx(summary["base"]["distance"] - summary["gebm"]["distance"])
+    low, high = found["gain_ci"]
+    assert low <= found["gain"] <= high
+    assert found["gain"] == pytest.approx(found["base"]["value"] - found["gebm"]["value"])
+    assert {"KD(pixels)", "precision(pixels)", "coverage(pixels)"} <= summary["metrics"].keys()
+    assert list(summary["curve"]) == [str(step) for step in range(6)]
+    assert summary["curve"]["0"] == found["base"] and summary["curve"]["5"] == found["gebm"]
     text = (folder / "summary.txt").read_text()
-    assert "FD(pixels) base" in text and "FD(pixels) GEBM" in text
+    assert "FD(pixels)" in text and "40 samples, 400 images of digits test" in text
     # The energies are those of the images' latents.
     model = GEBM.load(newest(trained)).eval()
     energies = model.posterior().energies(torch.from_numpy(data["latents"]))
@@ -419,13 +423,14 @@ def test_evaluate_a_run_and_its_samples(trained, capsys):
     of_samples = json.loads(Path("runs/s/evaluation.json").read_text())
     sampled = json.loads(Path("runs/s/summary.json").read_text())
     for part in ("base", "gebm"):
-        assert of_samples["samples"][part]["distance"] == pytest.approx(sampled[part]["distance"])
+        assert of_samples["samples"]["metrics"]["FD(pixels)"][part] == sampled["metrics"]["FD(pixels)"][part]
     np.savez("bare.npz", samples=arrays()["samples"])
     capsys.readouterr()
     assert main(["evaluate", "bare.npz", *flags]) == 0
-    assert f"{sampled['gebm']['distance']:.2f}" in capsys.readouterr().out
+    assert f"{sampled['metrics']['FD(pixels)']['gebm']['value']:.3g}" in capsys.readouterr().out
     assert main(["evaluate", "--eval_fid", "--fid_samples", "40", *flags]) == 0  # the newest pair
-    assert "FD(pixels) base" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "FD(pixels)" in out and "KALE train minus test" in out
 
 
 # The demo
@@ -439,12 +444,11 @@ def demo(*flags: str) -> int:
 def test_demo(capsys):
     assert demo() == 0
     summary = json.loads(Path("runs/demo/summary.json").read_text())
-    keys = "features gain gain_ci n_real n_fake sampler beta steps seed kale".split()
-    assert summary.keys() >= {*keys} and "distance" in summary["base"] and "distance" in summary["gebm"]
+    assert summary.keys() >= set("features metrics curve n_real n_fake sampler beta steps seed kale kale_gap".split())
     config = Config.load("runs/demo/config.yaml")
     assert (config.Z_dim, config.width, config.total_gen_iter, config.refine_iter) == (4, 0.1, 2, 2)
     out = capsys.readouterr().out
-    for words in ("FD(pixels) base", "FD(pixels) GEBM", "gain", "KALE test", "log-partition", "runs/demo"):
+    for words in ("FD(pixels)", "base", "GEBM", "gain", "KALE test", "log-partition", "runs/demo"):
         assert words in out
     Path("runs/demo/left").touch()
     assert demo() == 0
@@ -563,7 +567,7 @@ BAD = {  # name -> (arguments, what the line says, what is prepared)
     "sample at another size": ("sample {pair} --eval_fid --image_size 16", "--image_size", None),
     "evaluate at another size": ("evaluate {g_run} --dataset digits --image_size 16", "--image_size", None),
     "evaluate nothing": ("evaluate nothing", "no such run", None),
-    "evaluate an empty folder": ("evaluate runs/empty", "base.safetensors", lambda t: no_run("empty")),
+    "evaluate an empty folder": ("evaluate runs/empty", "neither a run nor", lambda t: no_run("empty")),
     "evaluate a pickle": ("evaluate bad.npz", "not a readable", lambda t: make_npz(pickle.dumps(Code()))),
     "evaluate a pickle in an npz": ("evaluate bad.npz", "not a readable", lambda t: make_npz(None)),
     "evaluate half an npz": ("evaluate bad.npz", "not a readable", lambda t: make_npz(b"PK\x03\x04" + bytes(50))),

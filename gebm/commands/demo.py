@@ -9,7 +9,8 @@ import torch
 
 from gebm.commands import train
 from gebm.commands.chains import draw_chains
-from gebm.commands.evaluate import check_features, evaluate_model, moments_of
+from gebm.commands.metrics import check_features, evaluate_model, reference_of
+from gebm.commands.report import write_report
 from gebm.commands.sample import sample_into, spaced, write_summary
 from gebm.commands.setup import choose_device, dataset, load_pair, log, log_dir, start_log
 from gebm.config import Config
@@ -17,7 +18,7 @@ from gebm.data import ImageData
 from gebm.errors import InputError
 from gebm.metrics import Moments, extract, frechet_distance
 from gebm.model import GEBM
-from gebm.report import distance_row, distance_rows, kale_rows, sampler_row, table
+from gebm.report import estimate, gain, kale_rows, metric_note, metric_rows, sampler_row, table
 from gebm.samplers import SAMPLERS, NonFiniteError
 from gebm.sampling import Observer
 
@@ -103,24 +104,26 @@ def main(config: Config, given: frozenset[str]) -> Path:
     summary = sample_into(run, refined, model, data, device)
     summary.update(evaluate_model(model, data, config.seed), seed=config.seed - 1, posterior=posterior)
     write_summary(run, summary, _table(run, summary))
+    log.info("\nreport: %s", write_report(run))
     return run
 
 
 def _table(run: Path, summary: dict) -> str:
     posterior = summary["posterior"]
     mixing = "R-hat {rhat_energy:.2f}, worst projection {rhat_projection:.2f}".format(**posterior["diagnostics"])
+    of_posterior = posterior["metrics"][posterior["distance"]]
     rows = [
-        *distance_rows(summary),
         (sampler_row(summary)[0], f"{sampler_row(summary)[1]}, chosen on train"),
-        (f"{summary['distance_name']} at beta 1", f"{distance_row(posterior['gebm'])}   the model itself"),
-        ("gain at beta 1", "{gain:.2f} ({gain_ci[0]:.2f} to {gain_ci[1]:.2f})".format(**posterior)),
+        (f"{summary['distance']} at beta 1", f"{estimate(of_posterior['gebm'])}   the model itself"),
+        ("gain at beta 1", gain(of_posterior)),
         ("sampler at beta 1", f"{sampler_row(posterior)[1]}, acceptance {posterior['acceptance']:.2f}; {mixing}"),
         *kale_rows(summary),
         ("pictures", f"{run}/base.png, {run}/samples.png, {run}/posterior/samples.png"),
         ("chains moving", f"{run}/chains.gif"),
         ("report folder", f"{run}/ (summary.json, stats.jsonl, samples.npz, png/, tensorboard/)"),
     ]
-    text = table(rows, f"gebm demo: {summary['split'].split()[0]}, seed {summary['seed']}")
+    title = f"gebm demo: {summary['split'].split()[0]}, seed {summary['seed']}"
+    text = f"{table(metric_rows(summary), title)}\n{metric_note(summary)}\n\n{table(rows)}"
     if summary["warning"]:
         text += (
             f"\n\nAt beta {summary['beta']:g} {summary['warning']}\n(relative ESS of exp(-beta E) over the base: "
@@ -132,7 +135,7 @@ def _table(run: Path, summary: dict) -> str:
 def try_settings(config: Config, model: GEBM, data: ImageData, device: torch.device) -> list[Setting]:
     """The best number of steps, by the distance to the training images, for each beta and gamma."""
     extractor = check_features(config, data, device)
-    reference = moments_of(config, data, "train", extractor, device)
+    reference = reference_of(config, data, "train", extractor, device).moments
     posterior = model.posterior().frozen()
     settings = []
     for beta in BETAS:

@@ -1,178 +1,150 @@
-"""`gebm evaluate`: a trained run, or the samples of one, against a dataset."""
+"""`gebm evaluate`: trained runs, and the samples of runs, against a dataset."""
 
 import json
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from PIL import Image, UnidentifiedImageError
 
 from gebm.commands.chains import POPULATION, check_sampler, draw_chains, sampler_summary, with_beta
-from gebm.commands.setup import (
-    choose_device,
-    dataset,
-    dataset_for,
-    load_pair,
-    log,
-    newest_checkpoint,
-    start_log,
-)
+from gebm.commands.metrics import check_features, compare, evaluate_model, features_of, measure
+from gebm.commands.setup import choose_device, dataset, dataset_for, load_pair, log, newest_checkpoint, start_log
 from gebm.config import Config
-from gebm.data import ImageData, from_uint8
 from gebm.errors import InputError
-from gebm.files import atomic_write
-from gebm.latent import LatentPosterior
-from gebm.metrics import (
-    Extractor,
-    Moments,
-    bootstrap_distance,
-    bootstrap_gain,
-    choose_features,
-    distance_name,
-    extract,
-    frechet_distance,
-    reference_moments,
-)
-from gebm.metrics.partition import (
-    annealed_importance_sampling,
-    base_energies,
-    energies,
-    evaluate_kale,
-    path,
-    sequential_monte_carlo,
-)
+from gebm.files import atomic_write, check_writable
+from gebm.metrics import extract
+from gebm.metrics.partition import annealed_importance_sampling, path, sequential_monte_carlo
 from gebm.model import GEBM
 from gebm.report import (
-    distance_row,
-    distance_rows,
     kale_rows,
+    metric_note,
+    metric_rows,
     mixing_rows,
     mixing_warning,
     partition_rows,
     sampler_row,
+    side_by_side,
     table,
 )
-from gebm.samplers import MALA, Langevin, adapt
-from gebm.sampling import Observer, draw
+from gebm.samplers import MALA, adapt
+from gebm.sampling import Observer
 from gebm.seeds import stream
 
-__all__ = ["base_features", "check_features", "compare", "evaluate_model", "features_of", "main", "moments_of"]
+__all__ = ["main"]
 
-KALE_IMAGES = 10_000
 AIS_STEPS = 100
+IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
 
-def main(config: Config, given: frozenset[str], subject: str = "") -> dict:
-    """Evaluate `subject`: a training run or checkpoint, a folder or `.npz` of samples; empty: the newest pair."""
+def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) -> dict[str, dict]:
+    """Evaluate each subject: a training run or checkpoint, the samples of a run, an `.npz` or a folder of images.
+
+    Without any it is the newest pair. What is found of a run goes into its `evaluation.json`, and of all into the file
+    of `--json`.
+    """
     start_log()
     check_sampler(replace(config, thin=0), config.fid_samples)
     if config.eval_partition and config.sample_b_size < POPULATION:
         raise InputError(f"--sample_b_size {config.sample_b_size}: --eval_partition takes {POPULATION} or more")
-    path = Path(subject)
-    if subject and not path.exists():
-        raise InputError(f"{subject}: no such run or samples; give a run's folder, a checkpoint or an .npz")
-    samples = path / "samples.npz" if path.is_dir() else path
-    beside = samples.parent / "config.yaml"
-    if subject and beside.is_file():
+    if config.json:
+        check_writable(Path(config.json).parent, "--json")
+    for subject in subjects:
+        if not Path(subject).exists():
+            raise InputError(f"{subject}: no such run or samples; give a run's folder, a checkpoint, an .npz or images")
+    device = choose_device(config, given)
+    columns, summaries = {}, {}
+    for subject in dict.fromkeys(subjects) or [""]:
+        summary = _evaluate(Path(subject) if subject else None, config, given, device)
+        name = subject or summary["energy_path"]
+        summaries[name] = summary
+        # A demo's folder is a trained pair and the samples of one.
+        columns[name] = {**summary.get("samples", {}), **{k: v for k, v in summary.items() if k != "samples"}}
+        if len(subjects) < 2:
+            log.info("\n%s", _text(summary, f"evaluation of {name}"))
+        if subject and Path(subject).is_dir() and (Path(subject) / "config.yaml").is_file():
+            _write_json(Path(subject) / "evaluation.json", summary)
+    if len(summaries) > 1:
+        log.info("\n%s", table(side_by_side(columns), "evaluation, side by side; 95 % intervals"))
+    if config.json:
+        _write_json(Path(config.json), summaries)
+    return summaries
+
+
+def _evaluate(subject: Path | None, config: Config, given: frozenset[str], device: torch.device) -> dict:
+    """The figures of one subject, for the dataset it was made with unless the flags name another."""
+    pair = subject is None or newest_checkpoint(subject) is not None or _is_weights(subject)
+    samples = subject / "samples.npz" if subject and (subject / "samples.npz").is_file() else subject
+    beside = next((f for f in ((subject or Path()) / "config.yaml", samples and samples.parent / "config.yaml")
+                   if subject and f.is_file()), None)  # fmt: skip
+    if beside:
         stored = Config.load(beside)
         config = replace(config, **{f: getattr(stored, f) for f in ("dataset", "image_size") if f not in given})
-    device = choose_device(config, given)
-    summary, rows = {}, []
-    if not subject or newest_checkpoint(path) or not samples.is_file():
-        paths = {key: subject for key in ("g_path", "d_path") if subject}
-        summary, rows = _evaluate_pair(replace(config, **paths), given, device)
-    if subject and samples.is_file():
-        of_samples, more = _evaluate_samples(samples, config, device)
-        summary, rows = {**summary, "samples": of_samples}, rows + more
-    log.info("\n%s", table(rows, f"evaluation of {subject or summary['energy_path']}"))
-    if subject and path.is_dir():
-        with atomic_write(path / "evaluation.json") as temporary:
-            temporary.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    summary = {}
+    if pair:
+        paths = {key: str(subject) for key in ("g_path", "d_path") if subject}
+        summary = _evaluate_pair(replace(config, **paths), given, device)
+    if not pair or (samples != subject):
+        summary["samples"] = _evaluate_samples(samples, config, device)
     return summary
 
 
-def features_of(config: Config, data: ImageData, device: torch.device) -> tuple[Extractor, Moments]:
-    """The extractor of `--fid_features`, announced in one line, and the moments of the test images."""
-    extractor, line = _choose(config, data)
-    _say_once(line)
-    return extractor, moments_of(config, data, "test", extractor, device)
+def _is_weights(subject: Path) -> bool:
+    """Whether a subject is a checkpoint or a file of weights."""
+    return subject.suffix == ".safetensors" or any(subject.glob("*.safetensors"))
 
 
-@cache
-def _say_once(line: str) -> None:
-    log.info(line)
+def _text(summary: dict, title: str) -> str:
+    """All that was found of one subject."""
+    rows = []
+    if "kale" in summary:
+        rows += kale_rows(summary)
+    if "partition" in summary:
+        rows += partition_rows(summary)
+    if "sampler" in summary:
+        rows += [sampler_row(summary), *mixing_rows(summary)]
+        rows.append(("relative ESS of exp(-beta E)", f"{summary['importance_relative_ess']:.3f}"))
+        if summary["warning"]:
+            rows.append(("warning", summary["warning"]))
+    parts = [table(rows, title)] if rows else []
+    for found, what in ((summary, "chains of this pair"), (summary.get("samples", {}), title)):
+        if "metrics" in found:
+            parts.append(f"{table(metric_rows(found), what)}\n{metric_note(found)}")
+            if found is not summary and "sampler" in found:
+                parts[-1] += f"\n{sampler_row(found)[1]}"
+    return "\n\n".join(parts)
 
 
-def moments_of(config: Config, data: ImageData, split: str, extractor: Extractor, device: torch.device) -> Moments:
-    """Moments of a split's features, kept in the data's cache."""
-    folder = Path(config.data_path) / "cache"
-    return reference_moments(getattr(data, split), extractor, folder, split, config.fid_b_size, device)
+def _write_json(file: Path, found: dict) -> None:
+    with atomic_write(file) as temporary:
+        temporary.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
 
 
-def check_features(config: Config, data: ImageData, device: torch.device) -> Extractor:
-    """The extractor of `--fid_features`, tried on test images; raises InputError before anything is written."""
-    if len(data.test) < 2:
-        raise InputError(f"--dataset {data.name}: a distance needs at least 2 test images, there is {len(data.test)}")
-    extractor, _ = _choose(config, data)
-    extract(data.test[:2], extractor, 2, device)
-    return extractor
-
-
-def _choose(config: Config, data: ImageData) -> tuple[Extractor, str]:
-    weights = config.fid_weights or None
-    return choose_features(config.fid_features, data.name, data.shape, weights, config.data_path)
-
-
-def base_features(posterior: LatentPosterior, extractor: Extractor, config: Config, device: torch.device) -> Tensor:
-    """Features (fid_samples, d) of samples of the base alone: chains of no steps."""
-    observer = Observer(lambda images: extract(images, extractor, config.fid_b_size, device), images_at=(0,))
-    draw(
-        posterior.frozen(), Langevin(1.0), config.fid_samples, 0, chunk=config.sample_b_size, seed=config.seed,
-        observer=observer,
-    )  # fmt: skip
-    return observer.features()[0]
-
-
-def compare(observed: dict[int, Tensor], reference: Moments, extractor: Extractor, split: str) -> dict:
-    """Distances of the chains' images along the way, and base against GEBM with their paired gain.
-
-    Arguments:
-        observed: step -> features (n, d) of the same chains; the least step is the base, the greatest the GEBM.
-        reference: moments of the features of the real images.
-        extractor: what made the features.
-        split: name of the real images.
-    """
-    first, last = min(observed), max(observed)
-    gain = bootstrap_gain(observed[first], observed[last], reference)
-    curve = {step: frechet_distance(Moments.of(x), reference) for step, x in sorted(observed.items())}
-    return {
-        "features": extractor.name,
-        "distance_name": distance_name(extractor),
-        "split": split,
-        "n_real": reference.n,
-        "n_fake": len(observed[last]),
-        "base": {"distance": gain.base, "ci": gain.base_ci},
-        "gebm": {"distance": gain.model, "ci": gain.model_ci},
-        "gain": gain.gain,
-        "gain_ci": gain.gain_ci,
-        "curve": {str(step): value for step, value in curve.items()},
-    }
-
-
-def evaluate_model(model: GEBM, data: ImageData, seed: int) -> dict:
-    """KALE on train and test images, with c and with the Monte-Carlo log-partition."""
-    like = model.log_partition.detach()
-    generator = torch.Generator(like.device).manual_seed(stream(seed, "kale"))
-    fake = base_energies(model, KALE_IMAGES, generator)
-    summary = {}
-    for split, images in (("train", data.train), ("test", data.test)):
-        real = from_uint8(torch.tensor(images[:KALE_IMAGES])).to(like)
-        summary[split] = evaluate_kale(energies(model.energy, real), fake, float(like))._asdict()
-    return {"kale": summary}
+def _evaluate_pair(config: Config, given: frozenset[str], device: torch.device) -> dict:
+    """KALE of a trained pair and, with `--eval_fid`, the metrics of its base and of chains as configured."""
+    model, base, energy = load_pair(config, given)
+    data = dataset_for(model, config)
+    if config.eval_fid:
+        check_features(config, data, device)
+    model.to(device)
+    summary = {**evaluate_model(model, data, config.seed), "base_path": str(base), "energy_path": str(energy)}
+    if config.eval_partition:
+        summary.update(evaluate_partition(config, model, device))
+    if config.eval_fid:
+        extractor, reference = features_of(config, data, device)
+        config, fit = with_beta(config, model, energy, device)
+        observer = Observer(
+            lambda images: extract(images, extractor, config.fid_b_size, device), (0, config.num_sampler_steps)
+        )
+        posterior = model.posterior(config.temperature).frozen()
+        sampler = sampler_summary(config, draw_chains(config, posterior, config.fid_samples, observer))
+        found = compare(observer.features(), reference, extractor, f"{data.name} test", device)
+        summary.update(sampler, **found, temperature_fit=fit, warning=mixing_warning(sampler))
+    return summary
 
 
 def evaluate_partition(config: Config, model: GEBM, device: torch.device) -> dict:
@@ -187,62 +159,30 @@ def evaluate_partition(config: Config, model: GEBM, device: torch.device) -> dic
     return {"partition": {"smc": smc._asdict(), "ais": ais._asdict()}}
 
 
-def _evaluate_pair(config: Config, given: frozenset[str], device: torch.device) -> tuple[dict, list[tuple[str, str]]]:
-    """KALE of a trained pair and, with `--eval_fid`, the distances of its base and of chains as configured."""
-    model, base, energy = load_pair(config, given)
-    data = dataset_for(model, config)
-    if config.eval_fid:
-        check_features(config, data, device)
-    model.to(device)
-    summary = {**evaluate_model(model, data, config.seed), "base_path": str(base), "energy_path": str(energy)}
-    rows = kale_rows(summary)
-    if config.eval_partition:
-        summary.update(evaluate_partition(config, model, device))
-        rows += partition_rows(summary)
-    if config.eval_fid:
-        extractor, reference = features_of(config, data, device)
-        config, fit = with_beta(config, model, energy, device)
-        observer = Observer(
-            lambda images: extract(images, extractor, config.fid_b_size, device), (0, config.num_sampler_steps)
-        )
-        posterior = model.posterior(config.temperature).frozen()
-        sampler = sampler_summary(config, draw_chains(config, posterior, config.fid_samples, observer))
-        distances = compare(observer.features(), reference, extractor, split=f"{data.name} test")
-        summary["distances"] = {**distances, **sampler, "temperature_fit": fit, "warning": mixing_warning(sampler)}
-        rows += [*distance_rows(distances), sampler_row(sampler), *mixing_rows(sampler)]
-        rows.append(("relative ESS of exp(-beta E)", f"{sampler['importance_relative_ess']:.3f}"))
-        if summary["distances"]["warning"]:
-            rows.append(("warning", summary["distances"]["warning"]))
-    return summary, rows
-
-
-def _evaluate_samples(file: Path, config: Config, device: torch.device) -> tuple[dict, list[tuple[str, str]]]:
-    images = _read_samples(file)
+def _evaluate_samples(source: Path, config: Config, device: torch.device) -> dict:
+    """The metrics of samples from a file or folder, beside those of the base where the file holds its samples too."""
     data = dataset(config)
+    images = _read_folder(source, data.shape) if source.is_dir() else _read_npz(source)
     if images["samples"].shape[1:] != data.shape:
-        raise InputError(f"{file}: samples {images['samples'].shape[1:]}, but --dataset {data.name} has {data.shape}")
+        raise InputError(f"{source}: samples {images['samples'].shape[1:]}, but --dataset {data.name} has {data.shape}")
     check_features(config, data, device)
     extractor, reference = features_of(config, data, device)
     features = {name: extract(x, extractor, config.fid_b_size, device) for name, x in images.items()}
+    split = f"{data.name} test"
     if "base" in features:
-        summary = compare({0: features["base"], 1: features["samples"]}, reference, extractor, f"{data.name} test")
-        del summary["curve"]  # nothing is known of the steps between
-        rows = distance_rows(summary)
+        found = compare({0: features["base"], 1: features["samples"]}, reference, extractor, split, device)
+        del found["curve"]  # nothing is known of the steps between
     else:
-        estimate = bootstrap_distance(features["samples"], reference)
-        summary = {
-            "features": extractor.name, "split": f"{data.name} test", "n_real": reference.n,
-            "n_fake": len(features["samples"]), "gebm": {"distance": estimate.distance, "ci": estimate.ci},
-        }  # fmt: skip
-        where = f"{summary['n_fake']} samples, {reference.n} images of {summary['split']}; no base samples in the file"
-        rows = [(f"{distance_name(extractor)} samples", f"{distance_row(summary['gebm'])}   {where}")]
-    made = file.parent / "summary.json"
-    if made.is_file():
-        rows.append(sampler_row(json.loads(made.read_text())))
-    return summary, rows
+        found = measure(features["samples"], reference, extractor, split, device)
+    made = source.parent / "summary.json"
+    setting = ("sampler", "beta", "steps", "gamma", "step_size", "step_decay", "kappa", "splitting", "leapfrog")
+    if source.suffix == ".npz" and made.is_file():
+        stored = json.loads(made.read_text())
+        found |= {key: stored.get(key) for key in (*setting, "beta_ramp")}
+    return found
 
 
-def _read_samples(file: Path) -> dict[str, np.ndarray]:
+def _read_npz(file: Path) -> dict[str, np.ndarray]:
     """The arrays `samples` and, where there, `base` of an .npz: uint8 (N, C, H, W). No pickle is read."""
     try:
         with zipfile.ZipFile(file), np.load(file, allow_pickle=False) as archive:
@@ -253,4 +193,26 @@ def _read_samples(file: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{file}: must hold uint8 images (N, C, H, W) under the name 'samples' (and 'base')")
     if any(len(a) < 2 for a in arrays.values()):
         raise InputError(f"{file}: a distance needs at least 2 samples")
+    if "base" in arrays and arrays["base"].shape != arrays["samples"].shape:
+        shapes = f"{arrays['samples'].shape} and {arrays['base'].shape}"
+        raise InputError(f"{file}: 'samples' and 'base' are pairs and must have one shape, not {shapes}")
     return arrays
+
+
+def _read_folder(folder: Path, shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
+    """The images of a folder as they are: resized, they would be other samples."""
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGES)
+    if len(files) < 2:
+        raise InputError(f"{folder}: neither a run nor at least 2 images ({', '.join(IMAGES)}) directly in it")
+    images = []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                pixels = np.asarray(image.convert("L" if shape[0] == 1 else "RGB"))
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise InputError(f"{file}: not a readable image ({error}); remove it, or make it again") from None
+        if pixels.shape[:2] != shape[1:]:
+            size = " x ".join(map(str, pixels.shape[:2]))
+            raise InputError(f"{file}: {size} pixels, but the dataset's images are {shape[1]} x {shape[2]}")
+        images.append(pixels.reshape(*shape[1:], shape[0]).transpose(2, 0, 1))
+    return {"samples": np.stack(images)}

@@ -13,7 +13,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from gebm.commands.chains import check_sampler, check_space, draw_chains, sampler_summary, with_beta
-from gebm.commands.evaluate import check_features, compare, features_of
+from gebm.commands.metrics import check_features, compare, features_of
+from gebm.commands.report import write_report
 from gebm.commands.setup import (
     check_new_run,
     choose_device,
@@ -30,7 +31,7 @@ from gebm.metrics import extract
 from gebm.model import GEBM
 from gebm.networks.common import ENERGY_FLOOR
 from gebm.pictures import save_gif, save_grid
-from gebm.report import distance_rows, mixing_rows, mixing_warning, sampler_row, table
+from gebm.report import metric_note, metric_rows, mixing_rows, mixing_warning, sampler_row, table
 from gebm.samplers import DrawFiles
 from gebm.sampling import Draws, Observer
 
@@ -65,6 +66,7 @@ def main(config: Config, given: frozenset[str]) -> Path:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)  # half a run is none, and would keep its name from the next
         raise
+    log.info("report: %s", write_report(folder))
     return folder
 
 
@@ -105,7 +107,7 @@ def sample_into(folder: Path, config: Config, model: GEBM, data: ImageData | Non
         "features": None,
     }
     if data is not None:
-        summary.update(compare(observer.features(), reference, extractor, split=f"{data.name} test"))
+        summary.update(compare(observer.features(), reference, extractor, f"{data.name} test", device))
     return {**summary, "warning": mixing_warning(summary)}
 
 
@@ -141,11 +143,13 @@ def finish(folder: Path, summary: dict) -> None:
     ]
     if summary["on_floor"]:
         rows.append(("on the floor E = -10", f"{summary['on_floor']:.1%} of the samples: the energy is flat there"))
-    if summary["features"]:
-        rows += distance_rows(summary)
     pictures = "samples.png, chains.gif" if summary["steps"] else "samples.png"
     rows += [("samples", str(folder / "samples.npz")), ("pictures", f"{folder}/{pictures}")]
-    text = table(rows, f"{folder.name}") + (f"\n\n{summary['warning']}" if summary["warning"] else "")
+    text = table(rows, folder.name)
+    if summary["features"]:
+        text += f"\n\n{table(metric_rows(summary))}\n{metric_note(summary)}"
+    if summary["warning"]:
+        text += f"\n\n{summary['warning']}"
     write_summary(folder, summary, text)
 
 

@@ -52,7 +52,8 @@ def choose_device(config: Config, given: frozenset[str]) -> torch.device:
 
 def dataset(config: Config) -> ImageData:
     """The images the flags name."""
-    return load_images(config.dataset, config.data_path, config.image_size or None)
+    paths = config.imagenet_train_path, config.imagenet_test_path
+    return load_images(config.dataset, config.data_path, config.image_size or None, imagenet_paths=paths)
 
 
 def dataset_for(model: GEBM, config: Config) -> ImageData:

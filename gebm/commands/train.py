@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gebm.commands.evaluate import base_features, check_features, evaluate_model, features_of
+from gebm.commands.metrics import base_features, check_features, evaluate_model, features_of
+from gebm.commands.report import write_report
 from gebm.commands.setup import (
     architecture_of,
     check_new_run,
@@ -27,7 +28,7 @@ from gebm.data import Batches, ImageData, from_uint8, set_aside
 from gebm.errors import InputError
 from gebm.files import check_writable
 from gebm.latent import LatentPosterior
-from gebm.metrics import Moments, distance_name, extract, frechet_distance
+from gebm.metrics import Moments, extract, frechet_distance, metric_name
 from gebm.model import GEBM
 from gebm.networks import BASES
 from gebm.objectives import OBJECTIVES
@@ -97,6 +98,8 @@ def main(config: Config, given: frozenset[str]) -> Path:
         log.info("stopped by signal %d: %s", stop.signum, kept)
         raise SystemExit(128 + stop.signum) from None
     log.info("done: %s", newest_checkpoint(run) or run)
+    if config.mode == "train":  # the demo goes on, and reports at its end
+        log.info("report: %s", write_report(run))
     return run
 
 
@@ -240,7 +243,7 @@ def _evaluations(
     if config.eval_fid:
         check_features(config, data, device)
         extractor, reference = features_of(config, data, device)
-        name = distance_name(extractor)
+        name = metric_name("FD", extractor)
 
         def distance(trainer: Trainer) -> dict[str, float]:
             """Fréchet distance of the base to the test images; the refinement leaves it as it is."""
@@ -248,17 +251,17 @@ def _evaluations(
                 return {}
             posterior = LatentPosterior(trainer.model.prior, trainer.sampled_base, trainer.model.energy)
             features = base_features(posterior, extractor, config, device)
-            return {f"{name}_base": frechet_distance(Moments.of(features), reference), f"{name}_n": len(features)}
+            return {f"{name}_base": frechet_distance(Moments.of(features), reference.moments), f"{name}_n": len(features)}
 
         evaluations.append((config.freq_fid, distance))
     if config.eval_kale:
 
         def kale(trainer: Trainer) -> dict[str, float]:
             """KALE on train and test images with c (F) and with the Monte-Carlo log-partition (DV), and their gap."""
-            splits = evaluate_model(trainer.model, data, config.seed)["kale"]
+            found = evaluate_model(trainer.model, data, config.seed)
+            splits = found["kale"]
             values = {f"kale_{form}_{split}": splits[split][form] for split in splits for form in KALE_FORMS}
-            gap = splits["train"]["donsker_varadhan"] - splits["test"]["donsker_varadhan"]
-            return {**values, "kale_train_minus_test": gap}
+            return {**values, "kale_train_minus_test": found["kale_gap"]["value"]}
 
         evaluations.append((config.freq_kale, kale))
     if config.use_scheduler and config.scheduler == "mmd":

@@ -1,33 +1,88 @@
-"""Arrays on disk, built once: a train and a test array keyed by what they were made from."""
+"""Arrays on disk, built once, image by image: a train and a test array keyed by what they were made from."""
 
+import fcntl
 import hashlib
+import io
 import json
+import logging
+import math
+import os
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from gebm.errors import InputError
-from gebm.files import atomic_folder, check_writable
+from gebm.files import check_writable
 
-__all__ = ["cached"]
+__all__ = ["CHUNK", "Images", "Source", "cached", "fingerprint", "from_array"]
 
 FORMAT = 1  # raise it when the same recipe comes to mean other arrays
+CHUNK = 1024  # most images in memory, and most that an interruption costs
+
+log = logging.getLogger("gebm")
+
+
+class Images(NamedTuple):
+    """One split, still to be read.
+
+    Attributes:
+        shape: (N, C, H, W).
+        blocks: blocks(start) yields the uint8 images from number `start` on, in order, at most `CHUNK` at a time.
+    """
+
+    shape: tuple[int, ...]
+    blocks: Callable[[int], Iterator[np.ndarray]]
+
+
+class Source(NamedTuple):
+    """Files that hold a data set.
+
+    Attributes:
+        fingerprint: hash of the content; another one where the files have changed.
+        read: read(size) is the train and the test split as images of (size, size); only called to fill the cache.
+        transform: what `read` does to an image, in words.
+        size: the one to take where none is asked for; 0: one must be asked for.
+    """
+
+    fingerprint: str
+    read: Callable[[int], tuple[Images, Images]]
+    transform: str
+    size: int = 32
+
+
+def from_array(array: np.ndarray) -> Images:
+    """The images of an array in memory."""
+    return Images(array.shape, lambda start: (array[i : i + CHUNK] for i in range(start, len(array), CHUNK)))
+
+
+def fingerprint(*groups: Iterable[Path]) -> str:
+    """Returns a hash of every file's full path, size and time of change.
+
+    Not of the contents: a data set may hold 100 GB, and to read it at each start is the cost that the cache is there
+    to save. The full path is in it since two folders may agree in names, sizes and times (unpacked archives do).
+    """
+    stats = [[(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in map(Path.resolve, group)] for group in groups]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()
 
 
 def cached(
-    data_path: str | Path, name: str, recipe: dict, build: Callable[[], tuple[np.ndarray, np.ndarray]]
+    data_path: str | Path, name: str, recipe: dict, build: Callable[[], tuple[Images, Images]]
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """Returns (train, test, key): the arrays of `build()`, memory-mapped read-only from the cache, and their key.
+    """Returns (train, test, key): the images of `build()`, memory-mapped read-only from the cache, and their key.
 
     They lie in `data_path/cache/<name>-<key>/` as train.npy and test.npy beside the recipe (meta.json), whose sha256
-    is the key. The folder is written under a temporary name and renamed, so it is whole or absent: of processes that
-    race the first one's is kept, and what a killed one leaves is never read.
+    is the key. The folder grows as `.<name>-<key>.partial` and is renamed when it is whole. An interrupted build, by
+    whatever signal or crash, goes on where it ended, to the same bits; of processes that race, the others wait.
 
     Args:
         recipe: all that decides the arrays (source, transform, size), as plain JSON values.
-        build: makes the two arrays; called only if the cache does not hold them.
+        build: makes the two splits; called only if the cache does not hold them.
 
     Raises:
         InputError: `data_path` cannot be written, or the cached folder is damaged.
@@ -37,7 +92,14 @@ def cached(
     folder = Path(data_path) / "cache" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}-{key}"
     if not folder.exists():
         check_writable(folder.parent, "--data_path")  # before the long work
-        _write(folder, meta, *build())
+        made = [path for path in (folder.parent, folder.parent.parent) if not path.exists()]
+        try:
+            _fill(folder, meta, name, build)
+        except InputError:
+            for path in made:
+                with suppress(OSError):  # another process works there
+                    path.rmdir()
+            raise
     try:
         train, test = (np.load(folder / f"{split}.npy", mmap_mode="r") for split in ("train", "test"))
     except (OSError, ValueError, EOFError) as error:
@@ -45,12 +107,71 @@ def cached(
     return train, test, key
 
 
-def _write(folder: Path, meta: str, train: np.ndarray, test: np.ndarray) -> None:
+def _fill(folder: Path, meta: str, name: str, build: Callable[[], tuple[Images, Images]]) -> None:
+    partial = folder.with_name(f".{folder.name}.partial")
+    with _alone(partial):
+        if folder.exists():  # another process was first
+            partial.rmdir()
+            return
+        try:
+            for split, images in zip(("train", "test"), build()):
+                _append(partial / f"{split}.npy", images, f"{name} {split}")
+        except InputError:  # the source must change, and its key will too
+            shutil.rmtree(partial)
+            raise
+        with open(partial / "meta.json", "w+b") as file:
+            _write(file, meta.encode() + b"\n")
+        os.rename(partial, folder)
+
+
+def _append(path: Path, images: Images, title: str) -> None:
+    """Writes a split as .npy, going on from the images that an interrupted call has left at `path`."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": images.shape})
+    first, each = header.tell(), math.prod(images.shape[1:])
+    there = (path.stat().st_size - first) // each if path.exists() else 0
+    # All but the last chunk was synchronised: after a power cut that one may be a hole of the right size.
+    done = max(0, there - CHUNK)
+    with (
+        open(path, "r+b" if path.exists() else "w+b") as file,
+        tqdm(total=images.shape[0], initial=done, desc=title, unit=" images", dynamic_ncols=True, disable=None) as bar,
+    ):
+        _write(file, header.getvalue())
+        file.seek(first + done * each)
+        for block in images.blocks(done):
+            _write(file, np.ascontiguousarray(block))
+            done += len(block)
+            bar.update(len(block))
+    if done != images.shape[0]:
+        raise InputError(f"{title}: {done:,} images of {images.shape[0]:,} read; did the files change meanwhile?")
+
+
+def _write(file: io.BufferedRandom, content: bytes | np.ndarray) -> None:
+    """Writes through to the disk. What was written is kept where it fails: the next call goes on from there."""
     try:
-        with atomic_folder(folder, new=True) as temporary:
-            np.save(temporary / "train.npy", train)
-            np.save(temporary / "test.npy", test)
-            (temporary / "meta.json").write_text(meta + "\n")
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     except OSError as error:
-        if not folder.exists():  # if it does, another process was first with the same arrays
-            raise InputError(f"{folder}: cannot be written ({error}); free it or choose another --data_path") from error
+        advice = f"{error.strerror}, free some space or choose another --data_path"
+        raise OSError(error.errno, advice, file.name) from error
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Makes `folder` and holds it, waiting for another process that does (the system frees it when that one ends)."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log.info("waiting for another process that prepares %s", folder)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            # Whom we waited for has renamed or removed what we hold.
+            if folder.exists() and os.path.samestat(os.fstat(handle), os.stat(folder)):
+                yield
+                return
+        finally:
+            os.close(handle)

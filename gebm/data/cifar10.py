@@ -8,7 +8,6 @@ green and blue planes of 32x32. A Python batch is a pickled dict whose `data` is
 import gzip
 import hashlib
 import io
-import pickle
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -17,10 +16,13 @@ from typing import BinaryIO
 
 import numpy as np
 
+from gebm.data.archives import read_pickled
+from gebm.data.cache import Images, Source, from_array
+from gebm.data.transform import BILINEAR, resize
 from gebm.errors import InputError
 from gebm.files import check_writable
 
-__all__ = ["find", "fingerprint", "read"]
+__all__ = ["find"]
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -31,12 +33,23 @@ RECORDS = 10_000  # images in a batch
 PIXELS = 3 * 32 * 32
 
 
-def find(data_path: Path) -> Path:
-    """Returns the first of `SOURCES` in `data_path`; downloads the binary archive (170 MB, md5 checked) if none is.
+def find(data_path: Path) -> Source:
+    """The first of `SOURCES` in `data_path`; downloads the binary archive (170 MB, md5 checked) if none is.
 
     Raises:
-        InputError: nothing there and the download fails, or `data_path` cannot be written.
+        InputError: nothing there and the download fails, or `data_path` cannot be written; a batch is missing, of the
+            wrong size or truncated, or a pickle holds more than arrays.
     """
+    source = _fetch(data_path)
+
+    def read(size: int) -> tuple[Images, Images]:
+        train, test = _read(source)
+        return from_array(resize(train, size)), from_array(resize(test, size))
+
+    return Source(_fingerprint(source), read, BILINEAR)
+
+
+def _fetch(data_path: Path) -> Path:
     for name in SOURCES:
         if (data_path / name).exists():
             return data_path / name
@@ -54,12 +67,8 @@ def find(data_path: Path) -> Path:
         ) from error
 
 
-def fingerprint(source: Path) -> str:
-    """Returns the sha256 of the batch files' (or the archive's) contents: 180 MB in a few tenths of a second.
-
-    Raises:
-        InputError: a batch file is missing or cannot be read.
-    """
+def _fingerprint(source: Path) -> str:
+    """The sha256 of the batch files' (or the archive's) contents: 180 MB in a few tenths of a second."""
     digest = hashlib.sha256(source.name.encode())
     for path in _files(source) if source.is_dir() else [source]:
         try:
@@ -71,12 +80,8 @@ def fingerprint(source: Path) -> str:
     return digest.hexdigest()
 
 
-def read(source: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (train, test), uint8 of shapes (50000, 3, 32, 32) and (10000, 3, 32, 32), from one of `SOURCES`.
-
-    Raises:
-        InputError: a batch is missing, of the wrong size or truncated, or a pickle holds more than arrays.
-    """
+def _read(source: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(train, test), uint8 of shapes (50000, 3, 32, 32) and (10000, 3, 32, 32), from one of `SOURCES`."""
     batches = dict(_folder(source) if source.is_dir() else _archive(source))
     missing = [name for name in BATCHES if name not in batches]
     if missing:
@@ -125,9 +130,7 @@ def _batch(stream: BinaryIO, size: int, path: Path) -> np.ndarray:
         return np.frombuffer(stream.read(), np.uint8).reshape(RECORDS, 1 + PIXELS)[:, 1:]
     data = stream.read()  # outside the try: a truncated archive is an error of the archive
     try:
-        content = _ArrayUnpickler(io.BytesIO(data), encoding="bytes").load()
-        array = content[b"data"] if b"data" in content else content["data"]
-        return np.frombuffer(array.data, np.uint8).reshape(RECORDS, PIXELS)
+        return read_pickled(io.BytesIO(data)).reshape(RECORDS, PIXELS)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except Exception as error:  # a damaged pickle may raise anything
@@ -135,51 +138,3 @@ def _batch(stream: BinaryIO, size: int, path: Path) -> np.ndarray:
             f"{path}: {size:,} bytes, not a batch of {RECORDS:,} images ({type(error).__name__}: {error}); "
             f"the published file has about {RECORDS * 3104:,} bytes"
         ) from error
-
-
-class _Array:
-    """What a pickled uint8 array is read as: its bytes.
-
-    The real `numpy.ndarray` and `numpy.dtype` are not given to the file: their `__setstate__` believes what it is told
-    (an object dtype with cleared flags turns raw bytes into pointers).
-    """
-
-    data = b""
-
-    def __setstate__(self, state: tuple) -> None:
-        _version, _shape, dtype, fortran, self.data = state
-        if dtype != "u1" or fortran:
-            raise ValueError("the array is not uint8 in C order")
-
-
-class _DType(str):
-    def __setstate__(self, state: tuple) -> None:
-        """Byte order and layout mean nothing to single bytes."""
-
-
-def _dtype(name: str | bytes, *_: object) -> _DType:
-    return _DType(name.decode() if isinstance(name, bytes) else name)
-
-
-def _frombuffer(data: bytes, dtype: _DType, shape: tuple, order: str) -> _Array:
-    array = _Array()
-    array.__setstate__((1, shape, dtype, order == "F", data))
-    return array
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads plain containers and uint8 arrays; refuses every other global."""
-
-    ALLOWED = {
-        ("numpy", "ndarray"): _Array,
-        ("numpy", "dtype"): _dtype,
-        ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
-        ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),
-        ("numpy.core.numeric", "_frombuffer"): _frombuffer,
-        ("numpy._core.numeric", "_frombuffer"): _frombuffer,
-    }
-
-    def find_class(self, module: str, name: str) -> object:
-        if (module, name) not in self.ALLOWED:
-            raise InputError(f"refused, the pickle asks for {module}.{name}; only uint8 arrays and plain containers")
-        return self.ALLOWED[module, name]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from gebm.data import cifar10, folder
-from gebm.data.cache import cached
+from gebm.data import celeba, cifar10, folder, hub, imagenet32, lsun, npz
+from gebm.data.cache import Source, cached
+from gebm.data.transform import resize
 from gebm.errors import InputError
 from gebm.registry import resolve
 
@@ -55,15 +55,22 @@ class ImageData:
         return self.train.shape[1:]
 
 
-def load_images(dataset: str, data_path: str | Path = "data", image_size: int | None = None) -> ImageData:
-    """Loads a data set of images.
+def load_images(
+    dataset: str,
+    data_path: str | Path = "data",
+    image_size: int | None = None,
+    *,
+    imagenet_paths: tuple[str, str] = ("", ""),
+) -> ImageData:
+    """Loads a data set of images; the first time, it is prepared into the cache with a progress bar.
 
     Args:
-        dataset: a name in `DATASETS`; `folder:PATH`, any images below a folder; or a dotted path
-            `package.module:factory` to a function of (data_path, image_size) that returns an `ImageData`
-            or a pair (train, test) of uint8 arrays (N, C, H, W).
+        dataset: a name in `DATASETS`; `folder:PATH`, any images below a folder; `npz:PATH`, arrays of numpy;
+            `hub:NAME`, a data set of the Hugging Face hub; or a dotted path `package.module:factory` to a function of
+            (data_path, image_size) that returns an `ImageData` or a pair (train, test) of uint8 arrays (N, C, H, W).
         data_path: where the data lie or are downloaded to, and where the cache of arrays is kept.
-        image_size: side of the square images, 8, 16, 32 or 64; None is the data set's own (a folder's: 32).
+        image_size: side of the square images, 8, 16, 32 or 64; None is the data set's own (of other files: 32).
+        imagenet_paths: the train and the test files of imagenet32; empty: below `data_path`.
 
     Raises:
         InputError: an unknown data set, a bad size, files missing or damaged, `data_path` not writable.
@@ -72,15 +79,28 @@ def load_images(dataset: str, data_path: str | Path = "data", image_size: int | 
     if image_size is not None and image_size not in IMAGE_SIZES:
         allowed = ", ".join(map(str, IMAGE_SIZES))
         raise InputError(f"--image_size {image_size}: not supported, choose one of the powers of two {allowed}")
-    if dataset.startswith("folder:"):
-        return _folder(Path(dataset.removeprefix("folder:")), data_path, image_size)
-    known = DATASETS | {"folder:PATH": None}  # the last for the error message
-    data = resolve(dataset, known, "--dataset")(data_path, image_size)
+    kind, _, rest = dataset.partition(":")
+    if rest and kind in SOURCES:
+        name = dataset if kind == "hub" else f"{kind}:{Path(rest).resolve().name}"
+        return _prepared(name, SOURCES[kind](rest), data_path, image_size)
+    known = DATASETS | dict.fromkeys(("folder:PATH", "npz:PATH", "hub:NAME"))  # these for the error message
+    factory = resolve(dataset, known, "--dataset")
+    data = factory(data_path, image_size, *imagenet_paths) if factory is _imagenet32 else factory(data_path, image_size)
     if not isinstance(data, ImageData):
         data = _from_arrays(dataset, data)
     if image_size is not None and data.shape[1:] != (image_size, image_size):
         raise InputError(f"--dataset {dataset}: its factory made images of {data.shape}, not --image_size {image_size}")
     return data
+
+
+def _prepared(name: str, source: Source, data_path: Path, image_size: int | None) -> ImageData:
+    """The images of a source, from the cache."""
+    size = image_size or source.size
+    if size not in IMAGE_SIZES:
+        sizes = ", ".join(map(str, IMAGE_SIZES))
+        raise InputError(f"--dataset {name}: its images are not squares of {sizes}; say with --image_size what to make")
+    recipe = {"source": source.fingerprint, "transform": source.transform, "image_size": size}
+    return ImageData(name, *cached(data_path, name, recipe, lambda: source.read(size)))
 
 
 def _from_arrays(name: str, arrays: Arrays) -> ImageData:
@@ -115,7 +135,7 @@ def labelled_digits(image_size: int | None = None) -> Arrays:
     images, labels = load_digits(return_X_y=True)
     images = np.rint(images.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
     order = np.random.RandomState(0).permutation(len(images))  # the legacy generator's stream never changes
-    return _resize(images[order], image_size or 8), labels[order]
+    return resize(images[order], image_size or 8), labels[order]
 
 
 def _digits(data_path: Path, image_size: int | None) -> Arrays:
@@ -124,36 +144,29 @@ def _digits(data_path: Path, image_size: int | None) -> Arrays:
 
 
 def _cifar10(data_path: Path, image_size: int | None) -> ImageData:
-    size = image_size or 32
-    source = cifar10.find(data_path)
-    recipe = {"source": cifar10.fingerprint(source), "transform": "bilinear", "image_size": size}
-
-    def build() -> Arrays:
-        train, test = cifar10.read(source)
-        return _resize(train, size), _resize(test, size)
-
-    return ImageData("cifar10", *cached(data_path, "cifar10", recipe, build))
+    return _prepared("cifar10", cifar10.find(data_path), data_path, image_size)
 
 
-DATASETS: dict[str, Callable[[Path, int | None], ImageData | Arrays]] = {"digits": _digits, "cifar10": _cifar10}
+def _imagenet32(data_path: Path, image_size: int | None, train_path: str = "", test_path: str = "") -> ImageData:
+    return _prepared("imagenet32", imagenet32.find(data_path, train_path, test_path), data_path, image_size)
 
 
-def _resize(images: np.ndarray, size: int) -> np.ndarray:
-    """Resizes uint8 (N, C, H, W) to (N, C, size, size), bilinear and, downwards, antialiased."""
-    count, channels, height, width = images.shape
-    if (height, width) == (size, size):
-        return images
-    planes = (Image.fromarray(plane) for plane in images.reshape(-1, height, width))
-    resized = np.stack([np.asarray(plane.resize((size, size), Image.Resampling.BILINEAR)) for plane in planes])
-    return resized.reshape(count, channels, size, size)
+def _celeba(data_path: Path, image_size: int | None) -> ImageData:
+    return _prepared("celeba", celeba.find(data_path), data_path, image_size)
 
 
-def _folder(root: Path, data_path: Path, image_size: int | None) -> ImageData:
-    size = image_size or 32
-    splits = folder.find(root)
-    recipe = {"source": folder.fingerprint(splits), "transform": "centre crop, bilinear", "image_size": size}
-    name = f"folder:{root.resolve().name}"
-    return ImageData(name, *cached(data_path, name, recipe, lambda: folder.read(splits, size)))
+def _lsun(data_path: Path, image_size: int | None) -> ImageData:
+    return _prepared("lsun", lsun.find(data_path), data_path, image_size)
+
+
+DATASETS: dict[str, Callable[[Path, int | None], ImageData | Arrays]] = {
+    "digits": _digits,
+    "cifar10": _cifar10,
+    "imagenet32": _imagenet32,
+    "celeba": _celeba,
+    "lsun": _lsun,
+}
+SOURCES: dict[str, Callable[[str], Source]] = {"folder": folder.find, "npz": npz.find, "hub": hub.find}
 
 
 class Batches(Iterator[Tensor]):

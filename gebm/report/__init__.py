@@ -1,15 +1,23 @@
 """What a run says of itself: tables of text, and one page to look at."""
 
+from gebm.report.contents import Chains, Neighbours, Report, Setting
+from gebm.report.memorisation import closeness, nearest
+from gebm.report.page import render
 from gebm.report.text import (
-    distance_row,
-    distance_rows,
+    estimate,
+    figure,
+    gain,
     kale_rows,
+    metric_note,
+    metric_rows,
     mixing_rows,
     mixing_warning,
     partition_rows,
     sampler_row,
+    side_by_side,
     table,
 )
 
-__all__ = ["distance_row", "distance_rows", "kale_rows", "mixing_rows", "mixing_warning", "partition_rows"]
-__all__ += ["sampler_row", "table"]
+__all__ = ["Chains", "Neighbours", "Report", "Setting", "closeness", "estimate", "figure", "gain"]
+__all__ += ["kale_rows", "metric_note", "metric_rows", "mixing_rows", "mixing_warning", "nearest"]
+__all__ += ["partition_rows", "render", "sampler_row", "side_by_side", "table"]

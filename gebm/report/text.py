@@ -1,36 +1,69 @@
-"""One aligned table of names and values."""
+"""Aligned tables of names and values."""
 
 import math
 from collections.abc import Mapping, Sequence
 
-__all__ = ["distance_row", "distance_rows", "kale_rows", "mixing_rows", "mixing_warning", "partition_rows"]
-__all__ += ["sampler_row", "table"]
+__all__ = ["estimate", "figure", "gain", "kale_rows", "metric_note", "metric_rows", "mixing_rows", "mixing_warning"]
+__all__ += ["over_fitting", "partition_rows", "sampler_row", "side_by_side", "table"]
 
 
-def table(rows: Sequence[tuple[str, str]], title: str = "") -> str:
-    """Rows of (name, value) as aligned text under an underlined title."""
-    width = max(len(name) for name, _ in rows)
-    lines = [f"{name:<{width}}  {value}" for name, value in rows]
+def table(rows: Sequence[Sequence[str]], title: str = "") -> str:
+    """Rows of a name and values as aligned text under an underlined title."""
+    widths = [max(len(row[i]) if i < len(row) else 0 for row in rows) for i in range(max(map(len, rows)))]
+    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows]
     return "\n".join([title, "-" * len(title), *lines] if title else lines)
 
 
-def distance_row(entry: Mapping) -> str:
-    """A distance with its 95 % interval: `25.01 (24.20 to 25.90)`."""
-    low, high = entry["ci"]
-    return f"{entry['distance']:.2f} ({low:.2f} to {high:.2f})"
+def figure(value: float) -> str:
+    """Three digits that count: `25.0`, `0.00041`, `1234`."""
+    return f"{value:#.3g}".rstrip(".") if abs(value) < 1000 else f"{value:.0f}"
 
 
-def distance_rows(summary: Mapping) -> list[tuple[str, str]]:
-    """Rows of a comparison of base and GEBM."""
-    name = summary["distance_name"]
-    low, high = summary["gain_ci"]
-    where = f"{summary['n_fake']} samples, {summary['n_real']} images of {summary['split']}"
-    how = "95 % bootstrap over paired chains, reference fixed"
-    return [
-        (f"{name} base", f"{distance_row(summary['base'])}   {where}"),
-        (f"{name} GEBM", distance_row(summary["gebm"])),
-        ("gain", f"{summary['gain']:.2f} ({low:.2f} to {high:.2f})   {how}"),
-    ]
+def estimate(entry: Mapping) -> str:
+    """A figure with its 95 % interval: `25.0 (24.2 to 25.9)`."""
+    return "{} ({} to {})".format(figure(entry["value"]), *map(figure, entry["ci"]))
+
+
+def gain(entry: Mapping) -> str:
+    """By how much the GEBM is better, with the 95 % interval."""
+    return estimate({"value": entry["gain"], "ci": entry["gain_ci"]})
+
+
+def metric_rows(summary: Mapping) -> list[tuple[str, ...]]:
+    """Rows of the metrics of a comparison of base and GEBM, or of samples alone; the first row is the header."""
+    metrics = summary["metrics"]
+    if all("base" not in entry for entry in metrics.values()):
+        return [("", "samples"), *((name, estimate(entry["gebm"])) for name, entry in metrics.items())]
+    rows = ((name, estimate(e["base"]), estimate(e["gebm"]), gain(e)) for name, e in metrics.items())
+    return [("", "base", "GEBM", "gain"), *rows]
+
+
+def metric_note(summary: Mapping) -> str:
+    """What the metrics were measured on, and what the columns mean."""
+    note = f"{summary['n_fake']} samples, {summary['n_real']} images of {summary['split']}; 95 % intervals"
+    if any("base" in entry for entry in summary["metrics"].values()):
+        note += "; gain: by how much the GEBM is better, chains paired"
+    return note
+
+
+def side_by_side(summaries: Mapping[str, Mapping]) -> list[tuple[str, ...]]:
+    """Rows of the figures of several subjects, a column for each and for its base; the first row is the header."""
+    columns: dict[str, dict[str, str]] = {}
+    for name, summary in summaries.items():
+        metrics = summary.get("metrics", {})
+        if any("base" in entry for entry in metrics.values()):
+            columns[f"{name}: base"] = {key: estimate(entry["base"]) for key, entry in metrics.items()}
+        of_model = {key: estimate(entry["gebm"]) for key, entry in metrics.items()}
+        if metrics:
+            of_model["samples"] = str(summary["n_fake"])
+            of_model["real images"] = f"{summary['n_real']}, {summary['split']}"
+        if "sampler" in summary:
+            of_model["sampler"] = "{sampler}, beta {beta:.4g}, {steps} steps".format(**summary)
+        if "kale" in summary:
+            of_model |= dict(kale_rows(summary))
+        columns[name] = of_model
+    keys = list(dict.fromkeys(key for column in columns.values() for key in column))
+    return [("", *columns), *((key, *(column.get(key, "") for column in columns.values())) for key in keys)]
 
 
 def sampler_row(summary: Mapping) -> tuple[str, str]:
@@ -106,6 +139,14 @@ def partition_rows(summary: Mapping) -> list[tuple[str, str]]:
     return [(f"log-partition, {name}", text.format(**found)) for name, found in summary["partition"].items()]
 
 
+def over_fitting(gap: Mapping) -> str:
+    """The gap of KALE between train and test in words."""
+    if gap["se"] is None:
+        return f"{gap['value']:.3f}"
+    sign = "over-fitted" if gap["value"] > 2 * gap["se"] else "no sign of over-fitting"
+    return f"{gap['value']:.3f} +- {gap['se']:.3f}: {sign}"
+
+
 def kale_rows(summary: Mapping) -> list[tuple[str, str]]:
     """Rows of KALE on both splits and of the log-partition."""
     train, test = summary["kale"]["train"], summary["kale"]["test"]
@@ -113,6 +154,7 @@ def kale_rows(summary: Mapping) -> list[tuple[str, str]]:
     return [
         ("KALE train", text.format(**train)),
         ("KALE test", text.format(**test)),
+        ("KALE train minus test", over_fitting(summary["kale_gap"])),
         (
             "log-partition",
             f"c = {test['c']:.3f}, Monte Carlo {test['log_partition']:.3f} +- {test['log_partition_se']:.3f} "

@@ -1,0 +1,22 @@
+"""`gebm data prepare`."""
+
+from pathlib import Path
+
+import numpy as np
+
+from gebm.commands.setup import dataset, log, start_log
+from gebm.config import Config
+from gebm.errors import InputError
+
+__all__ = ["main"]
+
+
+def main(config: Config, given: frozenset[str], words: list[str]) -> None:
+    """Prepare the cache of `--dataset`, as its first use would, and say what is in it and where."""
+    if words != ["prepare"]:
+        raise InputError(f"gebm data {' '.join(words)}: only `gebm data prepare --dataset NAME` is known")
+    start_log()
+    data = dataset(config)
+    for name, split in (("train", data.train), ("test", data.test)):
+        where = Path(split.filename).parent if isinstance(split, np.memmap) else "memory: it needs no preparation"
+        log.info("%s %s: %d images %s, %.1f MB, in %s", data.name, name, *(len(split), data.shape, split.nbytes / 1e6), where)

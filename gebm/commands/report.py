@@ -1,0 +1,258 @@
+"""`gebm report RUN`: one page about a run, from what lies in its folder, its checkpoint and its data."""
+
+import json
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gebm.commands.setup import (
+    choose_device,
+    dataset,
+    folder_of,
+    load_pair,
+    log,
+    newest_checkpoint,
+    schedule_of,
+    start_log,
+)
+from gebm.config import Config, sections
+from gebm.data import ImageData, from_uint8, to_uint8
+from gebm.errors import InputError
+from gebm.files import atomic_write
+from gebm.flags import show
+from gebm.metrics import Extractor, choose_features, extract
+from gebm.metrics.features import Pixels
+from gebm.metrics.partition import base_energies, energies
+from gebm.model import GEBM
+from gebm.report import Chains, Neighbours, Report, Setting, closeness, nearest, render
+
+__all__ = ["main", "write_report"]
+
+USAGE = "usage: gebm report RUN\n\nWrites RUN/report.html, one page about a run of gebm train, sample or demo."
+IMAGES = 1000  # of each kind whose energies are shown
+QUERIES = 400  # samples, and test images, whose nearest training images are looked for
+SHOWN = 8  # pairs of samples and training images, and as many again
+CHUNK = 250
+
+
+def main(argv: Sequence[str]) -> None:
+    """Write the page about the run that the arguments name."""
+    if {"-h", "--help"} & set(argv):
+        print(USAGE)
+        return
+    if len(argv) != 1 or argv[0].startswith("-"):
+        given = f"not {show(' '.join(argv))}" if argv else "as in gebm report runs/demo"
+        raise InputError(f"gebm report takes the folder of one run and no flags, {given}")
+    start_log()
+    log.info("%s", write_report(Path(argv[0])))
+
+
+def write_report(run: Path) -> Path:
+    """Write `report.html` into a run's folder; what cannot be shown is left out, with one line of warning.
+
+    Raises:
+        InputError: the folder is not a run's.
+    """
+    file = run / "config.yaml"
+    if not file.is_file() or (run / "training.json").is_file():
+        raise InputError(f"{run}: not a run; give a folder that gebm train, sample or demo made")
+    report = collect(run, Config.load(file))
+    text = render(report)
+    if report.missing:
+        reasons = "; ".join(f"{title.lower()} ({why})" for title, why in report.missing.items())
+        log.warning("report: could not show all of %s", " ".join(reasons.split()))
+    with atomic_write(run / "report.html") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return run / "report.html"
+
+
+def collect(run: Path, config: Config) -> Report:
+    """All that the page shows of a run, and why the rest is missing."""
+    settings = _settings(config)
+    report = Report(run.resolve().name, run, _about(run, config), _command(config.mode, settings), settings)
+
+    def tried(title: str, make: Callable, *arguments: object) -> object:
+        try:
+            return make(*arguments)
+        except Exception as error:  # a report must not lose a run, whatever is wrong with what it looks at
+            kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+            report.missing.setdefault(title, f"{kind}{error}")
+            return None
+
+    report.rows = tried("Training", _rows, run / "stats.jsonl") or []
+    report.evaluation = tried("Figures", _json, run / "evaluation.json") or {}
+    summary = tried("Figures", _json, run / "summary.json") or {}
+    if summary:
+        report.chains.append(_chains(summary, run))
+        if summary.get("posterior"):
+            report.chains.append(_chains(summary["posterior"], run / "posterior"))
+    images = {}
+    if (run / "samples.npz").is_file():
+        images = tried("Samples", _arrays, run / "samples.npz") or {}
+    model = tried("Energies", _model, run, config)
+    data = tried("Nearest training images", _data, config, model)
+    if model is not None and not summary:
+        report.base_images = _draw(model)
+    report.energies = tried("Energies", _energies, model, data, images.get("energies")) or {}
+    queries = images.get("samples", report.base_images)
+    if data is not None and queries is not None:
+        name = ("GEBM samples", "gebm") if "samples" in images else ("base samples", "base")
+        extractor = tried("Nearest training images", _space, config, data)
+        if extractor is not None:
+            found = tried("Nearest training images", _neighbours, *name, queries[:QUERIES], data, extractor, config)
+            report.neighbours = found
+    return report
+
+
+def _about(run: Path, config: Config) -> list[tuple[str, str]]:
+    latents = f"{config.Z_dim} {config.latent_noise} latents"
+    rows = [
+        ("command", f"gebm {config.mode}"),
+        ("dataset", config.dataset),
+        ("base", f"{config.g_model}, width {config.width:g}, {latents}"),
+        ("energy", f"{config.d_model}, width {config.width:g}" + ("" if config.no_trunc else ", clamped to E >= -10")),
+    ]
+    if config.mode == "sample":
+        rows += [("base from", config.g_path), ("energy from", config.d_path)]
+    else:
+        schedule = schedule_of(config)
+        joint = schedule.base_steps if schedule.train_mode != "energy" else 0
+        refine = schedule.refine_steps if schedule.refines else 0
+        rows.append(("training", f"{joint} base steps, then {refine} energy steps with the base frozen"))
+    written = [run / name for name in ("config.yaml", "stats.jsonl", "summary.json")]
+    date = datetime.fromtimestamp(max(file.stat().st_mtime for file in written if file.is_file())).astimezone()
+    return [
+        *rows,
+        ("device", "CPU" if config.device == -2 else f"GPU {config.device}"),
+        ("finished", date.strftime("%Y-%m-%d %H:%M %Z")),
+        ("page made by", f"gebm {version('gebm')}, torch {torch.__version__}"),
+    ]
+
+
+def _settings(config: Config) -> list[Setting]:
+    def text(value: object) -> str:
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+    return [
+        Setting(title, f.name, f.metadata["help"], text(getattr(config, f.name)), text(f.default))
+        for title, flags in sections().items()
+        for f in flags
+    ]
+
+
+def _command(mode: str, settings: Sequence[Setting]) -> str:
+    changed = [s for s in settings if s.value != s.default and s.flag not in ("mode", "log_dir", "log_name")]
+    return shlex.join(["gebm", mode, *(word for s in changed for word in (f"--{s.flag}", s.value))])
+
+
+def _rows(file: Path) -> list[dict]:
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]  # the last may have been cut by a kill
+
+
+def _json(file: Path) -> dict:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _arrays(file: Path) -> dict[str, np.ndarray]:
+    with np.load(file, allow_pickle=False) as archive:
+        return {name: archive[name] for name in ("samples", "energies")}
+
+
+def _chains(summary: Mapping, folder: Path) -> Chains:
+    title = f"Samples at beta {summary['beta']:g}" if summary["steps"] else "Samples of the base"
+    return Chains(title, summary, folder)
+
+
+def _model(run: Path, config: Config) -> GEBM:
+    """The pair that the run trained, or that it sampled from."""
+    if config.mode != "sample":
+        checkpoint = newest_checkpoint(run)
+        if checkpoint is None:
+            raise InputError(f"{run} holds no checkpoint")
+        config = replace(config, g_path=str(checkpoint), d_path=str(checkpoint))
+    model, _, _ = load_pair(config, frozenset({"no_trunc"}))
+    return model.to(choose_device(config, frozenset()))
+
+
+def _data(config: Config, model: GEBM | None) -> ImageData:
+    """The images that the energy was trained on."""
+    file = folder_of(Path(config.d_path)) / "config.yaml"
+    if config.mode == "sample" and file.is_file():  # whose own flags need not name the data
+        trained = Config.load(file)
+        config = replace(config, dataset=trained.dataset, image_size=trained.image_size)
+    data = dataset(config)
+    if model is not None and data.shape != model.architecture.image_shape:
+        raise InputError(f"{data.name} has images {data.shape}, the model's are {model.architecture.image_shape}")
+    return data
+
+
+@torch.no_grad()
+def _draw(model: GEBM) -> np.ndarray:
+    """Base samples, uint8 (QUERIES, C, H, W)."""
+    generator = torch.Generator(model.log_partition.device).manual_seed(0)
+    sizes = [min(CHUNK, QUERIES - i) for i in range(0, QUERIES, CHUNK)]
+    return torch.cat([to_uint8(model.generate(n, generator)).cpu() for n in sizes]).numpy()
+
+
+def _energies(
+    model: GEBM | None, data: ImageData | None, e_samples: np.ndarray | None
+) -> dict[str, tuple[str, np.ndarray]]:
+    found: dict[str, tuple[str, np.ndarray]] = {}
+    if model is not None and data is not None:
+        like = model.log_partition.detach()
+        for name, images, role in (("train images", data.train, "train"), ("test images", data.test, "test")):
+            real = torch.from_numpy(_choice(images, IMAGES)).to(like.device)
+            found[name] = role, energies(model.energy, from_uint8(real).to(like), CHUNK).numpy()
+    if model is not None:
+        generator = torch.Generator(model.log_partition.device).manual_seed(0)
+        found["base samples"] = "base", base_energies(model, IMAGES, generator, CHUNK).numpy()
+    if e_samples is not None:
+        found["GEBM samples"] = "gebm", e_samples
+    return found
+
+
+def _choice(images: np.ndarray, n: int) -> np.ndarray:
+    """At most n images at random, the same ones every time: files may come class by class."""
+    return images[np.sort(np.random.RandomState(0).permutation(len(images))[:n])]
+
+
+def _space(config: Config, data: ImageData) -> Extractor:
+    """What the run's distance is computed on, where all training images are no more than it takes; else the pixels."""
+    if not config.eval_fid or len(data.train) > config.fid_samples:
+        return Pixels()
+    weights = config.fid_weights or None
+    return choose_features(config.fid_features, data.name, data.shape, weights, config.data_path)[0]
+
+
+def _neighbours(
+    name: str, role: str, samples: np.ndarray, data: ImageData, extractor: Extractor, config: Config
+) -> Neighbours:
+    device = choose_device(config, frozenset())
+
+    def features(images: np.ndarray) -> Tensor:
+        return extract(images, extractor, CHUNK, device).float()
+
+    def batches() -> Iterator[Tensor]:
+        for first in range(0, len(data.train), 10 * CHUNK):
+            yield features(data.train[first : first + 10 * CHUNK])
+
+    test = _choice(data.test, QUERIES)
+    distances, index = nearest(torch.cat([features(samples), features(test)]), batches())
+    d_samples, d_test = distances.split([len(samples), len(test)])
+    order = [*d_samples.argsort()[:SHOWN].tolist(), *range(min(SHOWN, len(samples)))]
+    return Neighbours(
+        space="pixels in [-1, 1]" if isinstance(extractor, Pixels) else f"features of {extractor.name}",
+        n_train=len(data.train),
+        distances={"test images": ("test", d_test.numpy()), name: (role, d_samples.numpy())},
+        closeness=closeness(d_samples, d_test),
+        pairs=[(float(d_samples[i]), samples[i], data.train[index[i]]) for i in order],
+        closest=min(SHOWN, len(samples)),
+    )

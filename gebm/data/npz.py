@@ -1,0 +1,90 @@
+"""Images in an .npz file of numpy."""
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from gebm.data.archives import open_zip
+from gebm.data.cache import Images, Source, fingerprint, from_array
+from gebm.data.transform import SQUARE, resize, tenth
+from gebm.errors import InputError
+
+__all__ = ["find"]
+
+EXPECTED = "uint8 (N, C, H, W), (N, H, W, C) or (N, H, W), C 1 or 3"
+
+
+def find(path: str | Path) -> Source:
+    """The arrays `train` and `test` of a file, or its only array, of which a fixed tenth is the test split.
+
+    Each is uint8 (N, C, H, W), (N, H, W, C) or (N, H, W), C 1 or 3, H and W at least 4, and is read whole. The default
+    size is their own where they are square.
+
+    Raises:
+        InputError: not an .npz, or other arrays than these.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"--dataset npz:{path}: no such file; name an .npz of numpy")
+    shapes = _headers(path)
+    pair = {"train", "test"} <= shapes.keys()
+    if not pair and len(shapes) != 1:
+        raise InputError(
+            f"{path}: holds {', '.join(shapes) or 'no arrays'}; it must hold the arrays train and test, or one alone"
+        )
+    names = ("train", "test") if pair else tuple(shapes)
+    layouts = {name: _layout(f"{path}: {name}", *shapes[name]) for name in names}
+    sizes = {tuple(shapes[name][0][axis] if axis else 1 for axis in layouts[name]) for name in names}
+    if len(sizes) != 1:
+        raise InputError(f"{path}: train is {shapes['train'][0]}, test is {shapes['test'][0]}; their images must agree")
+    ((_, height, width),) = sizes
+    if not pair and shapes[names[0]][0][0] < 2:
+        raise InputError(f"{path}: one image; at least 2 are needed, one to train on and one to test on")
+
+    def read(size: int) -> tuple[Images, Images]:
+        arrays = [resize(array, size) for array in _read(path, layouts)]
+        if not pair:
+            arrays = [arrays[0][part] for part in tenth(len(arrays[0]))]
+        return tuple(map(from_array, arrays))
+
+    return Source(fingerprint([path]), read, SQUARE, size=height if height == width else 0)
+
+
+def _headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and type of the arrays, by name; their values are not read."""
+    headers = {}
+    with open_zip(path) as archive:
+        for member in archive.namelist():
+            try:
+                with archive.open(member) as stream:
+                    version = np.lib.format.read_magic(stream)
+                    read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
+                    shape, _, dtype = read(stream)
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                raise InputError(f"{path}: {member} is not an array of numpy ({error})") from error
+            headers[member.removesuffix(".npy")] = shape, dtype
+    return headers
+
+
+def _layout(title: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, int, int]:
+    """The axes of channels, height and width; that of channels is 0 where there is none."""
+    layouts = [(0, 1, 2)] if len(shape) == 3 else [(1, 2, 3), (3, 1, 2)] if len(shape) == 4 else []
+    # sides of 4 or more tell a channel from a side, and many images from one (H, W, 3)
+    fitting = [(c, h, w) for c, h, w in layouts if (not c or shape[c] in (1, 3)) and min(shape[h], shape[w]) >= 4]
+    if dtype != np.uint8 or len(fitting) != 1 or not shape[0]:
+        raise InputError(f"{title} is {dtype} {shape}, must be {EXPECTED}, sides of 4 or more")
+    return fitting[0]
+
+
+def _read(path: Path, layouts: dict[str, tuple[int, int, int]]) -> list[np.ndarray]:
+    """The arrays as (N, C, H, W)."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in layouts}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read ({error}); write it again") from error
+    return [
+        array.transpose(0, *layouts[name]) if array.ndim == 4 else array[:, None] for name, array in arrays.items()
+    ]

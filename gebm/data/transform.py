@@ -1,0 +1,125 @@
+"""What is done to an image on its way into the cache: decoded, short side resized, centre cropped."""
+
+import io
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from gebm.data.cache import CHUNK, Images
+from gebm.errors import InputError
+
+__all__ = ["BILINEAR", "SQUARE", "Files", "all_grey", "decoded", "files_from", "resize", "tenth"]
+
+BILINEAR = "bilinear"
+SQUARE = "short side resized bilinear, centre crop"
+MAX_PIXELS = 64_000_000  # of one image: a small file can unpack to any size
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # whatever the suffix says, Pillow tries no others
+GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
+THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes and resizes without Python's lock
+
+Files = Iterable[tuple[str, Path | bytes]]  # of each a name for errors, and the path or the content
+
+
+def decoded(count: int, files: Callable[[int], Files], size: int, grey: bool = False) -> Images:
+    """The `count` images of `files(start)`, which yields them from number `start` on, as (count, C, size, size).
+
+    C is 1 if `grey`, else 3. A damaged file raises InputError with its name.
+    """
+
+    def blocks(start: int) -> Iterator[np.ndarray]:
+        rest = iter(files(start))
+        with ThreadPoolExecutor(THREADS) as pool:
+            while chunk := list(islice(rest, CHUNK)):
+                with _quiet():  # here, as it sets the state of all threads
+                    images = list(pool.map(partial(_decode, size=size, grey=grey), chunk))
+                yield np.stack(images)
+
+    return Images((count, 1 if grey else 3, size, size), blocks)
+
+
+def files_from(paths: list[Path], start: int = 0) -> Files:
+    """The files at `paths[start:]`."""
+    return ((str(path), path) for path in paths[start:])
+
+
+def all_grey(files: Files) -> bool:
+    """Whether all files hold grey images. Only headers are read, and none after the first in colour."""
+    with _quiet():
+        return all(_opened(file, lambda image: image.mode in GREY) for file in files)
+
+
+def resize(images: np.ndarray, size: int) -> np.ndarray:
+    """Resizes uint8 (N, C, H, W) to (N, C, size, size): as `decoded` does, plane by plane."""
+    count, channels, height, width = images.shape
+    if (height, width) == (size, size):
+        return images
+    planes = (Image.fromarray(plane) for plane in images.reshape(-1, height, width))
+    return np.stack([np.asarray(_square(plane, size)) for plane in planes]).reshape(count, channels, size, size)
+
+
+def tenth(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The sorted numbers of a train and a test split of `count` >= 2 images: a tenth, at least one, is the test's."""
+    order = np.random.RandomState(0).permutation(count)  # the legacy generator's stream never changes
+    n_test = max(1, round(0.1 * count))
+    return np.sort(order[n_test:]), np.sort(order[:n_test])
+
+
+def _decode(file: tuple[str, Path | bytes], size: int, grey: bool) -> np.ndarray:
+    """One image as uint8 (C, size, size)."""
+    image = _opened(file, lambda image: _square(_rgb(image), size))
+    return np.asarray(image.convert("L"))[None] if grey else np.asarray(image).transpose(2, 0, 1)
+
+
+def _opened(file: tuple[str, Path | bytes], use: Callable[[Image.Image], object]) -> object:
+    """`use` of the opened image."""
+    name, content = file
+    try:
+        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=FORMATS) as image:
+            pixels = image.width * image.height
+            if pixels > MAX_PIXELS:
+                raise ValueError(f"{pixels:,} pixels, at most {MAX_PIXELS:,} allowed")
+            return use(image)
+    except Exception as error:  # a damaged file makes Pillow raise anything from OSError to SyntaxError
+        raise InputError(f"{name}: not a usable image ({error}); replace or remove it") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Pillow's warning of large images: our own limit is lower."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
+def _square(image: Image.Image, size: int) -> Image.Image:
+    """Resizes the short side to `size`, bilinear and antialiased, and crops the centre; rounds as torchvision does.
+
+    The two are one resize of a box, so a strip of 1 x 10^7 pixels never becomes 32 x 10^8.
+    """
+    short = min(image.size)
+    resized = [size * side // short for side in image.size]
+    corner = [round((side - size) / 2) for side in resized]
+    scale = [side / new for side, new in zip(image.size, resized)]
+    box = [c * s for c, s in zip(corner, scale)] + [(c + size) * s for c, s in zip(corner, scale)]
+    return image.resize((size, size), Image.Resampling.BILINEAR, box)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Returns an image upright (EXIF), transparency laid over white, as 8-bit RGB."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels, of unknown range")
+    if image.mode.startswith("I"):  # 16-bit grey: convert() would clip it at 255
+        image = Image.fromarray(np.rint(np.clip(np.asarray(image), 0, 65535) / 257).astype(np.uint8))
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert("RGB")

@@ -1,0 +1,70 @@
+"""What a report can know of a run, as plain data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from gebm.report.memorisation import Closeness
+
+__all__ = ["Chains", "Neighbours", "Report", "Setting"]
+
+
+class Setting(NamedTuple):
+    """A flag of a run: the title of its group, its meaning, its value there and by default, as texts."""
+
+    group: str
+    flag: str
+    meaning: str
+    value: str
+    default: str
+
+
+class Chains(NamedTuple):
+    """A set of samples: its title, its summary (`summary.json`), and the folder of its pictures."""
+
+    title: str
+    summary: Mapping
+    folder: Path
+
+
+class Neighbours(NamedTuple):
+    """Samples and the training images nearest to them.
+
+    space: what distances are taken in; n_train: training images searched; distances: name -> (role, distances (n,) to
+    the nearest of them); closeness: of the samples against the test images; pairs: (distance, sample, training image),
+    the closest of all first, then of the first samples, `closest` of the former.
+    """
+
+    space: str
+    n_train: int
+    distances: Mapping[str, tuple[str, np.ndarray]]
+    closeness: Closeness
+    pairs: list[tuple[float, np.ndarray, np.ndarray]]
+    closest: int
+
+
+@dataclass
+class Report:
+    """What is known of a run; what is not is empty.
+
+    about: rows of (name, value); command: that would run it again; settings: all flags; rows: those of `stats.jsonl`;
+    chains: its sets of samples, the main one first; evaluation: `evaluation.json`; base_images: uint8 (n, C, H, W), of
+    a run without samples; energies: name -> (role, energies (n,)); missing: title of a section -> why a part of it
+    cannot be shown.
+    """
+
+    name: str
+    folder: Path
+    about: list[tuple[str, str]]
+    command: str
+    settings: list[Setting]
+    rows: list[dict] = field(default_factory=list)
+    chains: list[Chains] = field(default_factory=list)
+    evaluation: Mapping = field(default_factory=dict)
+    base_images: np.ndarray | None = None
+    energies: dict[str, tuple[str, np.ndarray]] = field(default_factory=dict)
+    neighbours: Neighbours | None = None
+    missing: dict[str, str] = field(default_factory=dict)

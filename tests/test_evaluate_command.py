@@ -1,0 +1,83 @@
+"""`gebm evaluate` on what is not a run: files and folders of images, and several subjects side by side."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gebm.cli import main
+from gebm.data import load_images
+from gebm.data.images import labelled_digits
+
+FLAGS = ["--device", "-2", "--fid_features", "pixels", "--dataset", "digits"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def write_folder(folder: str, images: np.ndarray) -> None:
+    Path(folder).mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image[0]).save(f"{folder}/{i:04d}.png")
+
+
+def found(*subjects: str) -> dict:
+    assert main(["evaluate", *subjects, *FLAGS, "--json", "found.json"]) == 0
+    return json.loads(Path("found.json").read_text())
+
+
+def test_a_folder_and_a_file_of_the_same_images_agree():
+    images = load_images("digits").train[:60]
+    write_folder("images", images)
+    np.savez("images.npz", samples=images)
+    of = found("images", "images.npz")
+    assert of["images"]["samples"] == of["images.npz"]["samples"]
+    assert of["images"]["samples"]["n_fake"] == 60
+    assert of["images"]["samples"]["metrics"]["FD(pixels)"].keys() == {"better", "gebm"}
+    assert not Path("images/evaluation.json").exists()  # not a run's folder: nothing is written there
+
+
+def test_side_by_side_the_better_samples_have_the_better_figures(capsys):
+    digits, _ = labelled_digits()
+    noise = np.random.RandomState(0).randint(0, 256, (300, 1, 8, 8)).astype(np.uint8)
+    np.savez("good.npz", samples=digits[:300], base=noise)
+    np.savez("bad.npz", samples=noise)
+    of = {name: entry["samples"]["metrics"] for name, entry in found("good.npz", "bad.npz").items()}
+    for name, entry in of["good.npz"].items():
+        good, bad = entry["gebm"]["value"], of["bad.npz"][name]["gebm"]["value"]
+        assert (good < bad) if entry["better"] == "lower" else (good > bad), name
+        assert entry["base"]["value"] == pytest.approx(bad) and entry["gain"] == pytest.approx(abs(good - bad))
+        low, high = entry["gebm"]["ci"]
+        assert low <= good <= high
+    out = capsys.readouterr().out
+    header = next(line for line in out.splitlines() if "good.npz" in line)
+    assert header.split("  ") != [] and header.index("good.npz: base") < header.index("bad.npz")
+
+
+@pytest.mark.parametrize(
+    "subjects, message",
+    [
+        ("images", "at least 2 images"),
+        ("missing.npz", "no such run or samples"),
+        ("small", "4 x 4 pixels, but the dataset's images are 8 x 8"),
+        ("damaged", "not a readable image"),
+        ("unpaired.npz", "must have one shape"),
+        ("good.npz missing", "missing: no such run"),
+    ],
+)
+def test_wrong_subjects_are_one_line(subjects, message, capsys):
+    digits, _ = labelled_digits()
+    write_folder("images", digits[:1])
+    write_folder("small", digits[:3, :, :4, :4])
+    write_folder("damaged", digits[:3])
+    Path("damaged/0001.png").write_bytes(b"\x89PNG nothing")
+    np.savez("good.npz", samples=digits[:10])
+    np.savez("unpaired.npz", samples=digits[:10], base=digits[:9])
+    assert main(["evaluate", *subjects.split(), *FLAGS, "--json", "found.json"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and message in error
+    assert not Path("found.json").exists()
