@@ -108,9 +108,9 @@ def main() -> None:
     cnn, _ = choose_features("auto", data.name, data.shape, cache_dir=args.out / "cache")
     held_out = Moments.of(extract(data.test, cnn))
     metric = Frechet(held_out, metric_name("FD", cnn))
-    base, refined, *gain = metric.compare(extract(draws.start, cnn), extract(draws.images, cnn))
+    start, end, *gain = metric.compare(extract(draws.start, cnn), extract(draws.images, cnn))
     print(f"{metric.name} to {len(data.test)} held-out digits, {CHAINS} samples each, 95 % intervals")
-    for name, (value, (low, high)) in {"base": base, "GEBM": refined, "gain": gain}.items():
+    for name, (value, (low, high)) in {"base": start, "GEBM": end, "gain": gain}.items():
         print(f"  {name} {value:.2f} ({low:.2f} to {high:.2f})")
     print(f"  {KERNEL}, {SAMPLER_STEPS} steps, beta 1, acceptance {draws.acceptance:.2f}")
 

@@ -28,7 +28,7 @@ from gebm.data import Batches, ImageData, from_uint8, set_aside
 from gebm.errors import InputError
 from gebm.files import check_writable
 from gebm.latent import LatentPosterior
-from gebm.metrics import Moments, extract, frechet_distance, metric_name
+from gebm.metrics import Frechet, extract, metric_name
 from gebm.model import GEBM
 from gebm.networks import BASES
 from gebm.objectives import OBJECTIVES
@@ -243,15 +243,17 @@ def _evaluations(
     if config.eval_fid:
         check_features(config, data, device)
         extractor, reference = features_of(config, data, device)
-        name = metric_name("FD", extractor)
+        metric = Frechet(reference.moments, metric_name("FD", extractor))
 
         def distance(trainer: Trainer) -> dict[str, float]:
-            """Fréchet distance of the base to the test images; the refinement leaves it as it is."""
+            """Fréchet distance of the base to the test images, with its interval; the refinement leaves it as it is."""
             if trainer.counters.stage == "refine":
                 return {}
             posterior = LatentPosterior(trainer.model.prior, trainer.sampled_base, trainer.model.energy)
             features = base_features(posterior, extractor, config, device)
-            return {f"{name}_base": frechet_distance(Moments.of(features), reference.moments), f"{name}_n": len(features)}
+            value, (low, high) = metric.estimate(features)
+            key = f"{metric.name}_base"
+            return {key: value, f"{key}_low": low, f"{key}_high": high, f"{metric.name}_n": len(features)}
 
         evaluations.append((config.freq_fid, distance))
     if config.eval_kale:

@@ -21,8 +21,8 @@ from gebm.metrics.inception import Inception, download
 from gebm.metrics.resnet56 import ResNet56, find_weights
 from gebm.registry import resolve
 
-__all__ = ["FEATURES", "Extractor", "Pixels", "Reference", "choose_features", "distance_name", "extract"]
-__all__ += ["make_reference", "metric_name", "reference_moments"]
+__all__ = ["FEATURES", "Extractor", "Pixels", "Reference", "choose_features", "extract"]
+__all__ += ["make_reference", "metric_name"]
 
 SUBSET = 10_000  # real features kept one by one; neighbours and kernels take the square of it in time
 
@@ -129,11 +129,6 @@ def metric_name(metric: str, extractor: Extractor) -> str:
     return f"{metric}({extractor.name})"
 
 
-def distance_name(extractor: Extractor) -> str:
-    """How the Fréchet distance on these features is printed."""
-    return metric_name("FD", extractor)
-
-
 def extract(images: Images, extractor: Extractor, batch_size: int = 128, device: str | torch.device = "cpu") -> Tensor:
     """Features (N, d), float64 on the CPU, of uint8 images (N, C, H, W); a module is moved to `device` first."""
     return torch.cat(list(_feature_batches(images, extractor, batch_size, device)))
@@ -185,18 +180,6 @@ def make_reference(
     tensors = {"mean": moments.mean, "scatter": moments.scatter, "sqrt_cov": moments.sqrt_cov, "features": subset}
     cache.save(path, key, tensors)
     return Reference(moments, subset)
-
-
-def reference_moments(
-    images: Images,
-    extractor: Extractor,
-    cache_dir: str | Path,
-    split_name: str,
-    batch_size: int = 128,
-    device: str | torch.device = "cpu",
-) -> Moments:
-    """The moments of `make_reference`."""
-    return make_reference(images, extractor, cache_dir, split_name, batch_size, device).moments
 
 
 def _as_array(images: Images) -> np.ndarray:

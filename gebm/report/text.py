@@ -141,8 +141,6 @@ def partition_rows(summary: Mapping) -> list[tuple[str, str]]:
 
 def over_fitting(gap: Mapping) -> str:
     """The gap of KALE between train and test in words."""
-    if gap["se"] is None:
-        return f"{gap['value']:.3f}"
     sign = "over-fitted" if gap["value"] > 2 * gap["se"] else "no sign of over-fitting"
     return f"{gap['value']:.3f} +- {gap['se']:.3f}: {sign}"
 
