@@ -39,7 +39,7 @@ USED_WITHOUT_LISTING = {
     "Z_dim": 100, "image_size": 0, "no_trunc": False, "grad_clip": 0.0, "ema": 0.0, "resume": "", "refine_iter": -1,
     "refine_kale": 0.0, "width": 1.0, "num_leapfrog": 10, "step_decay": 0.1, "step_decay_every": 200, "n_samples": 1000,
     "fid_features": "auto", "fid_weights": "", "inception_weights": "", "lmc_splitting": "ABOBA", "adapt": False,
-    "adapt_steps": 200, "precondition": False, "beta_ramp": 0, "thin": 0, "eval_partition": False,
+    "adapt_steps": 200, "precondition": False, "beta_ramp": 0, "thin": 0, "eval_partition": False, "json": "",
 }  # fmt: skip
 DOCUMENTED_CHOICES = {
     "train_mode": ["both", "energy", "base"], "dataset": ["cifar10", "CelebA", "Imagenet32", "lsun"],
