@@ -14,9 +14,10 @@ __all__ = ["main"]
 def main(config: Config, given: frozenset[str], words: list[str]) -> None:
     """Prepare the cache of `--dataset`, as its first use would, and say what is in it and where."""
     if words != ["prepare"]:
-        raise InputError(f"gebm data {' '.join(words)}: only `gebm data prepare --dataset NAME` is known")
+        raise InputError(f"gebm data {' '.join(words)}: write gebm data prepare --dataset NAME")
     start_log()
     data = dataset(config)
     for name, split in (("train", data.train), ("test", data.test)):
         where = Path(split.filename).parent if isinstance(split, np.memmap) else "memory: it needs no preparation"
-        log.info("%s %s: %d images %s, %.1f MB, in %s", data.name, name, *(len(split), data.shape, split.nbytes / 1e6), where)
+        size = f"{len(split):,} images {data.shape}, {split.nbytes / 1e6:,.1f} MB"
+        log.info("%s %s: %s, in %s", data.name, name, size, where)

@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,7 +68,9 @@ def fingerprint(*groups: Iterable[Path]) -> str:
     Not of the contents: a data set may hold 100 GB, and to read it at each start is the cost that the cache is there
     to save. The full path is in it since two folders may agree in names, sizes and times (unpacked archives do).
     """
-    stats = [[(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in map(Path.resolve, group)] for group in groups]
+    resolved = cache(Path.resolve)  # once a folder, not once a file
+    files = [[(str(resolved(path.parent) / path.name), path.stat()) for path in group] for group in groups]
+    stats = [[(name, stat.st_size, stat.st_mtime_ns) for name, stat in group] for group in files]
     return hashlib.sha256(repr(stats).encode()).hexdigest()
 
 
@@ -126,6 +129,8 @@ def _fill(folder: Path, meta: str, name: str, build: Callable[[], tuple[Images, 
 
 def _append(path: Path, images: Images, title: str) -> None:
     """Writes a split as .npy, going on from the images that an interrupted call has left at `path`."""
+    if not images.shape[0]:
+        raise InputError(f"{title}: no images")
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": images.shape})
     first, each = header.tell(), math.prod(images.shape[1:])

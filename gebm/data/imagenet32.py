@@ -26,7 +26,7 @@ PIXELS = 3 * 32 * 32
 def find(data_path: Path, train_path: str | Path = "", test_path: str | Path = "") -> Source:
     """The batches in two folders or zip archives; where a path is empty, below `data_path`.
 
-    The two splits are the published train and validation sets. One batch at a time is in memory (0.4 GB).
+    The two splits are the published train and validation sets. Up to two batches are in memory (0.8 GB).
 
     Raises:
         InputError: nothing there; a batch is missing, damaged or of the wrong length; a pickle holds more than arrays.

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from gebm.data import DATASETS, from_uint8, labelled_digits, load_images, to_uint8
-from gebm.data import folder as folder_module
+from gebm.data import DATASETS, cache, from_uint8, labelled_digits, load_images, to_uint8
+from gebm.data.images import SOURCES
 from gebm.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -86,26 +86,62 @@ def test_image_size_is_a_power_of_two(size, tmp_path):
 
 
 def test_unknown_name_suggests_the_nearest():
-    with pytest.raises(InputError, match="'cifr10': choose digits, cifar10, folder:PATH .*mean cifar10") as error:
+    known = "digits, cifar10, imagenet32, celeba, lsun, folder:PATH, npz:PATH, hub:NAME"
+    with pytest.raises(InputError, match=f"'cifr10': choose {known} .*mean cifar10") as error:
         load_images("cifr10")
     one_line(error)
 
 
-@pytest.mark.parametrize("source", [*DATASETS, "folder"])
-def test_every_dataset(source, tmp_path, write_cifar10):
+@pytest.fixture
+def write(request, tmp_path):
+    """Writes the small true files of a data set; returns the name to load it by."""
+
+    def write(name):
+        if name == "folder":
+            return f"folder:{save_pngs(tmp_path / 'pictures', 5)}"
+        if name == "npz":
+            np.savez(tmp_path / "x.npz", train=TRAIN, test=TEST)
+            return f"npz:{tmp_path / 'x.npz'}"
+        if name == "hub":
+            pytest.importorskip("datasets")
+            save_pngs(tmp_path / "pictures" / "train", 3), save_pngs(tmp_path / "pictures" / "test", 2)
+            return f"hub:{tmp_path / 'pictures'}"
+        if name != "digits":
+            arguments = ("cifar-10-batches-bin",) if name == "cifar10" else ()
+            request.getfixturevalue(f"write_{name}")(tmp_path, *arguments)
+        return name
+
+    return write
+
+
+@pytest.mark.parametrize("name", [*DATASETS, *SOURCES])
+def test_every_dataset(name, tmp_path, write):
     """What all of them promise: two read-only uint8 splits of the asked size, the same on each call."""
-    if source == "cifar10":
-        write_cifar10(tmp_path, "cifar-10-batches-bin")
-    if source == "folder":
-        save_pngs(tmp_path / "pictures", 5)
-        source = f"folder:{tmp_path / 'pictures'}"
+    source = write(name)
     data, again = load_images(source, tmp_path, 16), load_images(source, tmp_path, 16)
     assert data.key == again.key and np.array_equal(data.train, again.train) and np.array_equal(data.test, again.test)
+    assert len(data.train) > len(data.test) > 0
     for split in (data.train, data.test):
         assert split.dtype == np.uint8 and split.shape[1:] == data.shape and data.shape[1:] == (16, 16)
-        assert split.max() > split.min() and len(split)
+        assert split.max() > split.min()
         with pytest.raises(ValueError):
             split[0] = 0
+    assert load_images(source, tmp_path, 8).key != data.key
+
+
+@pytest.mark.parametrize("name", sorted({*DATASETS, *SOURCES} - {"digits", "hub"}))
+def test_every_cache_is_used_and_follows_its_source(name, tmp_path, write, monkeypatch):
+    source = write(name)
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "lock.mdb"]
+    first = load_images(source, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "_fill", None)  # not called: the cache answers
+        assert load_images(source, tmp_path).key == first.key
+    if name == "cifar10":  # keyed by its contents
+        files[0].write_bytes(files[0].read_bytes()[::-1])
+    else:
+        os.utime(sorted(files)[0], ns=(1, 1))
+    assert load_images(source, tmp_path).key != first.key
 
 
 # --- the user's own factory -------------------------------------------------------------------------------------------
@@ -292,5 +328,3 @@ def test_folder_key_follows_the_files(tmp_path, monkeypatch):
     assert load_images("folder:in", tmp_path, 16).key != key
     os.utime(root / "000.png", ns=(1, 1))
     assert load_images("folder:in", tmp_path).key != key
-    monkeypatch.setattr(folder_module, "_decode", None)  # the cache answers: no image is opened again
-    load_images("folder:in", tmp_path)

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from gebm.data import load_images
+
+RNG = np.random.default_rng(0)
+
+
+def pixels(*shape):
+    return RNG.integers(256, size=shape, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("last", [False, True])
+def test_layouts(channels, last, tmp_path):
+    train, test = pixels(5, channels, 16, 16), pixels(2, channels, 16, 16)
+    stored = [split.transpose(0, 2, 3, 1) if last else split for split in (train, test)]
+    np.savez_compressed(tmp_path / "a.npz", train=stored[0], test=stored[1], labels=np.arange(5))
+    data = load_images(f"npz:{tmp_path / 'a.npz'}", tmp_path)
+    assert data.name == "npz:a.npz"
+    assert np.array_equal(data.train, train) and np.array_equal(data.test, test)
+
+
+def test_planes_alone_and_an_array_alone(tmp_path):
+    images = pixels(40, 8, 8)
+    np.savez(tmp_path / "a.npz", anything=images)
+    data = load_images(f"npz:{tmp_path / 'a.npz'}", tmp_path)
+    assert np.array_equal(data.test[:, 0], images[[4, 20, 22, 25]])  # the split that folders have
+    assert np.array_equal(data.train[:, 0], np.delete(images, [4, 20, 22, 25], axis=0))
+
+
+def test_other_sizes_are_asked_for_and_cropped(tmp_path, refused):
+    images = np.zeros((2, 28, 56), np.uint8)
+    images[:, :, 14:42] = 200
+    np.savez(tmp_path / "a.npz", images)
+    refused(f"npz:{tmp_path / 'a.npz'}", tmp_path, "not squares of 8, 16, 32, 64; say with --image_size what to make")
+    data = load_images(f"npz:{tmp_path / 'a.npz'}", tmp_path, 8)
+    assert data.shape == (1, 8, 8) and data.train[..., 1:-1].min() == 200 and data.train.min() > 80
+
+
+@pytest.mark.parametrize(
+    "arrays, says",
+    [
+        ({}, "holds no arrays; it must hold the arrays train and test, or one alone"),
+        ({"train": pixels(2, 8, 8), "other": pixels(2, 8, 8)}, "holds train, other; it must"),
+        ({"a": pixels(3, 8, 8) / 255}, r"a is float64 \(3, 8, 8\), must be uint8 \(N, C, H, W\)"),
+        ({"a": np.array([None, "x"])}, r"a is object \(2,\)"),
+        ({"a": pixels(8, 8)}, r"\(8, 8\)"),
+        ({"a": pixels(8, 8, 3)}, "sides of 4 or more"),  # one image, or 8 of 8x3?
+        ({"a": pixels(2, 3, 8, 3)}, "sides of 4 or more"),
+        ({"a": pixels(2, 4, 8, 8)}, "C 1 or 3"),
+        ({"a": pixels(0, 8, 8)}, r"\(0, 8, 8\)"),
+        ({"a": pixels(1, 8, 8)}, "one image; at least 2"),
+        ({"train": pixels(3, 8, 8), "test": pixels(3, 16, 16)}, "must agree"),
+        ({"train": pixels(3, 8, 8), "test": pixels(3, 3, 8, 8)}, "must agree"),
+    ],
+)
+def test_wrong_arrays(arrays, says, tmp_path, refused):
+    np.savez(tmp_path / "a.npz", **arrays)
+    refused(f"npz:{tmp_path / 'a.npz'}", tmp_path, f"a.npz.*{says}")
+
+
+@pytest.mark.parametrize("part, says", [(0, "not a readable zip"), (0.5, "not a readable zip"), (None, "no such file")])
+def test_truncated_or_absent(part, says, tmp_path, refused):
+    if part is not None:
+        np.savez(tmp_path / "a.npz", pixels(3, 8, 8))
+        content = (tmp_path / "a.npz").read_bytes()
+        (tmp_path / "a.npz").write_bytes(content[: int(part * len(content))])
+    refused(f"npz:{tmp_path / 'a.npz'}", tmp_path, says)
+
+
+def test_damaged(tmp_path, refused):
+    np.savez(tmp_path / "a.npz", pixels(3000, 8, 8))
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    content[-1000] ^= 1
+    (tmp_path / "a.npz").write_bytes(content)
+    refused(f"npz:{tmp_path / 'a.npz'}", tmp_path, "cannot be read .*CRC")
