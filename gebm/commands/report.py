@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gebm.commands.metrics import check_features
 from gebm.commands.setup import (
     choose_device,
     dataset,
@@ -27,7 +28,7 @@ from gebm.data import ImageData, from_uint8, to_uint8
 from gebm.errors import InputError
 from gebm.files import atomic_write
 from gebm.flags import show
-from gebm.metrics import Extractor, choose_features, extract
+from gebm.metrics import Extractor, extract
 from gebm.metrics.features import Pixels
 from gebm.metrics.partition import base_energies, energies
 from gebm.model import GEBM
@@ -40,6 +41,7 @@ IMAGES = 1000  # of each kind whose energies are shown
 QUERIES = 400  # samples, and test images, whose nearest training images are looked for
 SHOWN = 8  # pairs of samples and training images, and as many again
 CHUNK = 250
+PLACE = ("mode", "log_dir", "log_name")  # not settings: another run of these would have a place of its own
 
 
 def main(argv: Sequence[str]) -> None:
@@ -144,12 +146,12 @@ def _settings(config: Config) -> list[Setting]:
         Setting(title, f.name, f.metadata["help"], text(getattr(config, f.name)), text(f.default))
         for title, flags in sections().items()
         for f in flags
+        if f.name not in PLACE
     ]
 
 
-def _command(mode: str, settings: Sequence[Setting]) -> str:
-    changed = [s for s in settings if s.value != s.default and s.flag not in ("mode", "log_dir", "log_name")]
-    return shlex.join(["gebm", mode, *(word for s in changed for word in (f"--{s.flag}", s.value))])
+def _command(mode: str, settings: Sequence[Setting]) -> list[str]:
+    return [f"gebm {mode}", *(f"--{s.flag} {shlex.quote(s.value)}" for s in settings if s.value != s.default)]
 
 
 def _rows(file: Path) -> list[dict]:
@@ -228,8 +230,7 @@ def _space(config: Config, data: ImageData) -> Extractor:
     """What the run's distance is computed on, where all training images are no more than it takes; else the pixels."""
     if not config.eval_fid or len(data.train) > config.fid_samples:
         return Pixels()
-    weights = config.fid_weights or None
-    return choose_features(config.fid_features, data.name, data.shape, weights, config.data_path)[0]
+    return check_features(config, data, choose_device(config, frozenset()))
 
 
 def _neighbours(
@@ -249,7 +250,7 @@ def _neighbours(
     d_samples, d_test = distances.split([len(samples), len(test)])
     order = [*d_samples.argsort()[:SHOWN].tolist(), *range(min(SHOWN, len(samples)))]
     return Neighbours(
-        space="pixels in [-1, 1]" if isinstance(extractor, Pixels) else f"features of {extractor.name}",
+        space="pixels in [-1, 1]" if isinstance(extractor, Pixels) else f"{extractor.name} features",
         n_train=len(data.train),
         distances={"test images": ("test", d_test.numpy()), name: (role, d_samples.numpy())},
         closeness=closeness(d_samples, d_test),

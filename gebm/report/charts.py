@@ -42,9 +42,9 @@ class Panel(NamedTuple):
     lines: Sequence[Line]
 
 
-def curves(panels: Sequence[Panel], ylabel: str, label: str, log: bool = False) -> Html:
+def curves(panels: Sequence[Panel], ylabel: str, label: str) -> Html:
     """Panels side by side over one y axis; `label` says to a screen reader what is drawn."""
-    return _draw(panels, ylabel, label, lambda axes, panel: _lines(axes, panel.lines, log))
+    return _draw(panels, ylabel, label, lambda axes, panel: _lines(axes, panel.lines))
 
 
 def histogram(groups: Mapping[str, tuple[str, np.ndarray]], xlabel: str, ylabel: str, label: str) -> Html:
@@ -65,20 +65,19 @@ def histogram(groups: Mapping[str, tuple[str, np.ndarray]], xlabel: str, ylabel:
     return _draw([Panel(xlabel, ())], ylabel, label, draw)
 
 
-def _lines(axes: "Axes", lines: Sequence[Line], log: bool) -> None:
+def _lines(axes: "Axes", lines: Sequence[Line]) -> None:
     for line in lines:
-        style = {"color": COLOURS[line.role], "linestyle": DASHES[line.role], "linewidth": line.width}
+        dashes = DASHES[line.role] if line.name else "-"  # that tell names apart
+        style = {"color": COLOURS[line.role], "linestyle": dashes, "linewidth": line.width}
         if line.level:
             axes.axhline(line.y[0], label=line.name, **style)
             if line.low is not None:
                 axes.axhspan(line.low[0], line.high[0], color=style["color"], alpha=0.15, linewidth=0)
             continue
-        marker = "o" if len(line.x) < 12 else None
+        marker = "o" if len(line.x) < 12 and line.width > 1 else None
         axes.plot(line.x, line.y, label=line.name, marker=marker, markersize=3, **style)
         if line.low is not None:
             axes.fill_between(line.x, line.low, line.high, color=style["color"], alpha=0.2, linewidth=0)
-    if log:
-        axes.set_yscale("log")
 
 
 def _draw(panels: Sequence[Panel], ylabel: str, label: str, draw: Callable[["Axes", Panel], None]) -> Html:

@@ -9,7 +9,7 @@ import numpy as np
 
 from gebm.report.memorisation import Closeness
 
-__all__ = ["Chains", "Neighbours", "Report", "Setting"]
+__all__ = ["Chains", "Neighbours", "Report", "Setting", "kale_of", "metrics_of"]
 
 
 class Setting(NamedTuple):
@@ -50,16 +50,16 @@ class Neighbours(NamedTuple):
 class Report:
     """What is known of a run; what is not is empty.
 
-    about: rows of (name, value); command: that would run it again; settings: all flags; rows: those of `stats.jsonl`;
-    chains: its sets of samples, the main one first; evaluation: `evaluation.json`; base_images: uint8 (n, C, H, W), of
-    a run without samples; energies: name -> (role, energies (n,)); missing: title of a section -> why a part of it
-    cannot be shown.
+    about: rows of (name, value); command: words and flags, each with its value, that would run it again; settings: all
+    of them; rows: those of `stats.jsonl`; chains: its sets of samples, the main one first; evaluation: that of
+    `evaluation.json`; base_images: uint8 (n, C, H, W), of a run without samples; energies: name -> (role, energies
+    (n,)); missing: title of a section -> why a part of it cannot be shown.
     """
 
     name: str
     folder: Path
     about: list[tuple[str, str]]
-    command: str
+    command: list[str]
     settings: list[Setting]
     rows: list[dict] = field(default_factory=list)
     chains: list[Chains] = field(default_factory=list)
@@ -68,3 +68,20 @@ class Report:
     energies: dict[str, tuple[str, np.ndarray]] = field(default_factory=dict)
     neighbours: Neighbours | None = None
     missing: dict[str, str] = field(default_factory=dict)
+
+
+def metrics_of(summary: Mapping) -> Mapping[str, Mapping]:
+    """Name -> base, GEBM and gain with their intervals; in older summaries one distance."""
+    if "metrics" in summary or not summary.get("features"):
+        return summary.get("metrics") or {}
+    two = {
+        key: {"value": summary[key]["distance"], "ci": summary[key]["ci"]} for key in ("base", "gebm") if key in summary
+    }
+    gain = {key: summary[key] for key in ("gain", "gain_ci") if key in summary}
+    return {summary.get("distance_name", f"FD({summary['features']})"): {"better": "lower", **two, **gain}}
+
+
+def kale_of(report: Report) -> Mapping | None:
+    """The summary or evaluation that holds KALE and its gap between train and test."""
+    summaries = [*(chains.summary for chains in report.chains), report.evaluation]
+    return next((summary for summary in summaries if "kale_gap" in summary), None)

@@ -2,10 +2,15 @@
 
 import base64
 import html
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["Html", "columns", "data_uri", "element", "figure", "image", "note", "table"]
+import numpy as np
+
+from gebm.pictures import grid
+
+__all__ = ["Html", "columns", "data_uri", "element", "figure", "image", "note", "table", "tiled"]
 
 MEDIA = {".png": "image/png", ".gif": "image/gif"}
 VOID = ("img", "meta")
@@ -57,6 +62,13 @@ def data_uri(content: Path | bytes) -> str:
 def image(content: Path | bytes, alt: str) -> Html:
     """The picture itself; `alt` says what it shows."""
     return element("img", src=data_uri(content), alt=alt)
+
+
+def tiled(images: np.ndarray, alt: str, columns: int | None = None) -> Html:
+    """A grid of uint8 images (N, C, H, W), each pixel once: the page enlarges it."""
+    buffer = io.BytesIO()
+    grid(images, columns, side=1).save(buffer, format="PNG")
+    return image(buffer.getvalue(), alt)
 
 
 def figure(content: Html, caption: object) -> Html:

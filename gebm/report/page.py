@@ -27,7 +27,7 @@ def render(report: Report) -> str:
             made[title] = content
     names = {title: title.lower().replace(" ", "-") for title in made}
     body = [
-        element("h1", report.name),
+        element("h1", f"Run {report.name}"),
         element("nav", *(element("a", title, href=f"#{name}") for title, name in names.items())),
         *warnings(report),
         *(element("section", element("h2", title), *made[title], id=name) for title, name in names.items()),
