@@ -5,7 +5,6 @@ from gebm.report.memorisation import closeness, nearest
 from gebm.report.page import render
 from gebm.report.text import (
     estimate,
-    figure,
     gain,
     kale_rows,
     metric_note,
@@ -18,6 +17,6 @@ from gebm.report.text import (
     table,
 )
 
-__all__ = ["Chains", "Neighbours", "Report", "Setting", "closeness", "estimate", "figure", "gain"]
+__all__ = ["Chains", "Neighbours", "Report", "Setting", "closeness", "estimate", "gain"]
 __all__ += ["kale_rows", "metric_note", "metric_rows", "mixing_rows", "mixing_warning", "nearest"]
 __all__ += ["partition_rows", "render", "sampler_row", "side_by_side", "table"]

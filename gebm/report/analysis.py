@@ -6,7 +6,7 @@ import numpy as np
 
 from gebm.report import text
 from gebm.report.charts import Line, Panel, curves, histogram
-from gebm.report.contents import Chains, Report, metrics_of
+from gebm.report.contents import Chains, Report
 from gebm.report.html import Html, columns, element, figure, note, table, tiled
 
 __all__ = ["along_the_chains", "energies", "nearest_training_images", "sampler"]
@@ -30,11 +30,10 @@ def along_the_chains(report: Report) -> list[Html]:
 
 
 def _distance_chart(chains: Chains, curve: Mapping) -> Html:
-    metrics = metrics_of(chains.summary)
-    name = chains.summary.get("distance") or next(iter(metrics))
-    values = {int(step): found if isinstance(found, Mapping) else {"value": found} for step, found in curve.items()}
-    low, high = zip(*(v.get("ci", (v["value"],) * 2) for v in values.values()))
-    base = metrics[name]["base"]
+    name = chains.summary["distance"]
+    base = chains.summary["metrics"][name]["base"]
+    values = {int(step): found for step, found in curve.items()}
+    low, high = zip(*(found["ci"] for found in values.values()))
     lines = [
         Line("base", [0], [base["value"]], "base", *([end] for end in base["ci"]), level=True),
         Line("GEBM", list(values), [v["value"] for v in values.values()], "gebm", low, high),

@@ -9,7 +9,7 @@ import numpy as np
 
 from gebm.report.memorisation import Closeness
 
-__all__ = ["Chains", "Neighbours", "Report", "Setting", "kale_of", "metrics_of"]
+__all__ = ["Chains", "Neighbours", "Report", "Setting", "kale_of"]
 
 
 class Setting(NamedTuple):
@@ -68,17 +68,6 @@ class Report:
     energies: dict[str, tuple[str, np.ndarray]] = field(default_factory=dict)
     neighbours: Neighbours | None = None
     missing: dict[str, str] = field(default_factory=dict)
-
-
-def metrics_of(summary: Mapping) -> Mapping[str, Mapping]:
-    """Name -> base, GEBM and gain with their intervals; in older summaries one distance."""
-    if "metrics" in summary or not summary.get("features"):
-        return summary.get("metrics") or {}
-    two = {
-        key: {"value": summary[key]["distance"], "ci": summary[key]["ci"]} for key in ("base", "gebm") if key in summary
-    }
-    gain = {key: summary[key] for key in ("gain", "gain_ci") if key in summary}
-    return {summary.get("distance_name", f"FD({summary['features']})"): {"better": "lower", **two, **gain}}
 
 
 def kale_of(report: Report) -> Mapping | None:

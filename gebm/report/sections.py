@@ -9,7 +9,7 @@ import numpy as np
 from gebm.report import text
 from gebm.report.analysis import along_the_chains, energies, nearest_training_images, sampler
 from gebm.report.charts import Line, Panel, curves
-from gebm.report.contents import Report, kale_of, metrics_of
+from gebm.report.contents import Report, kale_of
 from gebm.report.html import Html, columns, element, figure, image, note, table, tiled
 
 __all__ = ["SECTIONS", "warnings"]
@@ -78,7 +78,7 @@ def figures(report: Report) -> list[Html]:
     titled = [(chains.title, chains.summary) for chains in report.chains]
     titled += [("gebm evaluate: samples", report.evaluation.get("samples", {})), ("gebm evaluate", report.evaluation)]
     for title, summary in titled:
-        if metrics := metrics_of(summary):
+        if metrics := summary.get("metrics"):
             rows = [
                 (_better(name, m), _value(m.get("base")), _value(m.get("gebm")), _value(_gain(m)))
                 for name, m in metrics.items()
@@ -94,7 +94,7 @@ def figures(report: Report) -> list[Html]:
     if not blocks and report.rows:
         last = {k: v for row in report.rows for k, v in row.items() if isinstance(v, float)}
         blocks = [
-            table([(key, text.figure(value)) for key, value in last.items()]),
+            table([(key, f"{value:.4g}") for key, value in last.items()]),
             note("The last line of the training log: means since the line before; KALE, c and energies in nats."),
         ]
     return blocks
@@ -177,8 +177,8 @@ def _value(entry: Mapping | None) -> Html | str:
     """A value over its interval."""
     if not entry:
         return ""
-    interval = [element("small", "{} to {}".format(*map(text.figure, entry["ci"])))] if entry.get("ci") else []
-    return element("span", text.figure(entry["value"]), *interval)
+    value, low, high = text.rounded(entry)
+    return element("span", value, element("small", f"{low} to {high}"))
 
 
 def _number(path: Path) -> int:

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 
-__all__ = ["estimate", "figure", "gain", "kale_rows", "metric_note", "metric_rows", "mixing_rows", "mixing_warning"]
-__all__ += ["over_fitting", "partition_rows", "sampler_row", "side_by_side", "table"]
+__all__ = ["estimate", "gain", "kale_rows", "metric_note", "metric_rows", "mixing_rows", "mixing_warning"]
+__all__ += ["over_fitting", "partition_rows", "rounded", "sampler_row", "side_by_side", "table"]
 
 
 def table(rows: Sequence[Sequence[str]], title: str = "") -> str:
@@ -14,14 +14,17 @@ def table(rows: Sequence[Sequence[str]], title: str = "") -> str:
     return "\n".join([title, "-" * len(title), *lines] if title else lines)
 
 
-def figure(value: float) -> str:
-    """Three digits that count: `25.0`, `0.00041`, `1234`."""
-    return f"{value:#.3g}".rstrip(".") if abs(value) < 1000 else f"{value:.0f}"
+def rounded(entry: Mapping) -> list[str]:
+    """A figure and the ends of its 95 % interval, to two digits of the interval's width."""
+    low, high = entry["ci"]
+    scale = high - low or abs(entry["value"]) or 1.0
+    decimals = max(0, 1 - math.floor(math.log10(scale)))
+    return [f"{x:.{decimals}f}" for x in (entry["value"], low, high)]
 
 
 def estimate(entry: Mapping) -> str:
     """A figure with its 95 % interval: `25.0 (24.2 to 25.9)`."""
-    return "{} ({} to {})".format(figure(entry["value"]), *map(figure, entry["ci"]))
+    return "{} ({} to {})".format(*rounded(entry))
 
 
 def gain(entry: Mapping) -> str:
@@ -141,7 +144,7 @@ def partition_rows(summary: Mapping) -> list[tuple[str, str]]:
 
 def over_fitting(gap: Mapping) -> str:
     """The gap of KALE between train and test in words."""
-    sign = "over-fitted" if gap["value"] > 2 * gap["se"] else "no sign of over-fitting"
+    sign = "a sign of over-fitting" if gap["value"] > 2 * gap["se"] else "no sign of over-fitting"
     return f"{gap['value']:.3f} +- {gap['se']:.3f}: {sign}"
 
 
