@@ -18,13 +18,13 @@ import torch
 from timing import environment
 
 from gebm.commands.chains import draw_chains, sampler_summary
-from gebm.commands.metrics import compare, features_of, reference_of
+from gebm.commands.metrics import compare, distances_along, features_of, observed_features, reference_of
 from gebm.commands.sample import spaced
 from gebm.commands.setup import choose_device, dataset_for, load_pair
 from gebm.config import Config
 from gebm.data import ImageData
 from gebm.latent import LatentPosterior
-from gebm.metrics import Extractor, Moments, Reference, extract, frechet_distance
+from gebm.metrics import Extractor, Moments, Reference, frechet_distance
 from gebm.report import estimate, gain, sampler_row
 from gebm.samplers import NonFiniteError
 from gebm.sampling import Observer
@@ -48,15 +48,15 @@ class Study:
         self.config, self.posterior, self.extractor = config, posterior, extractor
         self.device = posterior.device
 
-    def run(self, sampler: str, beta: float, gamma: float, steps: int, n: int, seed: int) -> tuple[dict, dict]:
-        """Features of n chains at 10 places along the way, and the summary of the sampler."""
+    def run(
+        self, sampler: str, beta: float, gamma: float, steps: int, n: int, seed: int, places: int
+    ) -> tuple[dict, dict]:
+        """Features of n chains at so many places along the way, and the summary of the sampler."""
         config = replace(
             self.config, latent_sampler=sampler, temperature=beta, lmc_gamma=gamma, num_sampler_steps=steps,
             step_decay_every=0, seed=seed,
         )  # fmt: skip
-        observer = Observer(
-            lambda images: extract(images, self.extractor, config.fid_b_size, self.device), spaced(steps, 10)
-        )
+        observer = Observer(observed_features(self.extractor, config, self.device), spaced(steps, places))
         draws = draw_chains(config, self.posterior.at(beta), n, observer)
         return observer.features(), sampler_summary(config, draws)
 
@@ -67,7 +67,7 @@ class Study:
         found = []
         for gamma in gammas:
             try:
-                features, _ = self.run(sampler, beta, gamma, steps, n, seed=0)
+                features, _ = self.run(sampler, beta, gamma, steps, n, seed=0, places=10)
             except NonFiniteError:
                 continue
             curve = {step: frechet_distance(Moments.of(x), train) for step, x in features.items()}
@@ -79,8 +79,11 @@ class Study:
 
     def measure(self, setting: Setting, n: int, test: Reference, split: str) -> dict:
         """All metrics of n other chains on the test images; a setting without steps is the base's."""
-        features, sampler = self.run(setting.sampler, setting.beta, setting.gamma, setting.steps, n, seed=1)
-        return {**sampler, **compare(features, test, self.extractor, split, self.device)}
+        features, sampler = self.run(
+            setting.sampler, setting.beta, setting.gamma, setting.steps, n, seed=1, places=2
+        )
+        found = compare(features, test, self.extractor, split, self.device)
+        return {**sampler, **found, "curve": distances_along(features, test, self.extractor, self.device)}
 
 
 def row(setting: Setting, found: dict) -> str:

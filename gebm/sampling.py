@@ -42,8 +42,8 @@ class Observer:
     seconds: float = 0.0
 
     def features(self) -> dict[int, Tensor]:
-        """Step -> what `images` made of all chains, (n, ...)."""
-        return {step: torch.cat(parts) for step, parts in self.seen.items()}
+        """Step -> what `images` made of all chains, (n, ...); handed out once, as it may be large."""
+        return {step: torch.cat(self.seen.pop(step)) for step in list(self.seen)}
 
     def look(self, target: LatentPosterior, first: int, step: int, state: State) -> None:
         """Look at the chains `first`, ... after a step."""

@@ -55,7 +55,27 @@ def test_side_by_side_the_better_samples_have_the_better_figures(capsys):
         assert low <= good <= high
     out = capsys.readouterr().out
     header = next(line for line in out.splitlines() if "good.npz" in line)
-    assert header.split("  ") != [] and header.index("good.npz: base") < header.index("bad.npz")
+    assert header.split() == "good.npz: base good.npz: GEBM bad.npz".split()
+
+
+def test_the_same_subject_twice_is_shown_once(capsys):
+    np.savez("images.npz", samples=load_images("digits").train[:120])
+    assert list(found("images.npz", "./images.npz")) == ["images.npz"]
+    assert "precision(pixels)" in capsys.readouterr().out
+
+
+def test_what_needs_more_images_is_named(capsys):
+    np.savez("few.npz", samples=load_images("digits").train[:10])
+    of = found("few.npz")["few.npz"]["samples"]
+    assert list(of["metrics"]) == ["FD(pixels)"] and "KD(pixels)" in of["left_out"]
+    assert "with more images also KD(pixels), precision(pixels)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", ["missing/found.json", "."])
+def test_json_goes_where_a_file_can_be(place, capsys):
+    np.savez("images.npz", samples=load_images("digits").train[:10])
+    assert main(["evaluate", "images.npz", *FLAGS, "--json", place]) == 2
+    assert capsys.readouterr().err == f"gebm: error: --json {place}: must be a file in a folder that exists\n"
 
 
 @pytest.mark.parametrize(
@@ -63,8 +83,9 @@ def test_side_by_side_the_better_samples_have_the_better_figures(capsys):
     [
         ("images", "at least 2 images"),
         ("missing.npz", "no such run or samples"),
-        ("small", "4 x 4 pixels, but the dataset's images are 8 x 8"),
-        ("damaged", "not a readable image"),
+        ("small", "4 x 4 pixels, the data set's are 8 x 8"),
+        ("damaged", "0001.png: not a usable image"),
+        ("good.npz damaged", "0001.png: not a usable image"),
         ("unpaired.npz", "must have one shape"),
         ("good.npz missing", "missing: no such run"),
     ],

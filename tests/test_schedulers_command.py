@@ -30,7 +30,7 @@ def here(tmp_path, monkeypatch):
     """A folder of its own, one thread, no GPU; the test looks 4 base steps back, every second one, and never passes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    for name, value in {"every": 2, "lag": 4, "first": 10, "level": -1.0}.items():
+    for name, value in {"every": 2, "lag": 4, "level": -1.0}.items():
         monkeypatch.setattr(ThreeSample, name, value)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -94,9 +94,9 @@ def test_without_use_scheduler_the_rates_are_constant():
 @pytest.mark.parametrize(
     "flags, line",
     [
-        ("--scheduler mmd", "--scheduler mmd: takes --use_scheduler --scheduler mmd; give that or leave it out"),
-        ("--milestone 3,4", "--milestone 3,4: takes --use_scheduler --scheduler MultiStepLR; "),
-        ("--use_scheduler --lr_decay .5", "--lr_decay 0.5: takes --use_scheduler --scheduler mmd; "),
+        ("--scheduler mmd", "--scheduler mmd: needs --use_scheduler; give that too, or leave the flag out"),
+        ("--milestone 3,4", "--milestone 3,4: needs --use_scheduler --scheduler MultiStepLR; "),
+        ("--use_scheduler --lr_decay .5", "--lr_decay 0.5: needs --use_scheduler --scheduler mmd; "),
         ("--use_scheduler --scheduler mmd --scheduler_gamma .5", "--scheduler MultiStepLR or ExponentialLR; "),
         ("--use_scheduler --milestone 10,50,50", "--milestone 10,50,50: epochs must rise, as in 10,50,70"),
         ("--use_scheduler --milestone 10,5", "--milestone 10,5: epochs must rise"),

@@ -14,7 +14,7 @@ __all__ = ["main"]
 def main(config: Config, given: frozenset[str], words: list[str]) -> None:
     """Prepare the cache of `--dataset`, as its first use would, and say what is in it and where."""
     if words != ["prepare"]:
-        raise InputError(f"gebm data {' '.join(words)}: write gebm data prepare --dataset NAME")
+        raise InputError(f"{' '.join(['gebm data', *words])}: write gebm data prepare --dataset NAME")
     start_log()
     data = dataset(config)
     for name, split in (("train", data.train), ("test", data.test)):

@@ -9,14 +9,14 @@ import torch
 
 from gebm.commands import train
 from gebm.commands.chains import draw_chains
-from gebm.commands.metrics import check_features, evaluate_model, reference_of
-from gebm.commands.report import write_report
+from gebm.commands.metrics import check_features, evaluate_model, observed_features, reference_of
+from gebm.commands.report import code_of, write_report
 from gebm.commands.sample import sample_into, spaced, write_summary
 from gebm.commands.setup import choose_device, dataset, load_pair, log, log_dir, start_log
 from gebm.config import Config
 from gebm.data import ImageData
 from gebm.errors import InputError
-from gebm.metrics import Moments, extract, frechet_distance
+from gebm.metrics import Moments, frechet_distance
 from gebm.model import GEBM
 from gebm.report import estimate, gain, kale_rows, metric_note, metric_rows, sampler_row, table
 from gebm.samplers import SAMPLERS, NonFiniteError
@@ -104,7 +104,7 @@ def main(config: Config, given: frozenset[str]) -> Path:
     summary = sample_into(run, refined, model, data, device)
     summary.update(evaluate_model(model, data, config.seed), seed=config.seed - 1, posterior=posterior)
     write_summary(run, summary, _table(run, summary))
-    log.info("\nreport: %s", write_report(run))
+    log.info("\nreport: %s", write_report(run, code_of(config)))
     return run
 
 
@@ -140,9 +140,7 @@ def try_settings(config: Config, model: GEBM, data: ImageData, device: torch.dev
     settings = []
     for beta in BETAS:
         for gamma in GAMMAS:
-            observer = Observer(
-                lambda images: extract(images, extractor, config.fid_b_size, device), spaced(MAX_STEPS, 10)
-            )
+            observer = Observer(observed_features(extractor, config, device), spaced(MAX_STEPS, 10))
             tried = replace(config, lmc_gamma=gamma, num_sampler_steps=MAX_STEPS)
             try:
                 draw_chains(tried, posterior.at(beta), config.n_samples, observer)

@@ -1,20 +1,23 @@
 """`gebm evaluate`: trained runs, and the samples of runs, against a dataset."""
 
 import json
+import os
 import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 
 from gebm.commands.chains import POPULATION, check_sampler, draw_chains, sampler_summary, with_beta
-from gebm.commands.metrics import check_features, compare, evaluate_model, features_of, measure
+from gebm.commands.metrics import check_features, compare, evaluate_model, features_of, measure, observed_features
 from gebm.commands.setup import choose_device, dataset, dataset_for, load_pair, log, newest_checkpoint, start_log
 from gebm.config import Config
+from gebm.data.folder import SUFFIXES
+from gebm.data.transform import as_they_are
 from gebm.errors import InputError
 from gebm.files import atomic_write, check_writable
 from gebm.metrics import extract
@@ -38,7 +41,10 @@ from gebm.seeds import stream
 __all__ = ["main"]
 
 AIS_STEPS = 100
-IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+SETTING = (
+    "sampler", "beta", "steps", "gamma", "step_size", "step_decay", "kappa", "splitting", "leapfrog", "beta_ramp",
+    "warning",
+)  # fmt: skip
 
 
 def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) -> dict[str, dict]:
@@ -52,50 +58,78 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
     if config.eval_partition and config.sample_b_size < POPULATION:
         raise InputError(f"--sample_b_size {config.sample_b_size}: --eval_partition takes {POPULATION} or more")
     if config.json:
-        check_writable(Path(config.json).parent, "--json")
-    for subject in subjects:
-        if not Path(subject).exists():
-            raise InputError(f"{subject}: no such run or samples; give a run's folder, a checkpoint, an .npz or images")
+        _check_json(Path(config.json))
     device = choose_device(config, given)
-    columns, summaries = {}, {}
-    for subject in dict.fromkeys(subjects) or [""]:
-        summary = _evaluate(Path(subject) if subject else None, config, given, device)
-        name = subject or summary["energy_path"]
+    # All samples are read before the first chain runs, so that what is wrong with the last costs no time.
+    opened = [_open(Path(path), config, given) for path in dict.fromkeys(map(os.path.normpath, subjects))]
+    summaries = {}
+    for subject in opened or [Subject(None, config, None)]:
+        summary = _evaluate(subject, given, device)
+        name = str(subject.path or summary["energy_path"])
         summaries[name] = summary
-        # A demo's folder is a trained pair and the samples of one.
-        columns[name] = {**summary.get("samples", {}), **{k: v for k, v in summary.items() if k != "samples"}}
-        if len(subjects) < 2:
+        if len(opened) < 2:
             log.info("\n%s", _text(summary, f"evaluation of {name}"))
-        if subject and Path(subject).is_dir() and (Path(subject) / "config.yaml").is_file():
-            _write_json(Path(subject) / "evaluation.json", summary)
+        if subject.path and (subject.path / "config.yaml").is_file() and not (subject.path / "training.json").is_file():
+            _write_json(subject.path / "evaluation.json", summary)
+            log.info("\nwritten: %s", subject.path / "evaluation.json")
     if len(summaries) > 1:
+        # A demo's folder is a trained pair and the samples of one.
+        columns = {name: {**found.get("samples", {}), **found} for name, found in summaries.items()}
         log.info("\n%s", table(side_by_side(columns), "evaluation, side by side; 95 % intervals"))
     if config.json:
         _write_json(Path(config.json), summaries)
     return summaries
 
 
-def _evaluate(subject: Path | None, config: Config, given: frozenset[str], device: torch.device) -> dict:
-    """The figures of one subject, for the dataset it was made with unless the flags name another."""
-    pair = subject is None or newest_checkpoint(subject) is not None or _is_weights(subject)
-    samples = subject / "samples.npz" if subject and (subject / "samples.npz").is_file() else subject
-    beside = next((f for f in ((subject or Path()) / "config.yaml", samples and samples.parent / "config.yaml")
-                   if subject and f.is_file()), None)  # fmt: skip
-    if beside:
+def _check_json(file: Path) -> None:
+    if file.is_dir() or not file.absolute().parent.is_dir():
+        raise InputError(f"--json {file}: must be a file in a folder that exists")
+    check_writable(file.absolute().parent, "--json")
+
+
+class Subject(NamedTuple):
+    """What to evaluate: its path, the configuration for it, and its samples by name, if it has any."""
+
+    path: Path | None
+    config: Config
+    images: dict[str, np.ndarray] | None
+
+
+def _open(path: Path, config: Config, given: frozenset[str]) -> Subject:
+    """A subject with its samples read, for the dataset it was made with unless the flags name another."""
+    if not path.exists():
+        raise InputError(f"{path}: no such run or samples; give a run's folder, a checkpoint, an .npz or images")
+    source = path / "samples.npz" if (path / "samples.npz").is_file() else path
+    beside = source.parent / "config.yaml" if source.is_file() else path / "config.yaml"
+    if beside.is_file():
         stored = Config.load(beside)
         config = replace(config, **{f: getattr(stored, f) for f in ("dataset", "image_size") if f not in given})
+        if stored.mode == "sample" and source == path and path.is_dir():
+            raise InputError(f"{path}: its samples.npz is missing; sample again, or give another run")
+    if _is_pair(path) and source == path:
+        return Subject(path, config, None)
+    data = dataset(config)
+    images = _read_folder(source, data.shape) if source.is_dir() else _read_npz(source)
+    if images["samples"].shape[1:] != data.shape:
+        raise InputError(f"{source}: samples {images['samples'].shape[1:]}, but --dataset {data.name} has {data.shape}")
+    return Subject(path, config, images)
+
+
+def _is_pair(path: Path) -> bool:
+    """Whether a path is a run with a checkpoint, or a checkpoint."""
+    return newest_checkpoint(path) is not None or (path.is_dir() and any(path.glob("*.safetensors")))
+
+
+def _evaluate(subject: Subject, given: frozenset[str], device: torch.device) -> dict:
+    """The figures of one subject."""
+    path, config, images = subject
     summary = {}
-    if pair:
-        paths = {key: str(subject) for key in ("g_path", "d_path") if subject}
+    if path is None or _is_pair(path):
+        paths = {key: str(path) for key in ("g_path", "d_path") if path}
         summary = _evaluate_pair(replace(config, **paths), given, device)
-    if not pair or (samples != subject):
-        summary["samples"] = _evaluate_samples(samples, config, device)
+    if images is not None:
+        summary["samples"] = _evaluate_samples(path, images, config, device)
     return summary
-
-
-def _is_weights(subject: Path) -> bool:
-    """Whether a subject is a checkpoint or a file of weights."""
-    return subject.suffix == ".safetensors" or any(subject.glob("*.safetensors"))
 
 
 def _text(summary: dict, title: str) -> str:
@@ -115,7 +149,7 @@ def _text(summary: dict, title: str) -> str:
         if "metrics" in found:
             parts.append(f"{table(metric_rows(found), what)}\n{metric_note(found)}")
             if found is not summary and "sampler" in found:
-                parts[-1] += f"\n{sampler_row(found)[1]}"
+                parts[-1] += f"\n{sampler_row(found)[1]}" + (f"\n{found['warning']}" if found["warning"] else "")
     return "\n\n".join(parts)
 
 
@@ -137,9 +171,7 @@ def _evaluate_pair(config: Config, given: frozenset[str], device: torch.device) 
     if config.eval_fid:
         extractor, reference = features_of(config, data, device)
         config, fit = with_beta(config, model, energy, device)
-        observer = Observer(
-            lambda images: extract(images, extractor, config.fid_b_size, device), (0, config.num_sampler_steps)
-        )
+        observer = Observer(observed_features(extractor, config, device), (0, config.num_sampler_steps))
         posterior = model.posterior(config.temperature).frozen()
         sampler = sampler_summary(config, draw_chains(config, posterior, config.fid_samples, observer))
         found = compare(observer.features(), reference, extractor, f"{data.name} test", device)
@@ -159,27 +191,28 @@ def evaluate_partition(config: Config, model: GEBM, device: torch.device) -> dic
     return {"partition": {"smc": smc._asdict(), "ais": ais._asdict()}}
 
 
-def _evaluate_samples(source: Path, config: Config, device: torch.device) -> dict:
-    """The metrics of samples from a file or folder, beside those of the base where the file holds its samples too."""
+def _evaluate_samples(path: Path, images: dict[str, np.ndarray], config: Config, device: torch.device) -> dict:
+    """The metrics of samples, beside those of the base where its samples are there too."""
     data = dataset(config)
-    images = _read_folder(source, data.shape) if source.is_dir() else _read_npz(source)
-    if images["samples"].shape[1:] != data.shape:
-        raise InputError(f"{source}: samples {images['samples'].shape[1:]}, but --dataset {data.name} has {data.shape}")
     check_features(config, data, device)
     extractor, reference = features_of(config, data, device)
     features = {name: extract(x, extractor, config.fid_b_size, device) for name, x in images.items()}
     split = f"{data.name} test"
     if "base" in features:
         found = compare({0: features["base"], 1: features["samples"]}, reference, extractor, split, device)
-        del found["curve"]  # nothing is known of the steps between
     else:
         found = measure(features["samples"], reference, extractor, split, device)
-    made = source.parent / "summary.json"
-    setting = ("sampler", "beta", "steps", "gamma", "step_size", "step_decay", "kappa", "splitting", "leapfrog")
-    if source.suffix == ".npz" and made.is_file():
-        stored = json.loads(made.read_text())
-        found |= {key: stored.get(key) for key in (*setting, "beta_ramp")}
-    return found
+    made = (path if path.is_dir() else path.parent) / "summary.json"
+    return found | _setting(made) if (made.parent / "samples.npz").is_file() else found
+
+
+def _setting(file: Path) -> dict:
+    """The sampler's setting and its warning from the summary of a sampling run; nothing if it is not one."""
+    try:
+        stored = json.loads(file.read_text())
+        return {key: stored[key] for key in SETTING}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
 
 
 def _read_npz(file: Path) -> dict[str, np.ndarray]:
@@ -201,18 +234,7 @@ def _read_npz(file: Path) -> dict[str, np.ndarray]:
 
 def _read_folder(folder: Path, shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
     """The images of a folder as they are: resized, they would be other samples."""
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGES)
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
     if len(files) < 2:
-        raise InputError(f"{folder}: neither a run nor at least 2 images ({', '.join(IMAGES)}) directly in it")
-    images = []
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                pixels = np.asarray(image.convert("L" if shape[0] == 1 else "RGB"))
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise InputError(f"{file}: not a readable image ({error}); remove it, or make it again") from None
-        if pixels.shape[:2] != shape[1:]:
-            size = " x ".join(map(str, pixels.shape[:2]))
-            raise InputError(f"{file}: {size} pixels, but the dataset's images are {shape[1]} x {shape[2]}")
-        images.append(pixels.reshape(*shape[1:], shape[0]).transpose(2, 0, 1))
-    return {"samples": np.stack(images)}
+        raise InputError(f"{folder}: neither a run nor at least 2 images ({', '.join(SUFFIXES)}) directly in it")
+    return {"samples": as_they_are(files, shape)}

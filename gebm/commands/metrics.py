@@ -1,20 +1,20 @@
 """What the flags say about metrics: the features, what samples are compared with, and how a model is measured."""
 
 import math
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gebm.commands.setup import log
 from gebm.config import Config
-from gebm.data import ImageData, from_uint8
+from gebm.data import ImageData, at_random, from_uint8, to_uint8
 from gebm.errors import InputError
 from gebm.latent import LatentPosterior
 from gebm.metrics import (
-    Comparison,
-    Estimate,
     Extractor,
     Frechet,
     Reference,
@@ -26,11 +26,10 @@ from gebm.metrics import (
 )
 from gebm.metrics.partition import base_energies, energies, evaluate_kale
 from gebm.model import GEBM
-from gebm.samplers import Langevin
-from gebm.sampling import Observer, draw
 from gebm.seeds import stream
 
-__all__ = ["base_features", "check_features", "compare", "evaluate_model", "features_of", "measure", "reference_of"]
+__all__ = ["base_features", "check_features", "compare", "distances_along", "evaluate_model", "features_of"]
+__all__ += ["measure", "observed_features", "reference_of"]
 
 KALE_IMAGES = 10_000
 
@@ -68,19 +67,24 @@ def _choose(config: Config, data: ImageData) -> tuple[Extractor, str]:
 
 
 def base_features(posterior: LatentPosterior, extractor: Extractor, config: Config, device: torch.device) -> Tensor:
-    """Features (fid_samples, d) of samples of the base alone: chains of no steps."""
-    observer = Observer(lambda images: extract(images, extractor, config.fid_b_size, device), images_at=(0,))
-    draw(
-        posterior.frozen(), Langevin(1.0), config.fid_samples, 0, chunk=config.sample_b_size, seed=config.seed,
-        observer=observer,
-    )  # fmt: skip
-    return observer.features()[0]
+    """Features (fid_samples, d) of samples of the base alone, from the latents that chains would start at."""
+    target, n, found = posterior.frozen(), config.fid_samples, []
+    for index, first in enumerate(range(0, n, config.sample_b_size)):
+        generator = torch.Generator(device).manual_seed(stream(config.seed, "chains", index))
+        images = to_uint8(target.decode(target.start(min(config.sample_b_size, n - first), generator)))
+        found.append(extract(images, extractor, config.fid_b_size, device))
+    return torch.cat(found)
+
+
+def observed_features(extractor: Extractor, config: Config, device: torch.device) -> Callable[[np.ndarray], Tensor]:
+    """What an observer of chains keeps of their images: features in float32, as extractors compute them."""
+    return lambda images: extract(images, extractor, config.fid_b_size, device).float()
 
 
 def compare(
     observed: dict[int, Tensor], reference: Reference, extractor: Extractor, split: str, device: torch.device
 ) -> dict:
-    """All metrics of base and GEBM with their paired gain, and the Fréchet distance along the way.
+    """All metrics of base and GEBM with their paired gain.
 
     Arguments:
         observed: step -> features (n, d) of the same chains; the least step is the base, the greatest the GEBM.
@@ -89,43 +93,44 @@ def compare(
         split: name of the real images.
         device: where to compute.
     """
-    first, last = (observed[step] for step in (min(observed), max(observed)))
+    base, gebm = (observed[step].to(device, torch.float64) for step in (min(observed), max(observed)))
+    reference = reference.to(device)
     found = {}
-    for metric in _metrics(reference, extractor, len(last), device):
-        comparison: Comparison = metric.compare(first.to(device), last.to(device))
-        base, gebm = map(_entry, comparison[:2])
+    for metric in sample_metrics(reference, extractor, len(gebm)):
+        comparison = metric.compare(base, gebm)
         found[metric.name] = {
-            "better": metric.better, "base": base, "gebm": gebm, "gain": comparison.gain, "gain_ci": comparison.gain_ci
+            "better": metric.better, "base": comparison.base._asdict(), "gebm": comparison.model._asdict(),
+            "gain": comparison.gain, "gain_ci": comparison.gain_ci,
         }  # fmt: skip
-    frechet = Frechet(reference.moments, metric_name("FD", extractor))
-    curve = {str(step): _entry(frechet.estimate(x)) for step, x in sorted(observed.items())}
-    return {**_header(reference, extractor, len(last), split), "metrics": found, "curve": curve}
+    return {**_header(reference, extractor, len(gebm), split), "metrics": found}
 
 
-def measure(
-    features: Tensor, reference: Reference, extractor: Extractor, split: str, device: torch.device
+def distances_along(
+    observed: dict[int, Tensor], reference: Reference, extractor: Extractor, device: torch.device
 ) -> dict:
+    """The Fréchet distance, with its interval, at each step that was observed."""
+    frechet = Frechet(reference.moments.to(device), metric_name("FD", extractor))
+    return {str(step): frechet.estimate(x.to(device, torch.float64))._asdict() for step, x in sorted(observed.items())}
+
+
+def measure(features: Tensor, reference: Reference, extractor: Extractor, split: str, device: torch.device) -> dict:
     """All metrics of samples whose base is not known, as `compare` gives them."""
+    features, reference = features.to(device, torch.float64), reference.to(device)
     found = {
-        metric.name: {"better": metric.better, "gebm": _entry(metric.estimate(features.to(device)))}
-        for metric in _metrics(reference, extractor, len(features), device)
+        metric.name: {"better": metric.better, "gebm": metric.estimate(features)._asdict()}
+        for metric in sample_metrics(reference, extractor, len(features))
     }
     return {**_header(reference, extractor, len(features), split), "metrics": found}
 
 
-def _metrics(reference: Reference, extractor: Extractor, n: int, device: torch.device) -> list:
-    return sample_metrics(reference.to(device), extractor, n)
-
-
 def _header(reference: Reference, extractor: Extractor, n: int, split: str) -> dict:
+    """What the metrics are of, and which ones need more images than there are."""
+    there = {metric.name for metric in sample_metrics(reference, extractor, n)}
     return {
         "features": extractor.name, "distance": metric_name("FD", extractor), "split": split,
-        "n_real": reference.moments.n, "n_fake": n,
+        "n_real": reference.moments.n, "n_fake": n, "n_neighbours": min(n, len(reference.features)),
+        "left_out": [m.name for m in sample_metrics(reference, extractor) if m.name not in there],
     }  # fmt: skip
-
-
-def _entry(estimate: Estimate) -> dict:
-    return estimate._asdict()
 
 
 def evaluate_model(model: GEBM, data: ImageData, seed: int) -> dict:
@@ -138,7 +143,7 @@ def evaluate_model(model: GEBM, data: ImageData, seed: int) -> dict:
     generator = torch.Generator(like.device).manual_seed(stream(seed, "kale"))
     fake = base_energies(model, KALE_IMAGES, generator)
     real = {
-        split: energies(model.energy, from_uint8(torch.tensor(images[:KALE_IMAGES])).to(like))
+        split: energies(model.energy, from_uint8(torch.from_numpy(at_random(images, KALE_IMAGES))).to(like))
         for split, images in (("train", data.train), ("test", data.test))
     }
     splits = {split: evaluate_kale(e, fake, float(like))._asdict() for split, e in real.items()}

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
@@ -17,14 +17,14 @@ from gebm.commands.setup import (
     choose_device,
     dataset,
     folder_of,
-    load_pair,
     log,
     newest_checkpoint,
     schedule_of,
     start_log,
 )
 from gebm.config import Config, sections
-from gebm.data import ImageData, from_uint8, to_uint8
+from gebm.data import ImageData, at_random, from_uint8, to_uint8
+from gebm.data.images import SOURCES
 from gebm.errors import InputError
 from gebm.files import atomic_write
 from gebm.flags import show
@@ -34,11 +34,15 @@ from gebm.metrics.partition import base_energies, energies
 from gebm.model import GEBM
 from gebm.report import Chains, Neighbours, Report, Setting, closeness, nearest, render
 
-__all__ = ["main", "write_report"]
+__all__ = ["code_of", "main", "write_report"]
 
-USAGE = "usage: gebm report RUN\n\nWrites RUN/report.html, one page about a run of gebm train, sample or demo."
+USAGE = """usage: gebm report RUN [package.module:name ...]
+
+Writes RUN/report.html, one page about a run of gebm train, sample or demo. Code that the run names, such as a data set
+of its own, is run only if it is named here too."""
 IMAGES = 1000  # of each kind whose energies are shown
 QUERIES = 400  # samples, and test images, whose nearest training images are looked for
+SEARCHED = 50_000  # training images at most
 SHOWN = 8  # pairs of samples and training images, and as many again
 CHUNK = 250
 PLACE = ("mode", "log_dir", "log_name")  # not settings: another run of these would have a place of its own
@@ -49,15 +53,19 @@ def main(argv: Sequence[str]) -> None:
     if {"-h", "--help"} & set(argv):
         print(USAGE)
         return
-    if len(argv) != 1 or argv[0].startswith("-"):
+    if not argv or argv[0].startswith("-") or not all(":" in name for name in argv[1:]):
         given = f"not {show(' '.join(argv))}" if argv else "as in gebm report runs/demo"
-        raise InputError(f"gebm report takes the folder of one run and no flags, {given}")
+        raise InputError(f"gebm report takes the folder of one run, then package.module:name if any, {given}")
     start_log()
-    log.info("%s", write_report(Path(argv[0])))
+    log.info("%s", write_report(Path(argv[0]), argv[1:]))
 
 
-def write_report(run: Path) -> Path:
+def write_report(run: Path, allow: Collection[str] = ()) -> Path:
     """Write `report.html` into a run's folder; what cannot be shown is left out, with one line of warning.
+
+    Arguments:
+        run: the folder.
+        allow: dotted paths that may be imported. A run's own word is not enough to run code by.
 
     Raises:
         InputError: the folder is not a run's.
@@ -65,7 +73,7 @@ def write_report(run: Path) -> Path:
     file = run / "config.yaml"
     if not file.is_file() or (run / "training.json").is_file():
         raise InputError(f"{run}: not a run; give a folder that gebm train, sample or demo made")
-    report = collect(run, Config.load(file))
+    report = collect(run, Config.load(file), allow)
     text = render(report)
     if report.missing:
         reasons = "; ".join(f"{title.lower()} ({why})" for title, why in report.missing.items())
@@ -75,7 +83,12 @@ def write_report(run: Path) -> Path:
     return run / "report.html"
 
 
-def collect(run: Path, config: Config) -> Report:
+def code_of(config: Config) -> set[str]:
+    """The dotted paths that a configuration names."""
+    return {name for name in (config.dataset, config.fid_features, config.g_model, config.d_model) if ":" in name}
+
+
+def collect(run: Path, config: Config, allow: Collection[str] = ()) -> Report:
     """All that the page shows of a run, and why the rest is missing."""
     settings = _settings(config)
     report = Report(run.resolve().name, run, _about(run, config), _command(config.mode, settings), settings)
@@ -98,15 +111,15 @@ def collect(run: Path, config: Config) -> Report:
     images = {}
     if (run / "samples.npz").is_file():
         images = tried("Samples", _arrays, run / "samples.npz") or {}
-    model = tried("Energies", _model, run, config)
-    data = tried("Nearest training images", _data, config, model)
+    model = tried("Energies", _model, run, config, allow)
+    data = tried("Nearest training images", _data, config, model, allow)
     if model is not None and not summary:
         report.base_images = _draw(model)
     report.energies = tried("Energies", _energies, model, data, images.get("energies")) or {}
     queries = images.get("samples", report.base_images)
     if data is not None and queries is not None:
         name = ("GEBM samples", "gebm") if "samples" in images else ("base samples", "base")
-        extractor = tried("Nearest training images", _space, config, data)
+        extractor = tried("Nearest training images", _space, config, data, allow)
         if extractor is not None:
             found = tried("Nearest training images", _neighbours, *name, queries[:QUERIES], data, extractor, config)
             report.neighbours = found
@@ -173,23 +186,34 @@ def _chains(summary: Mapping, folder: Path) -> Chains:
     return Chains(title, summary, folder)
 
 
-def _model(run: Path, config: Config) -> GEBM:
+def _check_allowed(what: str, name: str, allow: Collection[str]) -> None:
+    if ":" in name and name not in allow:
+        code = show(name)
+        raise InputError(f"the run's {what} is code, `{code}`, which is run only if named: gebm report RUN {code}")
+
+
+def _model(run: Path, config: Config, allow: Collection[str]) -> GEBM:
     """The pair that the run trained, or that it sampled from."""
+    for what, name in (("base", config.g_model), ("energy", config.d_model)):
+        _check_allowed(what, name, allow)
+    base, energy = Path(config.g_path), Path(config.d_path)
     if config.mode != "sample":
-        checkpoint = newest_checkpoint(run)
-        if checkpoint is None:
+        base = energy = newest_checkpoint(run)
+        if energy is None:
             raise InputError(f"{run} holds no checkpoint")
-        config = replace(config, g_path=str(checkpoint), d_path=str(checkpoint))
-    model, _, _ = load_pair(config, frozenset({"no_trunc"}))
+    model = GEBM.load(base, energy, allow=allow, dtype=torch.float64 if config.dtype == 64 else torch.float32)
+    model.energy.trunc = not config.no_trunc  # which a sampling run may have changed
     return model.to(choose_device(config, frozenset()))
 
 
-def _data(config: Config, model: GEBM | None) -> ImageData:
+def _data(config: Config, model: GEBM | None, allow: Collection[str]) -> ImageData:
     """The images that the energy was trained on."""
     file = folder_of(Path(config.d_path)) / "config.yaml"
     if config.mode == "sample" and file.is_file():  # whose own flags need not name the data
         trained = Config.load(file)
         config = replace(config, dataset=trained.dataset, image_size=trained.image_size)
+    if config.dataset.partition(":")[0] not in SOURCES:
+        _check_allowed("dataset", config.dataset, allow)
     data = dataset(config)
     if model is not None and data.shape != model.architecture.image_shape:
         raise InputError(f"{data.name} has images {data.shape}, the model's are {model.architecture.image_shape}")
@@ -211,7 +235,7 @@ def _energies(
     if model is not None and data is not None:
         like = model.log_partition.detach()
         for name, images, role in (("train images", data.train, "train"), ("test images", data.test, "test")):
-            real = torch.from_numpy(_choice(images, IMAGES)).to(like.device)
+            real = torch.from_numpy(at_random(images, IMAGES)).to(like.device)
             found[name] = role, energies(model.energy, from_uint8(real).to(like), CHUNK).numpy()
     if model is not None:
         generator = torch.Generator(model.log_partition.device).manual_seed(0)
@@ -221,15 +245,11 @@ def _energies(
     return found
 
 
-def _choice(images: np.ndarray, n: int) -> np.ndarray:
-    """At most n images at random, the same ones every time: files may come class by class."""
-    return images[np.sort(np.random.RandomState(0).permutation(len(images))[:n])]
-
-
-def _space(config: Config, data: ImageData) -> Extractor:
+def _space(config: Config, data: ImageData, allow: Collection[str]) -> Extractor:
     """What the run's distance is computed on, where all training images are no more than it takes; else the pixels."""
     if not config.eval_fid or len(data.train) > config.fid_samples:
         return Pixels()
+    _check_allowed("features", config.fid_features, allow)
     return check_features(config, data, choose_device(config, frozenset()))
 
 
@@ -237,23 +257,26 @@ def _neighbours(
     name: str, role: str, samples: np.ndarray, data: ImageData, extractor: Extractor, config: Config
 ) -> Neighbours:
     device = choose_device(config, frozenset())
+    searched = at_random(np.arange(len(data.train)), SEARCHED)
 
     def features(images: np.ndarray) -> Tensor:
-        return extract(images, extractor, CHUNK, device).float()
+        return extract(images, extractor, CHUNK, device).to(device, torch.float32)
 
     def batches() -> Iterator[Tensor]:
-        for first in range(0, len(data.train), 10 * CHUNK):
-            yield features(data.train[first : first + 10 * CHUNK])
+        for first in range(0, len(searched), 10 * CHUNK):
+            yield features(data.train[searched[first : first + 10 * CHUNK]])
 
-    test = _choice(data.test, QUERIES)
-    distances, index = nearest(torch.cat([features(samples), features(test)]), batches())
+    test = at_random(data.test, QUERIES)
+    found = nearest(torch.cat([features(samples), features(test)]), batches())
+    distances, index = (values.cpu() for values in found)
     d_samples, d_test = distances.split([len(samples), len(test)])
     order = [*d_samples.argsort()[:SHOWN].tolist(), *range(min(SHOWN, len(samples)))]
     return Neighbours(
         space="pixels in [-1, 1]" if isinstance(extractor, Pixels) else f"{extractor.name} features",
         n_train=len(data.train),
+        n_searched=len(searched),
         distances={"test images": ("test", d_test.numpy()), name: (role, d_samples.numpy())},
         closeness=closeness(d_samples, d_test),
-        pairs=[(float(d_samples[i]), samples[i], data.train[index[i]]) for i in order],
+        pairs=[(float(d_samples[i]), samples[i], data.train[searched[index[i]]]) for i in order],
         closest=min(SHOWN, len(samples)),
     )

@@ -13,8 +13,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from gebm.commands.chains import check_sampler, check_space, draw_chains, sampler_summary, with_beta
-from gebm.commands.metrics import check_features, compare, features_of
-from gebm.commands.report import write_report
+from gebm.commands.metrics import check_features, compare, distances_along, features_of, observed_features
+from gebm.commands.report import code_of, write_report
 from gebm.commands.setup import (
     check_new_run,
     choose_device,
@@ -27,7 +27,6 @@ from gebm.commands.setup import (
 from gebm.config import Config
 from gebm.data import ImageData
 from gebm.files import atomic_folder, atomic_write
-from gebm.metrics import extract
 from gebm.model import GEBM
 from gebm.networks.common import ENERGY_FLOOR
 from gebm.pictures import save_gif, save_grid
@@ -66,7 +65,7 @@ def main(config: Config, given: frozenset[str]) -> Path:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)  # half a run is none, and would keep its name from the next
         raise
-    log.info("report: %s", write_report(folder))
+    log.info("report: %s", write_report(folder, code_of(resolved)))
     return folder
 
 
@@ -87,7 +86,7 @@ def sample_into(folder: Path, config: Config, model: GEBM, data: ImageData | Non
     observer = Observer(images_at=spaced(steps, 10), frames_at=spaced(steps, 24))
     if data is not None:
         extractor, reference = features_of(config, data, device)
-        observer.images = lambda images: extract(images, extractor, config.fid_b_size, device)
+        observer.images = observed_features(extractor, config, device)
     with (
         tqdm(total=n * steps, unit=" chain steps", unit_scale=True, dynamic_ncols=True, disable=None) as bar,
         atomic_folder(folder / "draws") if config.thin else nullcontext() as draws_folder,
@@ -107,7 +106,9 @@ def sample_into(folder: Path, config: Config, model: GEBM, data: ImageData | Non
         "features": None,
     }
     if data is not None:
-        summary.update(compare(observer.features(), reference, extractor, f"{data.name} test", device))
+        observed = observer.features()
+        summary.update(compare(observed, reference, extractor, f"{data.name} test", device))
+        summary["curve"] = distances_along(observed, reference, extractor, device)
     return {**summary, "warning": mixing_warning(summary)}
 
 

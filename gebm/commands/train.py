@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gebm.commands.metrics import base_features, check_features, evaluate_model, features_of
-from gebm.commands.report import write_report
+from gebm.commands.report import code_of, write_report
 from gebm.commands.setup import (
     architecture_of,
     check_new_run,
@@ -42,7 +42,9 @@ __all__ = ["build_trainer", "main"]
 
 KALE_FORMS = ("fenchel", "donsker_varadhan")
 TEST_SAMPLES = 2000  # of the base, and as many training images, that `--scheduler mmd` compares
-SCHEDULER_OF = {"milestone": "MultiStepLR", "scheduler_gamma": "MultiStepLR or ExponentialLR", "lr_decay": "mmd"}
+SCHEDULERS_OF = {
+    "milestone": ("MultiStepLR",), "scheduler_gamma": ("MultiStepLR", "ExponentialLR"), "lr_decay": ("mmd",)
+}  # fmt: skip
 
 
 def main(config: Config, given: frozenset[str]) -> Path:
@@ -81,8 +83,11 @@ def main(config: Config, given: frozenset[str]) -> Path:
     refine = schedule.refine_steps if schedule.refines else 0
     log.info("training on %s: %d images %s, in %s", data.name, len(data.train), data.shape, run)
     log.info("%d base steps, then %d energy steps with the base frozen", joint, refine)
-    if isinstance(trainer.lr_schedule, ThreeSample) and joint <= ThreeSample.first:
-        log.info("mmd: learning rates stay as they are, base step %d is the first to lower them", ThreeSample.first)
+    lr_schedule = trainer.lr_schedule
+    if isinstance(lr_schedule, ThreeSample) and joint <= lr_schedule.first:
+        log.info("mmd: learning rates stay as they are, base step %d is the first to lower them", lr_schedule.first)
+    elif config.use_scheduler and config.scheduler != "mmd":
+        log.info("%s: an epoch is %.4g energy steps", config.scheduler, len(data.train) / config.b_size)
     try:
         train(
             trainer,
@@ -99,7 +104,7 @@ def main(config: Config, given: frozenset[str]) -> Path:
         raise SystemExit(128 + stop.signum) from None
     log.info("done: %s", newest_checkpoint(run) or run)
     if config.mode == "train":  # the demo goes on, and reports at its end
-        log.info("report: %s", write_report(run))
+        log.info("report: %s", write_report(run, code_of(resolved)))
     return run
 
 
@@ -188,10 +193,11 @@ def _lr_schedule(config: Config, model: GEBM, data: ImageData, images: np.ndarra
 
 def _check_scheduler(config: Config, given: frozenset[str]) -> None:
     """Refuse milestones that do not rise, flags of a schedule that is not the one in use, and one that cannot act."""
-    for flag, needed in {"scheduler": config.scheduler, **SCHEDULER_OF}.items():
-        value, used = getattr(config, flag), config.use_scheduler and config.scheduler in needed
+    for flag, schedulers in {"scheduler": (config.scheduler,), **SCHEDULERS_OF}.items():
+        value, used = getattr(config, flag), config.use_scheduler and config.scheduler in schedulers
         if flag in given and value != getattr(Config, flag) and not used:
-            raise InputError(f"--{flag} {value}: takes --use_scheduler --scheduler {needed}; give that or leave it out")
+            needed = "" if flag == "scheduler" else f" --scheduler {' or '.join(schedulers)}"
+            raise InputError(f"--{flag} {value}: needs --use_scheduler{needed}; give that too, or leave the flag out")
     if not config.use_scheduler:
         return
     if config.scheduler == "MultiStepLR" and any(a >= b for a, b in pairwise(_milestones(config))):

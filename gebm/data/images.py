@@ -15,7 +15,7 @@ from gebm.data.transform import resize
 from gebm.errors import InputError
 from gebm.registry import resolve
 
-__all__ = ["DATASETS", "Batches", "ImageData", "from_uint8", "labelled_digits", "load_images", "set_aside"]
+__all__ = ["DATASETS", "Batches", "ImageData", "at_random", "from_uint8", "labelled_digits", "load_images", "set_aside"]
 __all__ += ["to_uint8"]
 
 IMAGE_SIZES = (8, 16, 32, 64)
@@ -126,6 +126,11 @@ def set_aside(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     aside = min(max(len(images) // 10, 1), 5000)
     order = np.random.RandomState(0).permutation(len(images))  # as files may come class by class
     return images[order[:-aside]], images[order[-aside:]]
+
+
+def at_random(images: np.ndarray, n: int) -> np.ndarray:
+    """At most n images of a split, the same random ones every time: files may come class by class."""
+    return images[np.sort(np.random.RandomState(0).permutation(len(images))[:n])]
 
 
 def labelled_digits(image_size: int | None = None) -> Arrays:

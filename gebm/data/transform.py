@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from gebm.data.cache import CHUNK, Images
 from gebm.errors import InputError
 
-__all__ = ["BILINEAR", "SQUARE", "Files", "all_grey", "decoded", "files_from", "resize", "tenth"]
+__all__ = ["BILINEAR", "SQUARE", "Files", "all_grey", "as_they_are", "decoded", "files_from", "resize", "tenth"]
 
 BILINEAR = "bilinear"
 SQUARE = "short side resized bilinear, centre crop"
@@ -48,6 +48,19 @@ def decoded(count: int, files: Callable[[int], Files], size: int, grey: bool = F
 def files_from(paths: list[Path], start: int = 0) -> Files:
     """The files at `paths[start:]`."""
     return ((str(path), path) for path in paths[start:])
+
+
+def as_they_are(paths: list[Path], shape: tuple[int, int, int]) -> np.ndarray:
+    """Images that are (C, H, W) already, uint8 (N, C, H, W); one that is not raises InputError with its name."""
+
+    def pixels(image: Image.Image) -> np.ndarray:
+        if (image.height, image.width) != shape[1:]:
+            raise ValueError(f"{image.height} x {image.width} pixels, the data set's are {shape[1]} x {shape[2]}")
+        upright = _rgb(image)
+        return np.asarray(upright.convert("L"))[None] if shape[0] == 1 else np.asarray(upright).transpose(2, 0, 1)
+
+    with _quiet():
+        return np.stack([_opened(file, pixels) for file in files_from(paths)])
 
 
 def all_grey(files: Files) -> bool:

@@ -93,8 +93,11 @@ def choose_features(
         data_path, cache_dir: where weights are looked for and trained ones are kept (default `data_path/cache`).
 
     Raises:
-        InputError: an unknown name, or one whose weights are missing or damaged; never for weights under "auto".
+        InputError: an unknown name, or one whose weights are missing or damaged; under "auto" only where weights were
+            given and are not there.
     """
+    if weights and not Path(weights).is_file():
+        raise InputError(f"{weights}: no such weights file; see --fid_weights and --inception_weights")
     data_path = Path(data_path)
     cache_dir = Path(cache_dir) if cache_dir else data_path / "cache"
     if requested == "auto":

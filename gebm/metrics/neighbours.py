@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -56,20 +55,23 @@ class Neighbours:
         self.centre = real.mean(0)  # around it, distances computed from products lose fewest digits
         self.real = real - self.centre
         self.slack = 1e-9 * float(self.real.square().sum(1).mean())  # on squared distances, for what rounding adds
-        self.real_radii = lru_cache(1)(self._real_radii)
-        self.pseudo_values = lru_cache(2)(self._pseudo_values)  # four metrics ask for those of base and model
+        self.kept: list[tuple[Tensor, NeighbourValues]] = []  # of two sets: four metrics ask for base and model
 
-    def _real_radii(self, n: int) -> Tensor:
-        return _squared_radii(self.real[:n]) + self.slack
+    def pseudo_values(self, samples: Tensor) -> NeighbourValues:
+        """The pseudo-values of samples (M, d), kept for the last two sets; raises InputError if they are too few."""
+        found = next((values for seen, values in self.kept if seen is samples), None)
+        if found is None:
+            found = self._pseudo_values(samples)
+            self.kept = [*self.kept[-1:], (samples, found)]
+        return found
 
     def _pseudo_values(self, samples: Tensor) -> NeighbourValues:
-        """The pseudo-values of samples (M, d); raises InputError if they are too few."""
         n = min(len(samples), len(self.real))
         if n <= K_DENSITY:
             raise InputError(f"neighbours: need at least {K_DENSITY + 1} images of each set, got {n}: use more")
         chosen = torch.from_numpy(np.random.RandomState(0).permutation(len(samples))[:n]).to(samples.device)
         samples, real = samples[chosen].to(self.real) - self.centre, self.real[:n]
-        manifold, dense = self.real_radii(n)
+        manifold, dense = _squared_radii(real) + self.slack
         sample_manifold = _squared_radii(samples)[0] + self.slack
         precision, density = torch.empty_like(dense), torch.empty_like(dense)
         recalled, covered = _Reached(real), _Reached(real)

@@ -7,13 +7,14 @@ from abc import ABC, abstractmethod
 from typing import Literal, NamedTuple
 
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
 from gebm.errors import InputError
 from gebm.metrics.features import Extractor, Reference, metric_name
 from gebm.metrics.frechet import Moments, frechet_pseudo_values
 from gebm.metrics.mmd import kernel_distance
-from gebm.metrics.neighbours import K_DENSITY, Neighbours, NeighbourValues
+from gebm.metrics.neighbours import Neighbours, NeighbourValues
 from gebm.metrics.scores import classifier_score
 
 __all__ = ["ClassifierScore", "Comparison", "Estimate", "Frechet", "Kernel", "Metric", "Neighbourhood"]
@@ -52,7 +53,7 @@ class Metric(ABC):
         name: as printed, with the features it is on.
         better: "lower" or "higher".
         range: least and largest possible figure.
-        least: the fewest samples it takes.
+        least: the fewest samples, and real images, it takes.
         padding: pseudo-values added to those of base and of model for the intervals alone, which then keep a width
             where all rows agree (Agresti and Coull, 1998).
     """
@@ -129,7 +130,7 @@ class Neighbourhood(Metric):
     """One of precision, recall, density and coverage, as `Neighbours` defines them; the real features are fixed."""
 
     better = "higher"
-    least = K_DENSITY + 1
+    least = 100  # of fewer, the balls that reach to the third and fifth neighbour cover nearly everything
     padding = ((0, 0, 1, 1), (0, 1, 0, 1))
 
     def __init__(self, neighbours: Neighbours, what: str, name: str):
@@ -159,7 +160,8 @@ def sample_metrics(reference: Reference, extractor: Extractor, n: int | None = N
     Arguments:
         reference: of the same extractor, on the device where the metrics are to be computed.
         extractor: names the metrics.
-        n: how many samples there will be; None is enough for all.
+        n: how many samples there will be; None is enough for all. Metrics that need more, of these or of the real
+            images, are left out.
     """
     neighbours = Neighbours(reference.features)
     metrics: list[Metric] = [
@@ -169,7 +171,8 @@ def sample_metrics(reference: Reference, extractor: Extractor, n: int | None = N
     ]
     if hasattr(extractor, "classify"):
         metrics.append(ClassifierScore(extractor, metric_name("classifier score", extractor)))
-    return [metric for metric in metrics if n is None or n >= metric.least]
+    smaller = len(reference.features) if n is None else min(n, len(reference.features))
+    return [metric for metric in metrics if smaller >= metric.least]
 
 
 def _padded(values: Tensor, padding: tuple[float, ...]) -> Tensor:
@@ -177,16 +180,5 @@ def _padded(values: Tensor, padding: tuple[float, ...]) -> Tensor:
 
 
 def _interval(values: Tensor) -> Interval:
-    mean, half = float(values.mean()), _student(len(values) - 1) * float(values.std()) / len(values) ** 0.5
+    mean, half = float(values.mean()), float(stdtrit(len(values) - 1, 0.975)) * float(values.std()) / len(values) ** 0.5
     return mean - half, mean + half
-
-
-def _student(freedom: int) -> float:
-    """The 97.5 % point of Student's t, to 1e-3 from 6 degrees of freedom on (Abramowitz and Stegun, 26.7.5)."""
-    z = 1.959963984540054
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return z + sum(term / freedom**power for power, term in enumerate(terms, 1))

@@ -77,7 +77,10 @@ def nearest_training_images(report: Report) -> list[Html]:
         Line(f"{name} ({len(d)})", np.sort(d), np.arange(1, len(d) + 1) / len(d), role)
         for name, (role, d) in near.distances.items()
     ]
-    caption = f"Fraction of images within a distance of one of the {near.n_train} training images, in {near.space}."
+    searched = f"the {near.n_train} training images"
+    if near.n_searched < near.n_train:
+        searched = f"{near.n_searched} of {searched}, chosen at random (copies of the others are not seen)"
+    caption = f"Fraction of images within a distance, in {near.space}, of one of {searched}."
     chart = curves([Panel(f"distance to the nearest training image ({near.space})", lines)], "fraction", caption)
     words = element(
         "div",

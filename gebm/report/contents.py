@@ -33,13 +33,15 @@ class Chains(NamedTuple):
 class Neighbours(NamedTuple):
     """Samples and the training images nearest to them.
 
-    space: what distances are taken in; n_train: training images searched; distances: name -> (role, distances (n,) to
-    the nearest of them); closeness: of the samples against the test images; pairs: (distance, sample, training image),
-    the closest of all first, then of the first samples, `closest` of the former.
+    space: what distances are taken in; n_train: number of training images; n_searched: of those compared with;
+    distances: name -> (role, distances (n,) to the nearest of these); closeness: of the samples against the test
+    images; pairs: (distance, sample, training image), the closest of all first, then of the first samples, `closest` of
+    the former.
     """
 
     space: str
     n_train: int
+    n_searched: int
     distances: Mapping[str, tuple[str, np.ndarray]]
     closeness: Closeness
     pairs: list[tuple[float, np.ndarray, np.ndarray]]

@@ -13,8 +13,8 @@ __all__ = ["Closeness", "closeness", "nearest"]
 
 def nearest(queries: Tensor, references: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Euclidean distance (n,) of queries (n, d) to the nearest row of references, batches of (B, d), and its index."""
-    least = torch.full((len(queries),), torch.inf, dtype=queries.dtype)
-    index = torch.zeros(len(queries), dtype=torch.long)
+    least = queries.new_full((len(queries),), torch.inf)
+    index = torch.zeros(len(queries), dtype=torch.long, device=queries.device)
     first = 0
     for batch in references:
         found, where = torch.cdist(queries, batch).min(1)

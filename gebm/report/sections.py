@@ -92,10 +92,14 @@ def figures(report: Report) -> list[Html]:
         rows = text.kale_rows(of) + (text.partition_rows(of) if "partition" in of else [])
         blocks += [element("h3", "KALE and the log-partition"), table(rows)]
     if not blocks and report.rows:
-        last = {k: v for row in report.rows for k, v in row.items() if isinstance(v, float)}
+        end = report.rows[-1]
+        counter, steps = STAGES[end["stage"]]
+        of_stage = [row for row in report.rows if row["stage"] == end["stage"]]
+        last = {k: v for row in of_stage for k, v in row.items() if isinstance(v, float)}
+        caption = f"The last of each that the log has of the {steps}, which ended at {end[counter]}: "
         blocks = [
             table([(key, f"{value:.4g}") for key, value in last.items()]),
-            note("The last line of the training log: means since the line before; KALE, c and energies in nats."),
+            note(f"{caption}losses are means since the line before; KALE, c and energies in nats."),
         ]
     return blocks
 
@@ -138,8 +142,8 @@ def training(report: Report) -> list[Html]:
 
 
 SECTIONS: dict[str, Callable[[Report], list[Html]]] = {
-    "What was run": what_was_run,
     "Figures": figures,
+    "What was run": what_was_run,
     "Samples": samples,
     "Along the chains": along_the_chains,
     "Energies": energies,

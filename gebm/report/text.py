@@ -43,9 +43,14 @@ def metric_rows(summary: Mapping) -> list[tuple[str, ...]]:
 
 def metric_note(summary: Mapping) -> str:
     """What the metrics were measured on, and what the columns mean."""
-    note = f"{summary['n_fake']} samples, {summary['n_real']} images of {summary['split']}; 95 % intervals"
+    where = f"{summary['n_fake']} samples, {summary['n_real']} images of {summary['split']}"
+    note = f"{where}; 95 % intervals at these numbers"
     if any("base" in entry for entry in summary["metrics"].values()):
         note += "; gain: by how much the GEBM is better, chains paired"
+    if any(name.startswith("precision") for name in summary["metrics"]):
+        note += f"; precision to coverage: {summary['n_neighbours']} of each"
+    if summary["left_out"]:
+        note += f"; with more images also {', '.join(summary['left_out'])}"
     return note
 
 
@@ -56,14 +61,17 @@ def side_by_side(summaries: Mapping[str, Mapping]) -> list[tuple[str, ...]]:
         metrics = summary.get("metrics", {})
         if any("base" in entry for entry in metrics.values()):
             columns[f"{name}: base"] = {key: estimate(entry["base"]) for key, entry in metrics.items()}
+            name = f"{name}: GEBM"
         of_model = {key: estimate(entry["gebm"]) for key, entry in metrics.items()}
         if metrics:
             of_model["samples"] = str(summary["n_fake"])
             of_model["real images"] = f"{summary['n_real']}, {summary['split']}"
         if "sampler" in summary:
             of_model["sampler"] = "{sampler}, beta {beta:.4g}, {steps} steps".format(**summary)
+            of_model["mixed"] = "no, refined samples" if summary.get("warning") else "yes"
         if "kale" in summary:
-            of_model |= dict(kale_rows(summary))
+            of_model |= {f"KALE {split}": f"{kale['donsker_varadhan']:.3f}" for split, kale in summary["kale"].items()}
+            of_model["KALE train minus test"] = over_fitting(summary["kale_gap"])
         columns[name] = of_model
     keys = list(dict.fromkeys(key for column in columns.values() for key in column))
     return [("", *columns), *((key, *(column.get(key, "") for column in columns.values())) for key in keys)]
@@ -145,7 +153,7 @@ def partition_rows(summary: Mapping) -> list[tuple[str, str]]:
 def over_fitting(gap: Mapping) -> str:
     """The gap of KALE between train and test in words."""
     sign = "a sign of over-fitting" if gap["value"] > 2 * gap["se"] else "no sign of over-fitting"
-    return f"{gap['value']:.3f} +- {gap['se']:.3f}: {sign}"
+    return f"{gap['value']:.3f}, standard error {gap['se']:.3f}: {sign}"
 
 
 def kale_rows(summary: Mapping) -> list[tuple[str, str]]:
@@ -158,8 +166,8 @@ def kale_rows(summary: Mapping) -> list[tuple[str, str]]:
         ("KALE train minus test", over_fitting(summary["kale_gap"])),
         (
             "log-partition",
-            f"c = {test['c']:.3f}, Monte Carlo {test['log_partition']:.3f} +- {test['log_partition_se']:.3f} "
-            f"({test['n_fake']} base samples)",
+            f"c = {test['c']:.3f}, Monte Carlo {test['log_partition']:.3f}, standard error "
+            f"{test['log_partition_se']:.3f} ({test['n_fake']} base samples)",
         ),
         ("relative ESS of exp(-E)", f"{test['relative_ess']:.3f}"),
     ]

@@ -70,6 +70,8 @@ def load_checkpoint(path: str | Path, trainer: Trainer) -> None:
         skeleton = json.loads((path / "training.json").read_text())
         tensors = safetensors.torch.load_file(path / "training.safetensors")
         trainer.load_state_dict(_unpack(skeleton, tensors))
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: cannot resume from this checkpoint ({reason}); resume from an older one") from None

@@ -92,10 +92,21 @@ class TrainingLog:
         shown = {k: f"{means[k]:.3g}" for k in ("kale", "c", "base_loss") if k in means}
         self.bar.set_postfix(shown)
         if self.bar.disable:
-            counters = self.trainer.counters
-            step = counters.g_step if counters.stage == "joint" else counters.refine_step
             values = "  ".join(f"{k} {v}" for k, v in shown.items())
-            messages.info(f"{counters.stage} {step}/{self.total}  {values}  {rate:.0f} images/s  {elapsed_s:.0f} s")
+            messages.info(f"{self._where()}  {values}  {rate:.0f} images/s  {elapsed_s:.0f} s")
+
+    def say(self, values: dict[str, float]) -> None:
+        """Print what was evaluated, above the progress bar."""
+        line = f"{self._where()}  " + "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        if self.bar.disable:
+            messages.info(line)
+        else:
+            self.bar.write(line)
+
+    def _where(self) -> str:
+        counters = self.trainer.counters
+        step = counters.g_step if counters.stage == "joint" else counters.refine_step
+        return f"{counters.stage} {step}/{self.total}"
 
     def add(self, values: dict[str, float]) -> None:
         """Write values at the present step."""

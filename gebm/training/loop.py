@@ -112,6 +112,7 @@ def train(
             for every, evaluate in evaluations:
                 if step % every == 0 and (values := evaluate(trainer)):
                     log.add(values)
+                    log.say(values)
             if step % schedule.checkpoint_every == 0:
                 log.grid()
                 checkpoint()

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gebm.errors import InputError
 from gebm.metrics.mmd import three_sample_test
 
 __all__ = ["BOOST_EVERY", "Exponential", "LRSchedule", "MultiStep", "ThreeSample", "energy_steps", "remaining"]
@@ -80,12 +81,16 @@ class ThreeSample(LRSchedule):
 
     every, lag = 2000, 20_000  # base steps
     level, patience = 0.1, 3
-    first = lag + patience * every  # base steps before the rates can fall
 
     def __init__(self, decay: float, data: Tensor, sample: Callable[[nn.Module], Tensor], key: str):
         self.decay, self.data, self.sample, self.key = decay, data, sample, key
         self.earlier: list[Tensor] = []  # features at the last evaluations, oldest first
         self.failures = self.decays = 0
+
+    @property
+    def first(self) -> int:
+        """Base steps before the rates can fall."""
+        return self.lag + self.patience * self.every
 
     def factor(self, epoch: int) -> float:
         return self.decay**self.decays
@@ -108,5 +113,7 @@ class ThreeSample(LRSchedule):
         if not state:
             return
         if state["key"] != self.key:
-            raise ValueError("its three-sample test was on other features: --fid_features, --fid_weights")
+            raise InputError(
+                "--scheduler mmd: the run's test was on other features; go on with its --fid_features and --fid_weights"
+            )
         self.earlier, self.failures, self.decays = state["earlier"], state["failures"], state["decays"]

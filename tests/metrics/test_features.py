@@ -120,6 +120,10 @@ def test_wrong_weights_are_one_line_and_run_no_code(tmp_path):
         with pytest.raises(InputError) as error:
             choose_features("cifar-resnet56", "cifar10", (3, 32, 32), tmp_path / f"{name}.th")
         assert f"{name}.th" in str(error.value) and "\n" not in str(error.value)
+        if name == "absent":  # who names a file wants it
+            with pytest.raises(InputError, match="no such weights file"):
+                choose_features("auto", "cifar10", (3, 32, 32), tmp_path / f"{name}.th")
+            continue
         extractor, line = choose_features("auto", "cifar10", (3, 32, 32), tmp_path / f"{name}.th")
         assert extractor.name == "pixels-8x8" and str(error.value) in line
     assert not (tmp_path / "ran").exists()

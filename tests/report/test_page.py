@@ -16,7 +16,7 @@ chromium = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(chromium)
 
 HOSTILE = """x"><img src=x onerror=alert(1)><script>alert(2)</script>&amp;$x^$'"""
-TRAINED = ["What was run", "Figures", "Samples", "Energies", "Nearest training images", "Training"]
+TRAINED = ["Figures", "What was run", "Samples", "Energies", "Nearest training images", "Training"]
 SAMPLED = [*TRAINED[:3], "Along the chains", *TRAINED[3:5], "Sampler"]
 COMPLAINTS = (
     *("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled"),
