@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from gebm.cli import main
+from gebm.config import Config
 from gebm.data import load_images
 from gebm.data.images import labelled_digits
 
@@ -69,6 +70,15 @@ def test_what_needs_more_images_is_named(capsys):
     of = found("few.npz")["few.npz"]["samples"]
     assert list(of["metrics"]) == ["FD(pixels)"] and "KD(pixels)" in of["left_out"]
     assert "with more images also KD(pixels), precision(pixels)" in capsys.readouterr().out
+
+
+def test_code_that_a_run_names_is_not_run_by_its_word(capsys):
+    Path("run").mkdir()
+    Config(mode="sample", dataset="runpy:run_path").save("run/config.yaml")
+    np.savez("run/samples.npz", samples=load_images("digits").train[:10])
+    assert main(["evaluate", "run", *FLAGS[:4]]) == 2
+    assert "made with the code --dataset runpy:run_path" in capsys.readouterr().err
+    assert main(["evaluate", "run", *FLAGS]) == 0  # on another dataset
 
 
 @pytest.mark.parametrize("place", ["missing/found.json", "."])

@@ -17,6 +17,7 @@ from gebm.commands.metrics import check_features, compare, evaluate_model, featu
 from gebm.commands.setup import choose_device, dataset, dataset_for, load_pair, log, newest_checkpoint, start_log
 from gebm.config import Config
 from gebm.data.folder import SUFFIXES
+from gebm.data.images import SOURCES
 from gebm.data.transform import as_they_are
 from gebm.errors import InputError
 from gebm.files import atomic_write, check_writable
@@ -103,6 +104,8 @@ def _open(path: Path, config: Config, given: frozenset[str]) -> Subject:
     beside = source.parent / "config.yaml" if source.is_file() else path / "config.yaml"
     if beside.is_file():
         stored = Config.load(beside)
+        if "dataset" not in given and ":" in stored.dataset and stored.dataset.partition(":")[0] not in SOURCES:
+            raise InputError(f"{path}: was made with the code --dataset {stored.dataset}; name it too, to have it run")
         config = replace(config, **{f: getattr(stored, f) for f in ("dataset", "image_size") if f not in given})
         if stored.mode == "sample" and source == path and path.is_dir():
             raise InputError(f"{path}: its samples.npz is missing; sample again, or give another run")
