@@ -49,6 +49,8 @@ def metric_note(summary: Mapping) -> str:
         note += "; gain: by how much the GEBM is better, chains paired"
     if any(name.startswith("precision") for name in summary["metrics"]):
         note += f"; precision to coverage: {summary['n_neighbours']} of each"
+    if summary.get("sampler") == "smc":
+        note += "; particles of one population are relatives, so the true intervals are wider"
     if summary["left_out"]:
         note += f"; with more images also {', '.join(summary['left_out'])}"
     return note

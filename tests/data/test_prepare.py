@@ -37,7 +37,7 @@ def test_what_needs_no_preparation(capsys):
 @pytest.mark.parametrize(
     "argv, says",
     [
-        (["--dataset", "digits"], "gebm data : write gebm data prepare --dataset NAME"),
+        (["--dataset", "digits"], "gebm data: write gebm data prepare --dataset NAME"),
         (["prepare", "digits"], "gebm data prepare digits: write"),
         (["prepare", "--dataset", "lsun", "--data_path", "nowhere"], "nowhere/lsun: no LSUN bedrooms there"),
     ],

@@ -139,9 +139,10 @@ def test_wrong_weights_are_one_line_and_run_no_code(weights, tmp_path):
 
 
 def test_without_torch_fidelity(tmp_path, monkeypatch):
+    (tmp_path / "there.pth").touch()
     for module in (None, Broken("torch_fidelity")):
         monkeypatch.setitem(sys.modules, "torch_fidelity", module)
-        for weights in (tmp_path / "absent.pth", None):
+        for weights in (tmp_path / "there.pth", None):
             with pytest.raises(InputError, match=r"pip install 'gebm\[inception\]'") as error:
                 choose_features("inception", "cifar10", (3, 32, 32), weights, tmp_path)
             assert "\n" not in str(error.value)
