@@ -148,7 +148,8 @@ def _text(summary: dict, title: str) -> str:
         if summary["warning"]:
             rows.append(("warning", summary["warning"]))
     parts = [table(rows, title)] if rows else []
-    for found, what in ((summary, "chains of this pair"), (summary.get("samples", {}), "its samples" if rows else title)):
+    own = summary.get("samples", {})
+    for found, what in ((summary, "chains of this pair"), (own, "its samples" if rows else title)):
         if "metrics" in found:
             parts.append(f"{table(metric_rows(found), what)}\n{metric_note(found)}")
             if found is not summary and "sampler" in found:
