@@ -1,7 +1,7 @@
 """What the flags say about metrics: the features, what samples are compared with, and how a model is measured."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
 
@@ -102,7 +102,7 @@ def compare(
             "better": metric.better, "base": comparison.base._asdict(), "gebm": comparison.model._asdict(),
             "gain": comparison.gain, "gain_ci": comparison.gain_ci,
         }  # fmt: skip
-    return {**_header(reference, extractor, len(gebm), split), "metrics": found}
+    return {**_header(reference, extractor, len(gebm), split, found), "metrics": found}
 
 
 def distances_along(
@@ -120,16 +120,15 @@ def measure(features: Tensor, reference: Reference, extractor: Extractor, split:
         metric.name: {"better": metric.better, "gebm": metric.estimate(features)._asdict()}
         for metric in sample_metrics(reference, extractor, len(features))
     }
-    return {**_header(reference, extractor, len(features), split), "metrics": found}
+    return {**_header(reference, extractor, len(features), split, found), "metrics": found}
 
 
-def _header(reference: Reference, extractor: Extractor, n: int, split: str) -> dict:
-    """What the metrics are of, and which ones need more images than there are."""
-    there = {metric.name for metric in sample_metrics(reference, extractor, n)}
+def _header(reference: Reference, extractor: Extractor, n: int, split: str, found: Collection[str]) -> dict:
+    """What the metrics are of, and which ones need more samples than the n there are."""
     return {
         "features": extractor.name, "distance": metric_name("FD", extractor), "split": split,
         "n_real": reference.moments.n, "n_fake": n, "n_neighbours": min(n, len(reference.features)),
-        "left_out": [m.name for m in sample_metrics(reference, extractor) if m.name not in there],
+        "left_out": [m.name for m in sample_metrics(reference, extractor) if m.name not in found],
     }  # fmt: skip
 
 
