@@ -19,11 +19,12 @@ COMMANDS = {
     "train": "train a base and an energy on a dataset",
     "sample": "sample from a trained pair by MCMC in its latent space",
     "evaluate": "evaluate trained runs or samples on a dataset, several side by side",
+    "score": "write the log-density of each row of a table: gebm score FILE",
     "report": "write one HTML page about a run: gebm report RUN",
     "data": "prepare a dataset before its first use: gebm data prepare --dataset NAME",
     "demo": "train, sample and evaluate on the bundled digits, in a few minutes",
 }
-SUBJECTS = ("evaluate", "data")  # commands that take words before their flags
+SUBJECTS = ("evaluate", "score", "data")  # commands that take words before their flags
 
 HELP = f"""usage: gebm COMMAND [--config FILE] [--FLAG VALUE ...]
 

@@ -17,14 +17,6 @@ FLOWS = ("gaussian", "nvp", "made", "maf", "mogmaf")
 
 # Values that are part of the interface and do not work yet (`...`: any but the default). Building one deletes it here.
 LATER: dict[str, tuple] = {
-    "dataset": UCI,
-    "dataset_type": ("uci",),
-    "g_model": FLOWS,
-    "d_model": (*FLOWS, "mlp"),
-    "num_blocks": (...,),
-    "bn": (True,),
-    "criterion": ("donsker", "ml", "cd", "wasserstein", "logistic", "hinge"),
-    "trainer_type": ("uci", "toy"),
     "dataparallel": (True,),
     "slurm_id": (...,),
 }
@@ -36,7 +28,7 @@ section = dataclass(frozen=True, kw_only=True)  # a group of flags; its docstrin
 class Run:
     """The run and its files"""
 
-    mode: str = flag("train", "what to do", choices=("train", "sample", "evaluate", "data", "demo"))
+    mode: str = flag("train", "what to do", choices=("train", "sample", "evaluate", "score", "data", "demo"))
     train_mode: str = flag("both", "train the pair or only one of the two", choices=("both", "energy", "base"))
     log_name: str = flag("", "name of the run's folder; empty: made from what is run")
     log_dir: str = flag("", "folder that holds the runs; empty: `runs`", text="a folder")
@@ -60,10 +52,20 @@ class Data:
     dataset: str = flag(
         "digits",
         "data to learn",
-        choices=("digits", "cifar10", "imagenet32", "celeba", "lsun", *LATER["dataset"]),
-        forms=("folder:PATH", "npz:PATH", "hub:NAME", DOTTED),
+        choices=("digits", "cifar10", "imagenet32", "celeba", "lsun", *UCI),
+        forms=("folder:PATH", "npz:PATH", "hub:NAME", "csv:PATH", "toy:NAME", DOTTED),
     )
-    dataset_type: str = flag("images", "kind of data", choices=("images", "uci"))
+    dataset_type: str = flag(
+        "images",
+        "uci: rows of a table, which npz: and your own code may be; others say it by name",
+        choices=("images", "uci"),
+    )
+    protocol: str = flag(
+        "standard",
+        "tables: how they are prepared; paper: as published, test rows whitened in",
+        choices=("standard", "paper"),
+    )
+    n_splits: int = flag(1, "tables: train on this many splits, of `seed` and the seeds after it, and average", ge=1)
     data_path: str = flag("data", "folder of the datasets and their caches", text="a folder")
     imagenet_train_path: str = flag("", "train batches of imagenet32; empty: below `data_path`", text="a folder, a zip")
     imagenet_test_path: str = flag("", "val batches of imagenet32; empty: below `data_path`", text="a folder, a zip")
@@ -76,33 +78,55 @@ class Model:
     """Model"""
 
     g_model: str = flag(
-        "sngan", "network of the base", choices=("dcgan", "sngan", "resnet-sn", *LATER["g_model"]), forms=(DOTTED,)
+        "sngan",
+        "network of the base; flows are for tables",
+        choices=("dcgan", "sngan", "resnet-sn", *FLOWS),
+        forms=(DOTTED,),
     )
     d_model: str = flag(
-        "sngan", "network of the energy", choices=("dcgan", "sngan", "resnet-sn", *LATER["d_model"]), forms=(DOTTED,)
+        "sngan",
+        "network of the energy; mlp and flows are for tables",
+        choices=("dcgan", "sngan", "resnet-sn", "mlp", *FLOWS),
+        forms=(DOTTED,),
     )
-    generator: str = flag("convolutional", "family of the base; `g_model` decides", choices=("convolutional",))
-    discriminator: str = flag("convolutional", "family of the energy; `d_model` decides", choices=("convolutional",))
-    Z_dim: int = flag(100, "dimension of the latent space", ge=1)
+    generator: str = flag(
+        "convolutional", "family of the base; a flow's name is that `g_model`", choices=("convolutional", *FLOWS)
+    )
+    discriminator: str = flag(
+        "convolutional",
+        "family of the energy; mlp or a flow's name is that `d_model`",
+        choices=("convolutional", "mlp", *FLOWS),
+    )
+    Z_dim: int = flag(100, "dimension of the latent space; a flow's is that of the data", ge=1)
     latent_noise: str = flag("gaussian", "prior of the latent", choices=("gaussian", "uniform"))
-    width: float = flag(1.0, "factor on the number of channels of both networks", gt=0)
+    width: float = flag(1.0, "factor on the number of channels, or of hidden units, of both networks", gt=0)
     no_trunc: bool = flag(False, "leave the energy unclamped; else image energies are clamped to E >= -10")
     bn: bool = flag(False, "batch normalisation in the flows")
-    num_blocks: int = flag(3, "coupling blocks of the flows", ge=1)
+    num_blocks: int = flag(3, "blocks of the flows and of mlp", ge=1)
 
 
 @section
 class Training:
     """Training"""
 
-    criterion: str = flag("kale", "loss of the energy", choices=("kale", *LATER["criterion"]))
+    criterion: str = flag(
+        "kale",
+        "loss of the energy",
+        choices=("kale", "donsker", "ml", "cd", "wasserstein", "logistic", "hinge"),
+    )
     penalty_type: str = flag(
         "gradient_l2", "penalty on the energy", choices=("gradient_l2", "gradient", "l2", "none")
     )
     penalty_lambda: float = flag(0.1, "weight of the penalty", ge=0)
     initialize_log_partition: bool = flag(False, "start the log-partition c from a Monte-Carlo estimate")
     total_gen_iter: int = flag(150000, "base steps of the joint training", ge=0)
-    total_epochs: int = flag(100, "passes over a tabular dataset; images count `total_gen_iter`", ge=1)
+    ml_epochs: int = flag(0, "tables: passes of maximum likelihood on the base, a flow, before all else", ge=0)
+    total_epochs: int = flag(
+        100, "tables: passes of the joint training; 0: none. Images count `total_gen_iter`", ge=0
+    )
+    refine_epochs: int = flag(0, "tables: passes of the energy at the end, base frozen, rate falling to 0", ge=0)
+    cd_steps: int = flag(20, "criterion cd: steps of `latent_sampler` its chains make before each energy step", ge=1)
+    patience: int = flag(0, "tables: passes without a better validation likelihood that end a stage; 0: none", ge=0)
     n_iter_d_init: int = flag(100, "energy steps at the start and at every 500th base step", ge=1)
     n_iter_d: int = flag(5, "energy steps before each other base step", ge=1)
     b_size: int = flag(128, "images in a training batch", ge=1)
@@ -187,6 +211,10 @@ class Metrics:
         choices=("auto", "pixels", "pixels-8x8", "digits-cnn", "cifar-resnet56", "inception"),
         forms=(DOTTED,),
     )
+    partition_samples: int = flag(
+        100_000, "tables: base samples that an unknown log-partition is estimated from", ge=100
+    )
+    output: str = flag("", "score: the file to write; empty: beside the table, with .scores.csv", text="a file")
     json: str = flag("", "evaluate: write the figures of all subjects to this file too", text="a file")
     fid_weights: str = flag("", "weights of the feature extractor; empty: its own place", text="a file")
     inception_weights: str = flag("", "weights file of the inception features; empty: its own download", text="a file")

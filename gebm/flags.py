@@ -21,6 +21,8 @@ FORMS = {  # what a text may look like besides the names of its `choices`
     "folder:PATH": r"folder:.+",
     "npz:PATH": r"npz:.+",
     "hub:NAME": r"hub:.+",
+    "csv:PATH": r"csv:.+",
+    "toy:NAME": r"toy:\w+",
     "whole numbers with commas between": r"\d+(\s*,\s*\d+)*",
 }
 BOUNDS = {"ge": (operator.ge, ">="), "gt": (operator.gt, ">"), "le": (operator.le, "<="), "lt": (operator.lt, "<")}

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from gebm.errors import InputError
 from gebm.files import atomic_write
 from gebm.latent import PRIORS, LatentPosterior, Prior
-from gebm.networks import BASES, ENERGIES
+from gebm.networks import BASES, ENERGIES, FLOWS, DensityRatio
 from gebm.networks.common import evaluating
 from gebm.registry import resolve
 
 __all__ = ["GEBM", "Architecture", "read_architecture"]
 
 T = TypeVar("T")
+OF_ROWS = {*FLOWS, "mlp"}  # networks of rows of a table; the others are of images
 
 if TYPE_CHECKING:
     from gebm.samplers import Kernel
@@ -31,23 +32,28 @@ class Architecture:
     """All that is needed to build the networks of a model; stored beside its weights.
 
     Arguments:
-        base, energy: registered name or dotted path `package.module:factory`. A base factory is called as
-            factory(image_shape, latent_dim=..., width=...), an energy factory as
-            factory(image_shape, width=..., trunc=...).
-        image_shape: (C, H, W).
+        base, energy: registered name or dotted path `package.module:factory`. For images a base factory is called as
+            factory(shape, latent_dim=..., width=...) and an energy factory as factory(shape, width=..., trunc=...); for
+            rows of a table as factory(shape, latent_dim=..., width=..., blocks=..., bn=...) and
+            factory(shape, width=..., blocks=..., bn=...). A flow as the energy is minus its own log-density, relative
+            to the base's (`DensityRatio`).
+        shape: of one sample: (C, H, W) of images, (d,) of rows.
         latent_dim: dimension of z.
         prior: 'gaussian' or 'uniform'.
-        width: factor on the channel counts.
+        width: factor on the channel counts, and on the hidden units of the networks of rows.
         trunc: whether image energies have the floor -10.
+        blocks, bn: coupling blocks, and whether with batch normalisation, of the networks of rows.
     """
 
     base: str = "sngan"
     energy: str = "sngan"
-    image_shape: tuple[int, int, int] = (3, 32, 32)
+    shape: tuple[int, ...] = (3, 32, 32)
     latent_dim: int = 100
     prior: str = "gaussian"
     width: float = 1.0
     trunc: bool = True
+    blocks: int = 3
+    bn: bool = False
 
 
 class GEBM(nn.Module):
@@ -82,8 +88,14 @@ class GEBM(nn.Module):
         a = architecture
         if a.prior not in PRIORS:
             raise InputError(f"--latent_noise {a.prior!r}: choose {', '.join(PRIORS)}")
-        base = _make("--g_model", a.base, BASES, image_shape=a.image_shape, latent_dim=a.latent_dim, width=a.width)
-        energy = _make("--d_model", a.energy, ENERGIES, image_shape=a.image_shape, width=a.width, trunc=a.trunc)
+        if a.base in FLOWS and a.prior != "gaussian":
+            raise InputError(f"--latent_noise {a.prior}: --g_model {a.base} is a flow of Gaussian noise; leave it out")
+        own = {"trunc": a.trunc} if len(a.shape) == 3 else {"blocks": a.blocks, "bn": a.bn}
+        of_rows = {} if len(a.shape) == 3 else own
+        base = _make("--g_model", a.base, BASES, a.shape, latent_dim=a.latent_dim, width=a.width, **of_rows)
+        energy = _make("--d_model", a.energy, ENERGIES, a.shape, width=a.width, **own)
+        if a.energy in FLOWS:
+            energy = _ratio(a, energy, base)
         model = cls(PRIORS[a.prior](a.latent_dim), base, energy, a).to(dtype)
         _check_shapes(model, a)
         return model
@@ -95,6 +107,29 @@ class GEBM(nn.Module):
     def log_ratio(self, x: Tensor) -> Tensor:
         """Log-density of the model (beta = 1) relative to its base, log dQ/dG(x) = -E(x) - c: (N,)."""
         return -self.energy(x) - self.log_partition
+
+    @property
+    def has_density(self) -> bool:
+        """Whether the base has a density, a flow's, and so the model."""
+        return hasattr(self.base, "log_prob")
+
+    def log_prob(self, x: Tensor, log_partition: float | Tensor | None = None) -> Tensor:
+        r"""Log-density at beta = 1, on a base with a density: :math:`\log q(x) = \log g(x) - E(x) - A`, (N,).
+
+        Arguments:
+            x: samples (N, d).
+            log_partition: A = log E_G[exp(-E)]; None: the energy's own where it is known, else c, which is as good as
+                the training made it (`gebm.metrics.likelihood` estimates it).
+
+        Raises:
+            InputError: the base has no density.
+        """
+        if not self.has_density:
+            raise InputError("log_prob: this base has no density; take a flow (--g_model nvp, maf, ...)")
+        if log_partition is None:
+            known = getattr(self.energy, "known_log_partition", None)
+            log_partition = self.log_partition if known is None else known
+        return self.base.log_prob(x) - self.energy(x) - log_partition
 
     def posterior(self, beta: float = 1.0) -> LatentPosterior:
         """Latent posterior at inverse temperature beta, of the networks as they are; `.frozen()` is faster."""
@@ -160,11 +195,12 @@ class GEBM(nn.Module):
 
     def load_base(self, path: str | Path) -> None:
         """Take the base's weights from a file, or from a folder that holds `base.safetensors`; errors as in `load`."""
-        self._load(path, "base", ("base", "image_shape", "latent_dim", "prior", "width"), self.base.state_dict())
+        fields = ("base", "shape", "latent_dim", "prior", "width", "blocks", "bn")
+        self._load(path, "base", fields, self.base.state_dict())
 
     def load_energy(self, path: str | Path) -> None:
         """Take the energy's weights and c from a file or from a folder that holds `energy.safetensors`."""
-        self._load(path, "energy", ("energy", "image_shape", "width"), self._energy_state())
+        self._load(path, "energy", ("energy", "shape", "width", "blocks", "bn"), self._energy_state())
 
     def _energy_state(self) -> dict[str, Tensor]:
         return {**{f"energy.{k}": v for k, v in self.energy.state_dict().items()}, "log_partition": self.log_partition}
@@ -196,7 +232,8 @@ def read_architecture(path: str | Path, part: str, allow: Collection[str] = ()) 
     metadata = _read(file, lambda f: f.metadata() or {})
     try:
         fields = json.loads(metadata["gebm"])
-        stored = Architecture(**{**fields, "image_shape": tuple(fields["image_shape"])})
+        fields["shape"] = tuple(fields.pop("image_shape", None) or fields["shape"])  # the name it once had
+        stored = Architecture(**fields)
         if not _well_typed(stored):
             raise TypeError
     except (KeyError, TypeError, ValueError):
@@ -210,21 +247,33 @@ def read_architecture(path: str | Path, part: str, allow: Collection[str] = ()) 
 
 def _well_typed(a: Architecture) -> bool:
     texts = all(isinstance(value, str) for value in (a.base, a.energy, a.prior))
-    whole = all(type(value) is int and value > 0 for value in (a.latent_dim, *a.image_shape))
-    return texts and whole and len(a.image_shape) == 3 and type(a.width) in (int, float) and type(a.trunc) is bool
+    whole = all(type(value) is int and value > 0 for value in (a.latent_dim, a.blocks, *a.shape))
+    switches = type(a.trunc) is bool and type(a.bn) is bool
+    return texts and whole and switches and len(a.shape) in (1, 3) and type(a.width) in (int, float)
 
 
-def _make(flag: str, name: str, registry: dict, **arguments: object) -> nn.Module:
+def _make(flag: str, name: str, registry: dict, shape: tuple[int, ...], **arguments: object) -> nn.Module:
     """Call the factory of that name."""
+    if name in registry and (name in OF_ROWS) != (len(shape) == 1):
+        kind, fitting = ("rows of a table", OF_ROWS) if len(shape) == 1 else ("images", registry.keys() - OF_ROWS)
+        named = ", ".join(sorted(fitting & registry.keys()))
+        raise InputError(f"{flag} {name}: is no network of {kind} {shape}; choose {named} or package.module:factory")
     factory = resolve(name, registry, flag)
     try:
-        network = factory(arguments.pop("image_shape"), **arguments)
+        network = factory(shape, **arguments)
     except TypeError as error:
-        call = f"factory(image_shape, {', '.join(f'{argument}=...' for argument in arguments)})"
+        call = f"factory(shape, {', '.join(f'{argument}=...' for argument in arguments)})"
         raise InputError(f"{flag} {name}: must be callable as {call} ({error})") from None
     if not isinstance(network, nn.Module):
         raise InputError(f"{flag} {name}: must return a torch module, not {type(network).__name__}")
     return network
+
+
+def _ratio(a: Architecture, flow: nn.Module, base: nn.Module) -> nn.Module:
+    """A flow as the energy of a base that has a density."""
+    if not hasattr(base, "log_prob"):
+        raise InputError(f"--d_model {a.energy}: as an energy it needs a base with a density: take a flow as --g_model")
+    return DensityRatio(flow, base)
 
 
 def _weight_file(path: str | Path, part: str) -> Path:
@@ -248,10 +297,10 @@ def _check_shapes(model: GEBM, a: Architecture) -> None:
     """Try a freshly built pair on two latents, so that a user's network of the wrong shape is named at once."""
     with evaluating(model):
         x = model.generate(2, torch.Generator().manual_seed(0))
-        if x.shape != (2, *a.image_shape):
+        if x.shape != (2, *a.shape):
             shape = tuple(x.shape[1:])
-            raise InputError(f"--g_model {a.base}: made samples of shape {shape}, the data have {a.image_shape}")
+            raise InputError(f"--g_model {a.base}: made samples of shape {shape}, the data have {a.shape}")
         e = model.energy(x)
         if e.shape != (2,):
             shape = tuple(e.shape)
-            raise InputError(f"--d_model {a.energy}: gave energies of shape {shape} for 2 images, (2,) is needed")
+            raise InputError(f"--d_model {a.energy}: gave energies of shape {shape} for 2 samples, (2,) is needed")

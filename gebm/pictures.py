@@ -1,7 +1,7 @@
-"""Sample grids and moving grids, as image files."""
+"""Sample grids, moving grids and scatter plots, as image files."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,10 @@ from PIL import Image
 
 from gebm.files import atomic_write
 
-__all__ = ["grid", "save_gif", "save_grid"]
+__all__ = ["grid", "save_gif", "save_grid", "save_pairs"]
+
+PAIRS = 4  # columns of a table shown against one another at most
+DOTS = 1000
 
 
 def grid(images: np.ndarray, columns: int | None = None, side: int = 512) -> Image.Image:
@@ -40,3 +43,34 @@ def save_gif(path: str | Path, frames: Sequence[np.ndarray], columns: int | None
     durations = [round(frame_s * 1000)] * (len(frames) - 1) + [1500]
     with atomic_write(path) as temporary:
         first.save(temporary, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0)
+
+
+def save_pairs(path: str | Path, groups: Mapping[str, np.ndarray], columns: Sequence[str]) -> None:
+    """Write scatter plots of the first columns of tables against one another, as a PNG.
+
+    Arguments:
+        groups: name -> rows (N, d), a column of pictures each; of many rows the first 1,000 are drawn.
+        columns: names of the d columns.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = min(len(columns), PAIRS)
+    pairs = [(i, j) for i in range(shown) for j in range(i + 1, shown)] or [(0, 0)]
+    everything = np.concatenate(list(groups.values()))
+    low, high = np.quantile(everything, (0.002, 0.998), axis=0)
+    margin = 0.05 * (high - low)
+    figure = Figure(figsize=(2.4 * len(pairs), 2.3 * len(groups)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(groups), len(pairs), squeeze=False, sharex="col", sharey="col")
+    for row, (name, rows) in zip(axes, groups.items()):
+        for axis, (i, j) in zip(row, pairs):
+            axis.plot(rows[:DOTS, i], rows[:DOTS, j], ".", markersize=2, alpha=0.5, color="#0072b2")
+            axis.set(xlim=(low[i] - margin[i], high[i] + margin[i]), ylim=(low[j] - margin[j], high[j] + margin[j]))
+            axis.tick_params(labelsize=6)
+            axis.set_ylabel(columns[j], fontsize=7)
+        row[0].set_title(name, fontsize=8, loc="left")
+    for axis, (i, _) in zip(axes[-1], pairs):
+        axis.set_xlabel(columns[i], fontsize=7)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)

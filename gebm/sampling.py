@@ -18,6 +18,11 @@ from gebm.seeds import stream
 __all__ = ["Draws", "Observer", "draw"]
 
 
+def as_data(samples: Tensor) -> np.ndarray:
+    """Samples as datasets hold them: images (n, C, H, W) as uint8, rows (n, d) as float32."""
+    return (to_uint8(samples) if samples.ndim == 4 else samples.float()).cpu().numpy()
+
+
 @dataclass
 class Observer:
     """What is looked at, and when, while chains run; it holds what it saw.
@@ -54,9 +59,9 @@ class Observer:
             samples, energies = target.decode_with_energies(state.position)
             self.energies.setdefault(step, []).append(energies.cpu())
             if self.images is not None:
-                self.seen.setdefault(step, []).append(self.images(to_uint8(samples).cpu().numpy()))
+                self.seen.setdefault(step, []).append(self.images(as_data(samples)))
         if step in self.frames_at and first == 0:
-            frame = to_uint8(target.decode(state.position[: self.frame_chains])).cpu().numpy()
+            frame = as_data(target.decode(state.position[: self.frame_chains]))
             self.frames.append((step, frame))
         if self.files is not None:
             self.files.add(first, step, state)
@@ -69,12 +74,12 @@ class Observer:
 class Draws:
     """What `draw` returns, on the CPU.
 
-    start, images: uint8 (n, C, H, W) of the base and of the chains' ends, row by row from the same latent; latents
-    (n, d): the ends, in Gaussian coordinates; energies_start, energies (n,): E before and after; kernel: the one used,
-    tuned if there was a warm-up, of which adapted is the result, or by itself; acceptance: mean over chains and steps;
-    nonfinite: share of the proposals whose potential was not finite; diagnostics: of the first chunk's chains, from
-    trace, the arrays of `Recorder.arrays`; seconds: time in steps, looking left out; log_partition: log Z and its
-    standard error, where the sampler estimates it.
+    start, images: uint8 (n, C, H, W), or rows of a table as float32 (n, d), of the base and of the chains' ends, one by
+    one from the same latent; latents (n, d): the ends, in Gaussian coordinates; energies_start, energies (n,): E before
+    and after; kernel: the one used, tuned if there was a warm-up, of which adapted is the result, or by itself;
+    acceptance: mean over chains and steps; nonfinite: share of the proposals whose potential was not finite;
+    diagnostics: of the first chunk's chains, from trace, the arrays of `Recorder.arrays`; seconds: time in steps,
+    looking left out; log_partition: log Z and its standard error, where the sampler estimates it.
     """
 
     start: np.ndarray
@@ -168,11 +173,11 @@ def draw(
 
 
 def _decode(target: LatentPosterior, positions: Sequence[Tensor]) -> tuple[np.ndarray, Tensor]:
-    """Images (n, C, H, W), uint8, and energies (n,) of chunks of positions."""
+    """Samples as data (n, ...) and energies (n,) of chunks of positions."""
     images, energies = [], []
     for position in positions:
         samples, e = target.decode_with_energies(position)
-        images.append(to_uint8(samples).cpu().numpy())
+        images.append(as_data(samples))
         energies.append(e.cpu())
     return np.concatenate(images), torch.cat(energies)
 

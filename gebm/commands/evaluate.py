@@ -13,9 +13,21 @@ import numpy as np
 import torch
 
 from gebm.commands.chains import POPULATION, check_sampler, draw_chains, sampler_summary, with_beta
+from gebm.commands.density import evaluate_table, text_of
 from gebm.commands.metrics import check_features, compare, evaluate_model, features_of, measure, observed_features
-from gebm.commands.setup import choose_device, dataset, dataset_for, load_pair, log, newest_checkpoint, start_log
+from gebm.commands.setup import (
+    choose_device,
+    dataset,
+    dataset_for,
+    load_pair,
+    log,
+    newest_checkpoint,
+    of_table,
+    settled,
+    start_log,
+)
 from gebm.config import Config
+from gebm.data import TableData
 from gebm.data.folder import SUFFIXES
 from gebm.data.images import SOURCES
 from gebm.data.transform import as_they_are
@@ -55,6 +67,7 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
     of `--json`.
     """
     start_log()
+    config, given = settled(config, given)
     check_sampler(replace(config, thin=0), config.fid_samples)
     if config.eval_partition and config.sample_b_size < POPULATION:
         raise InputError(f"--sample_b_size {config.sample_b_size}: --eval_partition takes {POPULATION} or more")
@@ -62,11 +75,12 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
         _check_json(Path(config.json))
     device = choose_device(config, given)
     # All samples are read before the first chain runs, so that what is wrong with the last costs no time.
-    opened = [_open(Path(path), config, given) for path in dict.fromkeys(map(os.path.normpath, subjects))]
+    paths = [split for path in dict.fromkeys(map(os.path.normpath, subjects)) for split in splits_of(Path(path))]
+    opened = [_open(path, config, given) for path in paths]
     summaries = {}
     for subject in opened or [Subject(None, config, None)]:
         summary = _evaluate(subject, given, device)
-        name = str(subject.path or summary["energy_path"])
+        name = str(subject.path or summary.get("energy_path") or "the newest run")
         summaries[name] = summary
         if len(opened) < 2:
             log.info("\n%s", _text(summary, f"evaluation of {name}"))
@@ -106,7 +120,8 @@ def _open(path: Path, config: Config, given: frozenset[str]) -> Subject:
         stored = Config.load(beside)
         if "dataset" not in given and ":" in stored.dataset and stored.dataset.partition(":")[0] not in SOURCES:
             raise InputError(f"{path}: was made with the code --dataset {stored.dataset}; name it too, to have it run")
-        config = replace(config, **{f: getattr(stored, f) for f in ("dataset", "image_size") if f not in given})
+        fields = ("dataset", "image_size", "dataset_type", "protocol", *(("seed",) if of_table(stored) else ()))
+        config = replace(config, **{f: getattr(stored, f) for f in fields if f not in given})
         if stored.mode == "sample" and source == path and path.is_dir():
             raise InputError(f"{path}: its samples.npz is missing; sample again, or give another run")
     if _is_pair(path) and source == path:
@@ -116,6 +131,11 @@ def _open(path: Path, config: Config, given: frozenset[str]) -> Subject:
     if images["samples"].shape[1:] != data.shape:
         raise InputError(f"{source}: samples {images['samples'].shape[1:]}, but --dataset {data.name} has {data.shape}")
     return Subject(path, config, images)
+
+
+def splits_of(path: Path) -> list[Path]:
+    """The runs of a folder that `--n_splits` made, else the path itself."""
+    return sorted(folder.parent for folder in path.glob("split-*/config.yaml")) or [path]
 
 
 def _is_pair(path: Path) -> bool:
@@ -138,6 +158,9 @@ def _evaluate(subject: Subject, given: frozenset[str], device: torch.device) -> 
 def _text(summary: dict, title: str) -> str:
     """All that was found of one subject."""
     rows = []
+    if "nll" in summary:
+        text = text_of(summary, title)
+        return f"{text}\n{table(partition_rows(summary))}" if "partition" in summary else text
     if "kale" in summary:
         rows += kale_rows(summary)
     if "partition" in summary:
@@ -166,6 +189,9 @@ def _evaluate_pair(config: Config, given: frozenset[str], device: torch.device) 
     """KALE of a trained pair and, with `--eval_fid`, the metrics of its base and of chains as configured."""
     model, base, energy = load_pair(config, given)
     data = dataset_for(model, config)
+    if isinstance(data, TableData):
+        summary = evaluate_table(model.to(device), data, config)
+        return {**summary, **(evaluate_partition(config, model, device) if config.eval_partition else {})}
     if config.eval_fid:
         check_features(config, data, device)
     model.to(device)

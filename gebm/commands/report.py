@@ -215,8 +215,8 @@ def _data(config: Config, model: GEBM | None, allow: Collection[str]) -> ImageDa
     if config.dataset.partition(":")[0] not in SOURCES:
         _check_allowed("dataset", config.dataset, allow)
     data = dataset(config)
-    if model is not None and data.shape != model.architecture.image_shape:
-        raise InputError(f"{data.name} has images {data.shape}, the model's are {model.architecture.image_shape}")
+    if model is not None and data.shape != model.architecture.shape:
+        raise InputError(f"{data.name} has images {data.shape}, the model's are {model.architecture.shape}")
     return data
 
 

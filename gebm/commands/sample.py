@@ -13,6 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from gebm.commands.chains import check_sampler, check_space, draw_chains, sampler_summary, with_beta
+from gebm.commands.density import load_units, write_rows
 from gebm.commands.metrics import check_features, compare, distances_along, features_of, observed_features
 from gebm.commands.report import code_of, write_report
 from gebm.commands.setup import (
@@ -22,10 +23,13 @@ from gebm.commands.setup import (
     load_pair,
     log,
     open_run,
+    settled,
     start_log,
+    with_table_defaults,
 )
 from gebm.config import Config
-from gebm.data import ImageData
+from gebm.data import ImageData, TableData
+from gebm.errors import InputError
 from gebm.files import atomic_folder, atomic_write
 from gebm.model import GEBM
 from gebm.networks.common import ENERGY_FLOOR
@@ -45,10 +49,16 @@ ESS = (
 def main(config: Config, given: frozenset[str]) -> Path:
     """Sample as configured; returns the folder of the samples."""
     start_log()
+    config, given = settled(config, given)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: what was begun is cleared away
-    check_sampler(config, chains_of(config))
     device = choose_device(config, given)
     model, base, energy = load_pair(config, given)
+    rows = len(model.architecture.shape) == 1
+    config = with_table_defaults(config, given) if rows else config  # the dataset may not have been named
+    check_sampler(config, chains_of(config))
+    if rows and config.eval_fid:
+        raise InputError("--eval_fid: distances are of images; gebm evaluate gives the likelihoods of a table's model")
+    units = load_units(base) if rows else None
     folder = check_new_run(config)
     data = dataset_for(model, config) if config.eval_fid else None
     if data is not None:
@@ -59,13 +69,14 @@ def main(config: Config, given: frozenset[str]) -> Path:
     resolved = open_run(folder, replace(config, g_path=str(base), d_path=str(energy)), device, model.architecture)
     log.info("sampling %s\n  base   %s\n  energy %s", folder, base, energy)
     try:
-        summary = sample_into(folder, resolved, model, data, device)
+        summary = sample_into(folder, resolved, model, data, device, units)
         summary.update(base_path=str(base), energy_path=str(energy), temperature_fit=fit)
         finish(folder, summary)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)  # half a run is none, and would keep its name from the next
         raise
-    log.info("report: %s", write_report(folder, code_of(resolved)))
+    if not rows:
+        log.info("report: %s", write_report(folder, code_of(resolved)))
     return folder
 
 
@@ -79,8 +90,20 @@ def spaced(steps: int, count: int) -> list[int]:
     return sorted({round(steps * i / max(count, 1)) for i in range(count + 1)})
 
 
-def sample_into(folder: Path, config: Config, model: GEBM, data: ImageData | None, device: torch.device) -> dict:
-    """Draw as configured, write pictures and samples into the folder, and return the summary."""
+def sample_into(
+    folder: Path,
+    config: Config,
+    model: GEBM,
+    data: ImageData | None,
+    device: torch.device,
+    units: TableData | None = None,
+) -> dict:
+    """Draw as configured, write pictures and samples into the folder, and return the summary.
+
+    Arguments:
+        data: the images that distances are taken to; None: none are.
+        units: of the columns, for models of tables.
+    """
     folder.mkdir(exist_ok=True)
     n, steps = chains_of(config), config.num_sampler_steps
     observer = Observer(images_at=spaced(steps, 10), frames_at=spaced(steps, 24))
@@ -95,7 +118,11 @@ def sample_into(folder: Path, config: Config, model: GEBM, data: ImageData | Non
         if config.thin:
             observer.files = DrawFiles(draws_folder, n, steps, model.prior.dim, config.thin)
         draws = draw_chains(config, model.posterior(config.temperature).frozen(), n, observer)
-    write_samples(folder, draws, observer.frames, config.n_samples)
+    write_trace(folder, draws)
+    if units is not None:
+        write_rows(folder, draws, units, config.n_samples)
+    else:
+        write_samples(folder, draws, observer.frames, config.n_samples)
     floored = getattr(model.energy, "trunc", False)  # a user's energy may have no floor
     summary = {
         **sampler_summary(config, draws),
@@ -112,11 +139,15 @@ def sample_into(folder: Path, config: Config, model: GEBM, data: ImageData | Non
     return {**summary, "warning": mixing_warning(summary)}
 
 
-def write_samples(folder: Path, draws: Draws, frames: list[tuple[int, np.ndarray]], n: int) -> None:
-    """Write `samples.npz`, `trace.npz`, single images under `png/`, grids of start, end and between, and the GIF."""
+def write_trace(folder: Path, draws: Draws) -> None:
+    """Write `trace.npz`, the diagnostics' raw material."""
     if draws.trace:
         with atomic_write(folder / "trace.npz") as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **draws.trace)
+
+
+def write_samples(folder: Path, draws: Draws, frames: list[tuple[int, np.ndarray]], n: int) -> None:
+    """Write `samples.npz`, single images under `png/`, grids of start, end and between, and the GIF."""
     with atomic_write(folder / "samples.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
             file, samples=draws.images[:n], base=draws.start[:n], latents=draws.latents[:n].float().numpy(),
@@ -144,8 +175,9 @@ def finish(folder: Path, summary: dict) -> None:
     ]
     if summary["on_floor"]:
         rows.append(("on the floor E = -10", f"{summary['on_floor']:.1%} of the samples: the energy is flat there"))
-    pictures = "samples.png, chains.gif" if summary["steps"] else "samples.png"
-    rows += [("samples", str(folder / "samples.npz")), ("pictures", f"{folder}/{pictures}")]
+    made = [name for name in ("samples.png", "chains.gif", "pairs.png") if (folder / name).is_file()]
+    written = next(name for name in ("samples.csv", "samples.npz") if (folder / name).is_file())
+    rows += [("samples", str(folder / written)), ("pictures", f"{folder}/{', '.join(made)}")]
     text = table(rows, folder.name)
     if summary["features"]:
         text += f"\n\n{table(metric_rows(summary))}\n{metric_note(summary)}"

@@ -1,15 +1,17 @@
 """What every command settles before it works: device, run folder, log, trained pair."""
 
 import logging
+import math
 import sys
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from gebm.config import Config
-from gebm.data import ImageData, load_images
+from gebm.config import UCI, Config
+from gebm.data import ImageData, TableData, load_images, load_table
 from gebm.errors import InputError
 from gebm.files import atomic_folder, atomic_write, check_writable
 from gebm.model import GEBM, Architecture, read_architecture
@@ -18,17 +20,20 @@ from gebm.training.loop import Schedule
 
 __all__ = [
     "architecture_of", "check_new_run", "choose_device", "dataset", "dataset_for", "folder_of", "load_pair", "log",
-    "log_dir", "newest_checkpoint", "open_run", "runs_of", "schedule_of",
-    "start_log",
+    "log_dir", "newest_checkpoint", "of_table", "open_run", "runs_of", "schedule_of", "settled", "start_log",
+    "with_table_defaults",
 ]  # fmt: skip
 
 log = logging.getLogger("gebm")
 
 # flag -> field of `Architecture`, by the file that settles it
 ARCHITECTURE_FLAGS = {
-    "base": {"g_model": "base", "Z_dim": "latent_dim", "latent_noise": "prior", "width": "width"},
-    "energy": {"d_model": "energy", "width": "width"},  # and no_trunc, which may be changed
-}
+    "base": {
+        "g_model": "base", "Z_dim": "latent_dim", "latent_noise": "prior",
+        "width": "width", "num_blocks": "blocks", "bn": "bn",
+    },
+    "energy": {"d_model": "energy", "width": "width", "num_blocks": "blocks", "bn": "bn"},  # no_trunc may be changed
+}  # fmt: skip
 
 
 def choose_device(config: Config, given: frozenset[str]) -> torch.device:
@@ -50,15 +55,60 @@ def choose_device(config: Config, given: frozenset[str]) -> torch.device:
     return torch.device("cpu")
 
 
-def dataset(config: Config) -> ImageData:
-    """The images the flags name."""
+# What the flags of tables are where they are not given: chosen on validation rows, docs/results.md.
+OF_TABLES = {
+    "g_model": "mogmaf", "d_model": "mlp", "num_blocks": 3, "b_size": 100, "lr": 1e-3, "lr_generator": 1e-3,
+    "ml_epochs": 1000, "total_epochs": 0, "refine_epochs": 200, "patience": 50, "initialize_log_partition": True,
+    "temperature": 1.0, "latent_sampler": "mala", "adapt": True,
+}  # fmt: skip
+
+
+def of_table(config: Config) -> bool:
+    """Whether the dataset is a table of rows.
+
+    Raises:
+        InputError: `--dataset_type` or `--trainer_type` contradicts the dataset.
+    """
+    kind, _, rest = config.dataset.partition(":")
+    named = kind in UCI or (rest and kind in ("csv", "toy"))
+    either = rest and kind not in ("folder", "hub", "csv", "toy")  # npz: and the user's own code
+    if config.dataset_type == "uci" and not (named or either):
+        raise InputError(f"--dataset_type uci: --dataset {config.dataset} are images; leave it out")
+    if config.trainer_type != "default" and not (named or config.dataset_type == "uci"):
+        raise InputError(f"--trainer_type {config.trainer_type}: is for tables, as {', '.join(UCI)}; leave it out")
+    return bool(named or config.dataset_type == "uci")
+
+
+def settled(config: Config, given: frozenset[str]) -> tuple[Config, frozenset[str]]:
+    """The configuration with the defaults of tables where the dataset is one, and the networks `--generator` and
+    `--discriminator` name; with the flags that count as given."""
+    for family, network in (("generator", "g_model"), ("discriminator", "d_model")):
+        name = getattr(config, family)
+        if name != "convolutional":
+            if network in given and getattr(config, network) != name:
+                raise InputError(f"--{family} {name} contradicts --{network} {getattr(config, network)}: give one")
+            config, given = replace(config, **{network: name}), given | {network}
+    return (with_table_defaults(config, given) if of_table(config) else config), given
+
+
+def with_table_defaults(config: Config, given: frozenset[str]) -> Config:
+    """The configuration with what the flags of tables are where they are not given."""
+    return replace(config, **{flag: value for flag, value in OF_TABLES.items() if flag not in given})
+
+
+def dataset(config: Config) -> ImageData | TableData:
+    """The images, or the rows, the flags name."""
+    if of_table(config):
+        return load_table(config.dataset, config.data_path, protocol=config.protocol, seed=config.seed)
     paths = config.imagenet_train_path, config.imagenet_test_path
     return load_images(config.dataset, config.data_path, config.image_size or None, imagenet_paths=paths)
 
 
-def dataset_for(model: GEBM, config: Config) -> ImageData:
-    """The images the flags name, which must have the shape of the model's."""
-    data, shape = dataset(config), model.architecture.image_shape
+def dataset_for(model: GEBM, config: Config) -> ImageData | TableData:
+    """The data the flags name, which must have the shape of the model's samples."""
+    data, shape = dataset(config), model.architecture.shape
+    if data.shape != shape and len(shape) == 1:
+        raise InputError(f"--dataset {config.dataset}: rows of {data.shape}, the model's have {shape}")
     if data.shape != shape:
         raise InputError(f"--dataset {config.dataset}: images {data.shape}, the model's are {shape}; see --image_size")
     return data
@@ -104,6 +154,8 @@ def open_run(
         Z_dim=architecture.latent_dim,
         latent_noise=architecture.prior,
         width=architecture.width,
+        num_blocks=architecture.blocks,
+        bn=architecture.bn,
         no_trunc=not architecture.trunc,
         device=-2 if device.type == "cpu" else device.index,
         log_dir=str(path.parent),
@@ -168,16 +220,18 @@ def folder_of(weights: Path) -> Path:
     return weights.parent if weights.is_file() else weights
 
 
-def architecture_of(config: Config, given: frozenset[str], image_shape: tuple[int, int, int]) -> Architecture:
+def architecture_of(config: Config, given: frozenset[str], shape: tuple[int, ...]) -> Architecture:
     """The networks the flags describe; what `--g_path` and `--d_path` settle is taken from there unless given."""
     architecture = Architecture(
         base=config.g_model,
         energy=config.d_model,
-        image_shape=image_shape,
-        latent_dim=config.Z_dim,
+        shape=shape,
+        latent_dim=shape[0] if len(shape) == 1 and "Z_dim" not in given else config.Z_dim,
         prior=config.latent_noise,
         width=config.width,
         trunc=not config.no_trunc,
+        blocks=config.num_blocks,
+        bn=config.bn,
     )
     for part, path in (("base", config.g_path), ("energy", config.d_path)):
         if path:
@@ -217,8 +271,24 @@ def load_pair(config: Config, given: frozenset[str]) -> tuple[GEBM, Path, Path]:
     return model, base, energy
 
 
-def schedule_of(config: Config) -> Schedule:
-    """The numbers of steps, with the refinement's default of a tenth of the base steps filled in."""
+def schedule_of(config: Config, rows: int = 0) -> Schedule:
+    """The numbers of steps, with the refinement's default of a tenth of the base steps filled in.
+
+    Tables, of `rows` training rows, count passes: a joint stage is as many energy steps as its passes take.
+    """
+    if of_table(config):
+        steps = partial(_steps, rows, config.b_size)
+        each = 1 if config.train_mode == "base" else config.n_iter_d
+        return Schedule(
+            train_mode=config.train_mode,
+            ml_steps=steps(config.ml_epochs) if config.train_mode != "energy" else 0,
+            base_steps=math.ceil(steps(config.total_epochs) / each),
+            n_iter_d=config.n_iter_d,
+            n_iter_d_init=config.n_iter_d_init,
+            refine_steps=steps(config.refine_epochs),
+            log_every=config.disp_freq,
+            checkpoint_every=config.checkpoint_freq,
+        )
     return Schedule(
         train_mode=config.train_mode,
         base_steps=config.total_gen_iter,
@@ -229,6 +299,10 @@ def schedule_of(config: Config) -> Schedule:
         log_every=config.disp_freq,
         checkpoint_every=config.checkpoint_freq,
     )
+
+
+def _steps(rows: int, batch: int, epochs: int) -> int:
+    return math.ceil(epochs * rows / batch)
 
 
 def start_log() -> None:

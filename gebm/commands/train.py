@@ -1,5 +1,6 @@
 """`gebm train`."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -9,6 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gebm.commands.chains import kernel_of
+from gebm.commands.density import (
+    LIKELIHOOD,
+    ValidationNLL,
+    evaluate_table,
+    mean_over_splits,
+    save_units,
+    text_of,
+    write_table,
+)
 from gebm.commands.metrics import base_features, check_features, evaluate_model, features_of
 from gebm.commands.report import code_of, write_report
 from gebm.commands.setup import (
@@ -18,29 +29,45 @@ from gebm.commands.setup import (
     dataset,
     log,
     newest_checkpoint,
+    of_table,
     open_run,
     runs_of,
     schedule_of,
+    settled,
     start_log,
 )
 from gebm.config import Config
-from gebm.data import Batches, ImageData, from_uint8, set_aside
+from gebm.data import Batches, ImageData, TableData, from_uint8, set_aside
 from gebm.errors import InputError
-from gebm.files import check_writable
+from gebm.files import atomic_folder, check_writable
 from gebm.latent import LatentPosterior
 from gebm.metrics import Frechet, extract, metric_name
 from gebm.model import GEBM
-from gebm.networks import BASES
+from gebm.networks import BASES, FLOWS
 from gebm.objectives import OBJECTIVES
+from gebm.report import nll_rows, table
 from gebm.seeds import stream
 from gebm.training.checkpoint import load_checkpoint
 from gebm.training.loop import Interrupted, train
+from gebm.training.negatives import Fresh, Negatives, Pool, Replay
 from gebm.training.schedules import Exponential, LRSchedule, MultiStep, ThreeSample
+from gebm.training.selection import EarlyStopping
 from gebm.training.trainer import Trainer
 
 __all__ = ["build_trainer", "main"]
 
 KALE_FORMS = ("fenchel", "donsker_varadhan")
+# flag -> what to give instead
+OF_IMAGES_ALONE = {
+    "total_gen_iter": "tables count passes, see --total_epochs", "refine_iter": "see --refine_epochs",
+    "refine_kale": "see --patience", "image_size": "", "eval_fid": "likelihoods are measured instead",
+    "eval_kale": "likelihoods are measured instead", "no_trunc": "energies of tables have no floor",
+}  # fmt: skip
+OF_TABLES_ALONE = {
+    "ml_epochs": "", "refine_epochs": "see --refine_iter", "patience": "see --refine_kale", "n_splits": "",
+    "protocol": "", "num_blocks": "", "bn": "",
+}  # fmt: skip
+POOL = 20  # energy steps' worth of samples of a base that is slow to sample
 TEST_SAMPLES = 2000  # of the base, and as many training images, that `--scheduler mmd` compares
 SCHEDULERS_OF = {
     "milestone": ("MultiStepLR",), "scheduler_gamma": ("MultiStepLR", "ExponentialLR"), "lr_decay": ("mmd",)
@@ -48,20 +75,50 @@ SCHEDULERS_OF = {
 
 
 def main(config: Config, given: frozenset[str]) -> Path:
-    """Train as configured; returns the run's folder."""
+    """Train as configured, on one split or on several; returns the run's folder."""
     start_log()
-    run, stored = _run_to_resume(config, given), None
+    config, given = settled(config, given)
+    run = _run_to_resume(config, given)
+    splits = Config.load(run / "config.yaml").n_splits if run is not None else config.n_splits
+    return train_splits(config, given, run) if splits > 1 else train_run(config, given, run)
+
+
+def train_splits(config: Config, given: frozenset[str], run: Path | None) -> Path:
+    """Train on every split, each a run `split-SEED` in the folder, and average; goes on with those that are begun."""
+    if run is not None:
+        check_writable(run, "--log_dir")
+        config = _changed(Config.load(run / "config.yaml"), config, given)
+    else:
+        run = check_new_run(config)
+        with atomic_folder(run, new=True) as temporary:
+            config.save(temporary / "config.yaml")
+    found = []
+    for seed in range(config.seed, config.seed + config.n_splits):
+        split = run / f"split-{seed}"
+        if not (split / LIKELIHOOD).is_file():
+            own = replace(config, seed=seed, n_splits=1, log_dir=str(run), log_name=split.name, resume="")
+            train_run(own, given, split if split.exists() else None)
+        found.append(json.loads((split / LIKELIHOOD).read_text()))
+    summary = mean_over_splits(found)
+    write_table(run, summary, table(nll_rows(summary), run.name))
+    return run
+
+
+def train_run(config: Config, given: frozenset[str], run: Path | None) -> Path:
+    """Train one pair, or go on with the run that is given."""
+    stored = None
     checkpoint = newest_checkpoint(run) if run is not None else None
     if run is not None:
         check_writable(run, "--log_dir")
         stored = Config.load(run / "config.yaml")
-        config = replace(stored, **{k: getattr(config, k) for k in given - {"mode", "resume", "log_dir", "log_name"}})
+        config = _changed(stored, config, given)
         _check_resumable(stored, config, checkpoint)
         for flag in sorted(given - {"mode", "resume", "log_dir", "log_name", "device"}):
             if getattr(config, flag) != getattr(stored, flag):
                 log.info("changed: --%s %s, was %s", flag, getattr(config, flag), getattr(stored, flag))
         log.info("resuming %s from %s", run, checkpoint.name if checkpoint else "the start (it has no checkpoint)")
     _check(config)
+    _check_kind(config, given)
     _check_scheduler(config, given)
     device = choose_device(config, given)
     run = run or check_new_run(config)
@@ -69,7 +126,7 @@ def main(config: Config, given: frozenset[str]) -> Path:
     # A checkpoint holds all that --g_path and --d_path gave, and they may be gone.
     start = replace(config, g_path="", d_path="") if checkpoint else config
     trainer, held_out = build_trainer(start, given, data, device)
-    schedule = schedule_of(config)
+    schedule = schedule_of(config, len(data.train))
     if checkpoint is not None:
         load_checkpoint(checkpoint, trainer)
         if schedule.finished(trainer.counters):
@@ -77,12 +134,16 @@ def main(config: Config, given: frozenset[str]) -> Path:
             return run
     evaluations = _evaluations(config, data, device)
     resolved = open_run(run, config, device, trainer.model.architecture, resume=stored is not None)
+    if of_table(config):
+        save_units(run, data)
     if checkpoint is None and config.initialize_log_partition:
         trainer.initialize_log_partition()
     joint = schedule.base_steps if schedule.train_mode != "energy" else 0
     refine = schedule.refine_steps if schedule.refines else 0
-    log.info("training on %s: %d images %s, in %s", data.name, len(data.train), data.shape, run)
-    log.info("%d base steps, then %d energy steps with the base frozen", joint, refine)
+    what = "rows" if of_table(config) else "images"
+    log.info("training on %s: %d %s %s, in %s", data.name, len(data.train), what, data.shape, run)
+    likelihood = f"{schedule.ml_steps} of maximum likelihood on the base, " if schedule.ml_steps else ""
+    log.info("%s%d base steps, then %d energy steps with the base frozen", likelihood, joint, refine)
     lr_schedule = trainer.lr_schedule
     if isinstance(lr_schedule, ThreeSample) and joint <= lr_schedule.first:
         log.info("mmd: learning rates stay as they are, base step %d is the first to lower them", lr_schedule.first)
@@ -103,13 +164,16 @@ def main(config: Config, given: frozenset[str]) -> Path:
         log.info("stopped by signal %d: %s", stop.signum, kept)
         raise SystemExit(128 + stop.signum) from None
     log.info("done: %s", newest_checkpoint(run) or run)
-    if config.mode == "train":  # the demo goes on, and reports at its end
+    if of_table(config):
+        summary = evaluate_table(trainer.model, data, config)
+        write_table(run, summary, text_of(summary, run.name))
+    elif config.mode == "train":  # the demo goes on, and reports at its end
         log.info("report: %s", write_report(run, code_of(resolved)))
     return run
 
 
 def build_trainer(
-    config: Config, given: frozenset[str], data: ImageData, device: torch.device
+    config: Config, given: frozenset[str], data: ImageData | TableData, device: torch.device
 ) -> tuple[Trainer, torch.Tensor | None]:
     """Networks, optimisers and batches as configured, and the images set aside for `--refine_kale`."""
     torch.manual_seed(config.seed)
@@ -120,7 +184,11 @@ def build_trainer(
     if config.d_path:
         model.load_energy(newest_checkpoint(Path(config.d_path)) or config.d_path)
     images, held_out = data.train, None
-    if config.refine_kale and schedule_of(config).refines:
+    selection = None
+    if of_table(config):
+        rows = torch.from_numpy(np.array(data.valid)).to(model.log_partition)
+        selection = EarlyStopping(ValidationNLL(rows, config.seed), config.patience) if model.has_density else None
+    elif config.refine_kale and schedule_of(config).refines:
         images, held_out = set_aside(images)
         held_out = from_uint8(torch.tensor(held_out)).to(model.log_partition)
     objective = OBJECTIVES[config.criterion](
@@ -136,13 +204,26 @@ def build_trainer(
         grad_clip=config.grad_clip,
         ema=config.ema,
         lr_schedule=_lr_schedule(config, model, data, images, device),
+        negatives=_negatives(config, model),
+        selection=selection,
         generator=torch.Generator(device).manual_seed(stream(config.seed, "latents")),
     )
+    if schedule_of(config, len(data.train)).ml_steps:
+        trainer.counters.stage = "base"
     if config.train_mode == "energy":
-        trainer.start_refinement()
+        trainer.start("refine")
     if config.train_mode == "base":
         trainer.freeze_energy()
     return trainer, held_out
+
+
+def _negatives(config: Config, model: GEBM) -> Negatives:
+    """Where the samples of energy steps come from: chains for cd, a pool where sampling takes d passes."""
+    if config.criterion == "cd":
+        return Replay(kernel_of(config), config.cd_steps)
+    if getattr(model.base, "sequential", False):
+        return Pool(POOL * config.noise_factor * config.b_size)
+    return Fresh()
 
 
 def _optimizer(config: Config, network: nn.Module, lr: float, c: nn.Parameter | None = None) -> torch.optim.Optimizer:
@@ -162,10 +243,23 @@ def _check(config: Config) -> None:
             "--train_mode energy trains on a frozen base: give it with --g_path (run, checkpoint or file), or as "
             "--g_model package.module:factory, whose factory returns it trained"
         )
-    if config.train_mode == "energy" and schedule_of(config).refine_steps == 0:
-        raise InputError("--train_mode energy takes --refine_iter energy steps, and that is 0: give a number")
-    if config.train_mode == "base" and not config.d_path:
+    if config.train_mode == "energy" and schedule_of(config, 1).refine_steps == 0:
+        flag = "--refine_epochs passes of" if of_table(config) else "--refine_iter"
+        raise InputError(f"--train_mode energy takes {flag} energy steps, and that is 0: give a number")
+    if config.train_mode == "base" and not config.d_path and not (of_table(config) and not config.total_epochs):
         raise InputError("--train_mode base trains against a frozen energy: give it with --d_path")
+
+
+def _check_kind(config: Config, given: frozenset[str]) -> None:
+    """Refuse flags of images for tables and flags of tables for images, and a likelihood without a density."""
+    rows = of_table(config)
+    for flag in sorted(given & (OF_IMAGES_ALONE if rows else OF_TABLES_ALONE).keys()):
+        if getattr(config, flag) != getattr(Config, flag):
+            what, instead = ("a table", OF_IMAGES_ALONE) if rows else ("images", OF_TABLES_ALONE)
+            hint = f"; {instead[flag]}" if instead[flag] else ""
+            raise InputError(f"--{flag} {getattr(config, flag)}: --dataset {config.dataset} is {what}{hint}")
+    if config.criterion == "ml" and config.g_model in BASES and config.g_model not in FLOWS:
+        raise InputError(f"--criterion ml: needs a base with a density, --g_model {', '.join(FLOWS)}")
 
 
 def _milestones(config: Config) -> list[int]:
@@ -207,6 +301,11 @@ def _check_scheduler(config: Config, given: frozenset[str]) -> None:
     if config.train_mode == "base" and config.scheduler != "mmd":
         counts = "counts epochs of the energy, and --train_mode base has none"
         raise InputError(f"--scheduler {config.scheduler}: {counts}; take mmd")
+
+
+def _changed(stored: Config, config: Config, given: frozenset[str]) -> Config:
+    """A run's configuration with the flags given now."""
+    return replace(stored, **{k: getattr(config, k) for k in given - {"mode", "resume", "log_dir", "log_name"}})
 
 
 def _run_to_resume(config: Config, given: frozenset[str]) -> Path | None:

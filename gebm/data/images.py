@@ -1,7 +1,7 @@
-"""Image data sets as one uint8 array a split, and endless batches of them."""
+"""Image data sets as one uint8 array a split."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from gebm.data.transform import resize
 from gebm.errors import InputError
 from gebm.registry import resolve
 
-__all__ = ["DATASETS", "Batches", "ImageData", "at_random", "from_uint8", "labelled_digits", "load_images", "set_aside"]
+__all__ = ["DATASETS", "ImageData", "at_random", "from_uint8", "labelled_digits", "load_images", "set_aside"]
 __all__ += ["to_uint8"]
 
 IMAGE_SIZES = (8, 16, 32, 64)
@@ -172,69 +172,3 @@ DATASETS: dict[str, Callable[[Path, int | None], ImageData | Arrays]] = {
     "lsun": _lsun,
 }
 SOURCES: dict[str, Callable[[str], Source]] = {"folder": folder.find, "npz": npz.find, "hub": hub.find}
-
-
-class Batches(Iterator[Tensor]):
-    """Endless shuffled batches of one split: float32 (batch_size, C, H, W) in [-1, 1], on `device`.
-
-    Each epoch goes through a fresh permutation, every image once; a batch that reaches its end goes on into the next
-    one, so no image is dropped, and a split smaller than a batch is repeated within it. The uint8 array lies on the
-    device whole, and a batch is one `index_select`. The order depends on the generator alone, not on the device.
-
-    Args:
-        images: uint8 (N, C, H, W); an array is copied into memory, a tensor is moved to the device.
-        generator: draws one seed an epoch; may be shared with other users. None is a new one with torch's own seed.
-
-    Raises:
-        InputError: no images, images not uint8 (N, C, H, W), or a batch size below 1.
-    """
-
-    def __init__(
-        self,
-        images: np.ndarray | Tensor,
-        batch_size: int,
-        device: str | torch.device = "cpu",
-        generator: torch.Generator | None = None,
-    ):
-        if not isinstance(images, Tensor):
-            images = torch.from_numpy(np.array(images))  # a copy: the cache is mapped read-only
-        if images.dtype != torch.uint8 or images.ndim != 4 or not len(images):
-            raise InputError(f"images must be uint8 (N, C, H, W), N > 0, not {images.dtype} {tuple(images.shape)}")
-        if batch_size < 1:
-            raise InputError(f"--b_size {batch_size}: must be at least 1")
-        self.images = images.to(device)
-        self.batch_size = batch_size
-        self.generator = generator or torch.Generator()
-        self._next_epoch()
-
-    def __next__(self) -> Tensor:
-        parts, missing = [], self.batch_size
-        while missing:
-            if self.position == len(self.order):
-                self._next_epoch()
-            parts.append(self.order[self.position : self.position + missing])
-            self.position += len(parts[-1])
-            missing -= len(parts[-1])
-        return from_uint8(self.images.index_select(0, torch.cat(parts)))
-
-    def state_dict(self) -> dict[str, int | Tensor]:
-        """All that the next batches depend on besides the images: the epoch's seed, the place in it, the generator."""
-        generator = self.generator.get_state()
-        return {"size": len(self.images), "seed": self.seed, "position": self.position, "generator": generator}
-
-    def load_state_dict(self, state: dict[str, int | Tensor]) -> None:
-        """Goes on where `state_dict` was taken, bit for bit; raises InputError if it is of a set of another size."""
-        if state["size"] != len(self.images):
-            raise InputError(f"the saved run drew from {state['size']} images, this data set has {len(self.images)}")
-        self.generator.set_state(state["generator"].cpu())  # wherever the checkpoint was loaded to
-        self._permute(state["seed"])
-        self.position = state["position"]
-
-    def _next_epoch(self) -> None:
-        device = self.generator.device
-        self._permute(int(torch.randint(2**63 - 1, (), generator=self.generator, device=device)))
-
-    def _permute(self, seed: int) -> None:
-        self.seed, self.position = seed, 0
-        order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed))
-        self.order = order.to(self.images.device)

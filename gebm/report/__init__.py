@@ -11,6 +11,7 @@ from gebm.report.text import (
     metric_rows,
     mixing_rows,
     mixing_warning,
+    nll_rows,
     partition_rows,
     sampler_row,
     side_by_side,
@@ -18,5 +19,5 @@ from gebm.report.text import (
 )
 
 __all__ = ["Chains", "Neighbours", "Report", "Setting", "closeness", "estimate", "gain"]
-__all__ += ["kale_rows", "metric_note", "metric_rows", "mixing_rows", "mixing_warning", "nearest"]
+__all__ += ["kale_rows", "metric_note", "metric_rows", "mixing_rows", "mixing_warning", "nll_rows", "nearest"]
 __all__ += ["partition_rows", "render", "sampler_row", "side_by_side", "table"]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 __all__ = ["estimate", "gain", "kale_rows", "metric_note", "metric_rows", "mixing_rows", "mixing_warning"]
-__all__ += ["over_fitting", "partition_rows", "rounded", "sampler_row", "side_by_side", "table"]
+__all__ += ["nll_rows", "over_fitting", "partition_rows", "rounded", "sampler_row", "side_by_side", "table"]
 
 
 def table(rows: Sequence[Sequence[str]], title: str = "") -> str:
@@ -74,6 +74,9 @@ def side_by_side(summaries: Mapping[str, Mapping]) -> list[tuple[str, ...]]:
         if "kale" in summary:
             of_model |= {f"KALE {split}": f"{kale['donsker_varadhan']:.3f}" for split, kale in summary["kale"].items()}
             of_model["KALE train minus test"] = over_fitting(summary["kale_gap"])
+        if "nll" in summary:
+            columns[f"{name}: base"] = _nll_column(summary["nll"], "base")
+            of_model |= _nll_column(summary["nll"], "gebm")
         columns[name] = of_model
     keys = list(dict.fromkeys(key for column in columns.values() for key in column))
     return [("", *columns), *((key, *(column.get(key, "") for column in columns.values())) for key in keys)]
@@ -144,6 +147,24 @@ def mixing_warning(summary: Mapping) -> str:
         worst = max(d["rhat_energy"] or 0, d["rhat_projection"])
         reason = f"the chains have not mixed (R-hat {worst:.2f}, {d['left_start']:.0%} left their start)"
     return f"{reason}: these are refined samples, not posterior draws" if reason else ""
+
+
+def nll_rows(summary: Mapping) -> list[tuple[str, ...]]:
+    """Rows of the negative log-likelihoods of one split, or of their means over splits; the first is the header."""
+    title = f"mean of {len(summary['seeds'])} splits, nats" if "seeds" in summary else "nats a row"
+    rows = [(title, "base", "GEBM", "gain")]
+    for split, found in summary["nll"].items():
+        name = split if "seeds" in summary else f"{split}, {found['base']['n']} rows"
+        rows.append((name, *map(_with_error, found.values())))
+    return rows
+
+
+def _nll_column(splits: Mapping, model: str) -> dict[str, str]:
+    return {f"NLL {split}": _with_error(found[model]) for split, found in splits.items()}
+
+
+def _with_error(entry: Mapping) -> str:
+    return "{value:.4f} +- {se:.4f}".format(**entry)
 
 
 def partition_rows(summary: Mapping) -> list[tuple[str, str]]:

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from gebm.errors import InputError
 from gebm.files import atomic_folder
-from gebm.model import GEBM
 from gebm.training.trainer import Counters, Trainer
 
 __all__ = ["checkpoints", "load_checkpoint", "save_checkpoint"]
 
-NAME = re.compile(r"(joint|refine)-(\d+)")  # the alphabet puts the stages in their order
+NAME = re.compile(r"(base|joint|refine)-(\d+)")  # the alphabet puts the stages in their order
 
 
 def checkpoints(run: str | Path) -> list[Path]:
@@ -29,8 +28,7 @@ def checkpoints(run: str | Path) -> list[Path]:
 
 def name_of(counters: Counters) -> str:
     """Folder name of the checkpoint at these counters: the stage and its own step."""
-    step = counters.g_step if counters.stage == "joint" else counters.refine_step
-    return f"{counters.stage}-{step:08d}"
+    return f"{counters.stage}-{counters.stage_step:08d}"
 
 
 def save_checkpoint(run: str | Path, trainer: Trainer, config: str, keep: int = 2) -> Path:
@@ -44,9 +42,7 @@ def save_checkpoint(run: str | Path, trainer: Trainer, config: str, keep: int = 
     tensors: dict[str, Tensor] = {}
     skeleton = _pack(trainer.state_dict(), "", tensors)
     with atomic_folder(path) as folder:
-        sampled = GEBM(trainer.model.prior, trainer.sampled_base, trainer.model.energy, trainer.model.architecture)
-        sampled.log_partition = trainer.model.log_partition
-        sampled.save(folder)
+        trainer.sampled_model.save(folder)
         safetensors.torch.save_file(tensors, folder / "training.safetensors")
         (folder / "training.json").write_text(json.dumps(skeleton))
         (folder / "config.yaml").write_text(config, encoding="utf-8")

@@ -33,7 +33,9 @@ class TrainingLog:
     def __init__(self, run: Path, trainer: Trainer):
         self.run, self.trainer = run, trainer
         self.file = run / "stats.jsonl"
-        (run / "grids").mkdir(exist_ok=True)
+        self.of_images = trainer.batches.data.ndim == 4
+        if self.of_images:
+            (run / "grids").mkdir(exist_ok=True)
         like = trainer.model.log_partition
         generator = torch.Generator(like.device).manual_seed(0)
         self.latents = trainer.model.prior.sample(64, generator, like=like.detach())
@@ -57,7 +59,7 @@ class TrainingLog:
     def stage(self, name: str, done: int, total: int) -> None:
         if self.bar is not None:
             self.bar.close()
-        unit = " base steps" if name == "joint" else " energy steps"
+        unit = " energy steps" if name == "refine" else " base steps"
         # On a terminal a bar; in a file or pipe one line at every `log_every` (disable=None).
         self.bar = tqdm(total=total, initial=done, desc=name, unit=unit, dynamic_ncols=True, disable=None)
         self.total = total
@@ -72,7 +74,7 @@ class TrainingLog:
             self.sums[name] = (total + value, count + 1)
             if name.endswith("loss"):
                 counters = self.trainer.counters
-                code = 2 * counters.g_step + 1 if name == "base_loss" else 2 * counters.e_step
+                code = 2 * (counters.ml_step + counters.g_step) + 1 if name == "base_loss" else 2 * counters.e_step
                 self.first_bad = torch.where((self.first_bad < 0) & ~torch.isfinite(value), code, self.first_bad)
 
     def write(self) -> None:
@@ -88,12 +90,14 @@ class TrainingLog:
                 f"{self.trainer.counters.e_step} or before: lower --lr, raise --penalty_lambda or give --no_trunc"
             )
         rate = (self.trainer.counters.images - self.started_images) / max(elapsed_s, 1e-9)
-        self.add({**means, "images_per_s": round(rate, 1), "elapsed_s": round(elapsed_s, 3)})
+        kind = "images" if self.of_images else "rows"
+        self.add({**means, f"{kind}_per_s": round(rate, 1), "elapsed_s": round(elapsed_s, 3)})
         shown = {k: f"{means[k]:.3g}" for k in ("kale", "c", "base_loss") if k in means}
+        shown |= {k: f"{means[k]:.4f}" for k in ("valid_nll", "valid_nll_best") if k in means}
         self.bar.set_postfix(shown)
         if self.bar.disable:
             values = "  ".join(f"{k} {v}" for k, v in shown.items())
-            messages.info(f"{self._where()}  {values}  {rate:.0f} images/s  {elapsed_s:.0f} s")
+            messages.info(f"{self._where()}  {values}  {rate:.0f} {kind}/s  {elapsed_s:.0f} s")
 
     def say(self, values: dict[str, float]) -> None:
         """Print what was evaluated, above the progress bar."""
@@ -105,8 +109,7 @@ class TrainingLog:
 
     def _where(self) -> str:
         counters = self.trainer.counters
-        step = counters.g_step if counters.stage == "joint" else counters.refine_step
-        return f"{counters.stage} {step}/{self.total}"
+        return f"{counters.stage} {counters.stage_step}/{self.total}"
 
     def add(self, values: dict[str, float]) -> None:
         """Write values at the present step."""
@@ -114,12 +117,13 @@ class TrainingLog:
         self.lines.write(json.dumps({**counters, **values}) + "\n")
         self.lines.flush()
         for name, value in values.items():
-            self.board.add_scalar(f"{counters['stage']}/{name}", value, counters["e_step"] or counters["g_step"])
+            step = counters["e_step"] or counters["g_step"] or counters["ml_step"]
+            self.board.add_scalar(f"{counters['stage']}/{name}", value, step)
 
     def grid(self) -> None:
-        """Write the base's images of the 64 fixed latents."""
+        """Write the base's images of the 64 fixed latents, where the samples are images."""
         base, counters = self.trainer.sampled_base, self.trainer.counters
-        if counters.stage == "refine":
+        if counters.stage == "refine" or not self.of_images:
             return
         with evaluating(base):
             images = to_uint8(base(self.latents)).cpu().numpy()
@@ -142,9 +146,10 @@ class TrainingLog:
         """Forget lines written after the checkpoint that the run goes on from."""
         if not self.file.exists():
             return
-        step = self.trainer.counters.e_step, self.trainer.counters.g_step
+        counters = self.trainer.counters
+        step = counters.ml_step, counters.e_step, counters.g_step
         rows = [line for line in self.file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-        kept = [row for row in rows if ((r := json.loads(row))["e_step"], r["g_step"]) <= step]
+        kept = [row for row in rows if ((r := json.loads(row)).get("ml_step", 0), r["e_step"], r["g_step"]) <= step]
         with atomic_write(self.file) as temporary:
             temporary.write_text("".join(row + "\n" for row in kept), encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""The training loop: joint training, then the refinement of the energy."""
+"""The training loop: likelihood of the base where asked for, joint training, then the refinement of the energy."""
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -34,13 +34,14 @@ class Interrupted(Exception):
 class Schedule:
     """How long and how often.
 
-    train_mode: 'both', 'energy' (refinement only) or 'base' (base steps only); base_steps: of the joint stage;
-    n_iter_d, n_iter_d_init: energy steps before a base step, ordinarily and at every 500th; refine_steps: energy steps
-    with the base frozen; refine_kale: held-out KALE that ends them early (0: none); log_every, checkpoint_every: in
-    base steps, and in energy steps while refining.
+    train_mode: 'both', 'energy' (refinement only) or 'base' (base steps only); ml_steps: of maximum likelihood on the
+    base, a flow, before all else; base_steps: of the joint stage; n_iter_d, n_iter_d_init: energy steps before a base
+    step, ordinarily and at every 500th; refine_steps: energy steps with the base frozen; refine_kale: held-out KALE
+    that ends them early (0: none); log_every, checkpoint_every: in base steps, and in energy steps while refining.
     """
 
     train_mode: str = "both"
+    ml_steps: int = 0
     base_steps: int = 150_000
     n_iter_d: int = 5
     n_iter_d_init: int = 100
@@ -58,7 +59,7 @@ class Schedule:
         """Whether a run with these counters has nothing left to do."""
         if self.refines:
             return counters.refine_step >= self.refine_steps
-        return counters.g_step >= self.base_steps
+        return counters.g_step >= self.base_steps and counters.ml_step >= self.ml_steps
 
 
 def train(
@@ -73,9 +74,10 @@ def train(
 ) -> None:
     """Train from where the trainer's counters stand to the end of the schedule.
 
-    Learning rates follow the trainer's `lr_schedule` in the joint stage. In the refinement the energy's falls linearly
+    Learning rates follow the trainer's `lr_schedule` until the refinement. In it the energy's falls linearly
     to zero from the configured one, not from where the schedule left it: that stage is a training of its own, on a
-    base that has come to rest, and the same after a joint stage as from a trained base that was given.
+    base that has come to rest, and the same after a joint stage as from a trained base that was given. A stage of a
+    trainer with a `selection` ends with the weights that it chose.
 
     Writes into the existing folder `run`: `stats.jsonl`, `tensorboard/`, `grids/` of 64 fixed latents, `checkpoints/`.
 
@@ -106,6 +108,8 @@ def train(
     with _signals() as received, log:
 
         def after_step(step: int) -> None:
+            if trainer.selection is not None:
+                log.collect(trainer.selection.look(trainer))
             if step % schedule.log_every == 0:
                 log.raise_if_diverged(last_saved)
                 log.write()
@@ -119,10 +123,10 @@ def train(
 
         def update(step: Callable[[], dict[str, Tensor]]) -> None:
             """Take a step at the learning rates of its moment."""
-            if counters.stage == "joint":
-                trainer.scale_lr(trainer.lr_schedule.factor(trainer.epoch))
-            else:
+            if counters.stage == "refine":
                 trainer.scale_lr(remaining(counters.refine_step, schedule.refine_steps))
+            else:
+                trainer.scale_lr(trainer.lr_schedule.factor(trainer.epoch))
             log.collect(step())
 
         def stop_if_asked() -> None:
@@ -131,37 +135,45 @@ def train(
                 raise Interrupted(received[0], last_saved)
 
         def reached() -> bool:
-            """Whether the refinement may end here: by the state alone, so that a resumed run ends at the same step."""
-            if not schedule.refine_kale or held_out is None or counters.refine_step % KALE_EVERY:
+            """Whether a stage may end here: by the state alone, so that a resumed run ends at the same step."""
+            if trainer.selection is not None and trainer.selection.exhausted(trainer.epoch):
+                return True
+            if counters.stage != "refine" or not schedule.refine_kale or held_out is None:
                 return False
-            return _held_out_kale(trainer, held_out) >= schedule.refine_kale
+            return counters.refine_step % KALE_EVERY == 0 and _held_out_kale(trainer, held_out) >= schedule.refine_kale
 
-        if counters.stage == "joint" and schedule.train_mode != "energy":
-            log.stage("joint", counters.g_step, schedule.base_steps)
-            while counters.g_step < schedule.base_steps:
-                wanted = energy_steps(counters.g_step, schedule.n_iter_d, schedule.n_iter_d_init)
-                while schedule.train_mode == "both" and counters.pending < wanted:
-                    update(trainer.energy_step)
-                    counters.pending += 1
-                    stop_if_asked()
-                update(trainer.base_step)
+        def joint_step() -> None:
+            """The energy steps that are still due, and the base step."""
+            wanted = energy_steps(counters.g_step, schedule.n_iter_d, schedule.n_iter_d_init)
+            while schedule.train_mode == "both" and counters.pending < wanted:
+                update(trainer.energy_step)
+                counters.pending += 1
+                stop_if_asked()
+            update(trainer.base_step)
+
+        def refine_step() -> None:
+            update(trainer.energy_step)
+            counters.refine_step += 1
+
+        stages = [
+            ("base", "ml_step", schedule.ml_steps, lambda: update(trainer.likelihood_step)),
+            ("joint", "g_step", schedule.base_steps if schedule.train_mode != "energy" else 0, joint_step),
+            ("refine", "refine_step", schedule.refine_steps if schedule.refines else 0, refine_step),
+        ]
+        names = [name for name, *_ in stages]
+        for name, counter, steps, step in stages[names.index(counters.stage) :]:
+            if not steps:
+                continue
+            trainer.start(name)
+            log.stage(name, getattr(counters, counter), steps)
+            while getattr(counters, counter) < steps and not reached():
+                step()
                 log.advance()
-                after_step(counters.g_step)
+                after_step(getattr(counters, counter))
                 stop_if_asked()
             log.grid()
-            checkpoint()
-            log.write()
-
-        if schedule.refines:
-            if counters.stage == "joint":
-                trainer.start_refinement()
-            log.stage("refine", counters.refine_step, schedule.refine_steps)
-            while counters.refine_step < schedule.refine_steps and not reached():
-                update(trainer.energy_step)
-                counters.refine_step += 1
-                log.advance()
-                after_step(counters.refine_step)
-                stop_if_asked()
+            if trainer.selection is not None:
+                trainer.selection.restore(trainer)
             checkpoint()
             log.write()
 

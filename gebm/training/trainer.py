@@ -9,10 +9,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gebm.data import Batches
+from gebm.errors import InputError
 from gebm.model import GEBM
-from gebm.objectives import KALE, log_mean_exp
+from gebm.objectives import Objective, log_mean_exp
 from gebm.seeds import stream
+from gebm.training.negatives import Fresh, Negatives
 from gebm.training.schedules import LRSchedule
+from gebm.training.selection import EarlyStopping
 
 __all__ = ["Counters", "Trainer"]
 
@@ -21,50 +24,63 @@ __all__ = ["Counters", "Trainer"]
 class Counters:
     """Where a run is.
 
-    stage: 'joint' (base and energy in turn) or 'refine' (the energy alone, base frozen); g_step: base steps done;
-    pending: energy steps done since the last base step; refine_step: energy steps done in the refinement; e_step:
-    energy steps done in all; images: data seen.
+    stage: 'base' (maximum likelihood of the base, a flow), 'joint' (base and energy in turn) or 'refine' (the energy
+    alone, base frozen); ml_step: steps done in the first; g_step: base steps done in the second; pending: energy steps
+    done since the last of those; refine_step: energy steps done in the third; e_step: energy steps done in all; images:
+    data seen.
     """
 
     stage: str = "joint"
+    ml_step: int = 0
     g_step: int = 0
     pending: int = 0
     refine_step: int = 0
     e_step: int = 0
     images: int = 0
 
+    @property
+    def stage_step(self) -> int:
+        """Steps done in this stage, as its checkpoints and log count them."""
+        return {"base": self.ml_step, "joint": self.g_step, "refine": self.refine_step}[self.stage]
+
 
 class Trainer:
     r"""One energy step and one base step on a model, and everything that has to be saved between them.
 
     The base is in training mode (batch statistics) in both kinds of step of the joint stage, so that the energy is
-    fitted to the very base that is updated. `start_refinement` puts it into evaluation mode, that of sampling, for
-    good.
+    fitted to the very base that is updated. The refinement puts it into evaluation mode, that of sampling, for good.
 
     Arguments:
         model: the GEBM, on its device and in its dtype.
         batches: endless training batches.
-        objective: loss of both steps, around the model's energy and c.
+        objective: losses of both steps, around the model's energy and c.
         energy_optimizer, base_optimizer: of each network's parameters; the first also holds c.
-        noise_factor: base samples for each image of an energy step.
+        negatives: where the samples of an energy step come from; None: new ones of the base.
+        noise_factor: such samples for each one of the data.
         grad_clip: largest gradient norm of a step; 0: no limit.
         ema: decay of the moving average of the base; 0: none.
-        lr_schedule: of both learning rates in the joint stage; None: constant.
+        lr_schedule: of both learning rates until the refinement; None: constant.
+        selection: of each stage's weights, and of its end; None: the last ones are kept.
         generator: source of the latents and of the penalty's interpolation, on the model's device.
+
+    Raises:
+        InputError: the objective needs samples of the model and the negatives are the base's, or the reverse.
     """
 
     def __init__(
         self,
         model: GEBM,
         batches: Batches,
-        objective: KALE,
+        objective: Objective,
         energy_optimizer: torch.optim.Optimizer,
         base_optimizer: torch.optim.Optimizer,
         *,
+        negatives: Negatives | None = None,
         noise_factor: int = 1,
         grad_clip: float = 0.0,
         ema: float = 0.0,
         lr_schedule: LRSchedule | None = None,
+        selection: EarlyStopping | None = None,
         generator: torch.Generator | None = None,
     ):
         self.model = model.train()
@@ -72,9 +88,14 @@ class Trainer:
         self.objective = objective
         self.energy_optimizer = energy_optimizer
         self.base_optimizer = base_optimizer
+        self.negatives = negatives or Fresh()
+        if self.negatives.fake_from != objective.fake_from:
+            have, want = type(self.negatives).__name__, objective.fake_from
+            raise InputError(f"{type(objective).__name__} needs samples of the {want}: not from negatives {have}")
         self.noise_factor = noise_factor
         self.grad_clip = grad_clip
         self.lr_schedule = lr_schedule or LRSchedule()
+        self.selection = selection
         self.generator = generator
         self.lrs = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self.trained = [p for p in objective.parameters() if p.requires_grad]  # a user's energy may hold frozen parts
@@ -85,10 +106,10 @@ class Trainer:
         self.counters = Counters()
 
     def energy_step(self) -> dict[str, Tensor]:
-        """Fit E and c to one batch of data against the base; returns the objective's statistics."""
-        real = self._real()
-        with torch.no_grad():
-            fake = self.model.generate(self.noise_factor * len(real), self.generator)
+        """Fit E and c to one batch of data against the negatives; returns the objective's statistics."""
+        real, fake = self._real(), None
+        if self.objective.uses_samples:
+            fake = self.negatives(self.model, self.noise_factor * len(real), self.generator)
         loss, stats = self.objective(real, fake, self.generator)
         self._descend(self.energy_optimizer, loss, self.objective.parameters())
         self.counters.e_step += 1
@@ -96,15 +117,15 @@ class Trainer:
         return {"energy_loss": loss.detach(), **stats, "lr": _lr(self.energy_optimizer)}
 
     def base_step(self) -> dict[str, Tensor]:
-        """Move the base towards low energy, weighted by the latent posterior; returns its loss."""
+        """Move the base by its part of the objective, most often towards low energy; returns its loss."""
         self._train_energy(False)
-        loss = self.objective.base_loss(self.model.generate(self.batches.batch_size, self.generator))
+        z = self.model.prior.sample(self.batches.batch_size, self.generator, like=self.model.log_partition)
+        loss, c_batch = self.objective.base_loss(self.model.base, z, self._real)
         self._descend(self.base_optimizer, loss, self.model.base.parameters())
         self._train_energy(True)
-        if not self.objective.energy.training:
-            self._follow(-loss.detach())
-        if self.average is not None:
-            self.average.update_parameters(self.model.base)
+        self._base_moved()
+        if not self.objective.energy.training and c_batch is not None:
+            self._follow(c_batch)
         self.counters.g_step += 1
         self.counters.pending = 0
         return {"base_loss": loss.detach(), "lr_generator": _lr(self.base_optimizer)}
@@ -115,14 +136,33 @@ class Trainer:
             energies = [self.model.energy(self._generate_batch()) for _ in range(batches)]
             self.model.log_partition.copy_(log_mean_exp(-torch.cat(energies)))
 
-    def start_refinement(self) -> None:
-        """Freeze the base as it will be sampled: its moving average if there is one, in evaluation mode."""
-        if self.average is not None:
-            self.model.base.load_state_dict(self.average.module.state_dict())
-            self.average = None
-        self.counters.stage = "refine"
+    def likelihood_step(self) -> dict[str, Tensor]:
+        """Raise the likelihood of one batch of data under the base, a flow; returns its loss."""
+        real = self._real()
+        loss = -self.model.base.log_prob(real).mean()
+        self._descend(self.base_optimizer, loss, self.model.base.parameters())
+        self._base_moved()
+        self.counters.ml_step += 1
+        self.counters.images += len(real)
+        return {"base_loss": loss.detach(), "lr_generator": _lr(self.base_optimizer)}
+
+    def start(self, stage: str) -> None:
+        """Begin a stage, if it is not the one that the run is in.
+
+        The refinement freezes the base as it will be sampled: its moving average if there is one, in evaluation mode.
+        """
+        if stage == self.counters.stage:
+            return
+        self.counters.stage = stage
         self.counters.pending = 0
-        self._freeze_base()
+        if self.selection is not None:
+            self.selection.start(self.epoch)
+        if stage == "refine":
+            if self.average is not None:
+                self.model.base.load_state_dict(self.average.module.state_dict())
+                self.average = None
+            self.negatives.base_changed()
+            self._freeze_base()
 
     def freeze_energy(self) -> None:
         """Leave the energy as it is, in evaluation mode, for base steps alone; c goes on following the base."""
@@ -141,22 +181,33 @@ class Trainer:
 
     @property
     def epoch(self) -> int:
-        """Whole passes of the energy over the training images so far."""
-        return self.counters.images // len(self.batches.images)
+        """Whole passes of the energy over the training data so far."""
+        return self.counters.images // len(self.batches.data)
 
     @property
     def sampled_base(self) -> nn.Module:
         """The base that sampling would use now."""
         return self.model.base if self.average is None else self.average.module
 
+    @property
+    def sampled_model(self) -> GEBM:
+        """The model with that base."""
+        if self.average is None:
+            return self.model
+        sampled = GEBM(self.model.prior, self.sampled_base, self.model.energy, self.model.architecture)
+        sampled.log_partition = self.model.log_partition
+        return sampled
+
     def state_dict(self) -> dict[str, Any]:
         """Nested state of everything but the model's own weights: dicts and lists of tensors and plain numbers."""
         return {
             "counters": asdict(self.counters),
             "batches": self.batches.state_dict(),
+            "negatives": self.negatives.state_dict(),
             "energy_optimizer": self.energy_optimizer.state_dict(),
             "base_optimizer": self.base_optimizer.state_dict(),
             "lr_schedule": self.lr_schedule.state_dict(),
+            "selection": None if self.selection is None else self.selection.state_dict(),
             "generator": None if self.generator is None else self.generator.get_state(),
             "device": self.model.log_partition.device.type,
             "torch_rng": torch.get_rng_state(),
@@ -168,9 +219,12 @@ class Trainer:
         """Go on where `state_dict` was taken; the model already has the weights saved with it."""
         self.counters = Counters(**state["counters"])
         self.batches.load_state_dict(state["batches"])
+        self.negatives.load_state_dict(state.get("negatives", {}))  # absent in runs from before there were any
         _restore(self.energy_optimizer, state["energy_optimizer"])
         _restore(self.base_optimizer, state["base_optimizer"])
         self.lr_schedule.load_state_dict(state.get("lr_schedule", {}))  # absent in runs from before there was one
+        if self.selection is not None and state.get("selection"):
+            self.selection.load_state_dict(state["selection"])
         if self.generator is not None and state["device"] == self.generator.device.type:
             self.generator.set_state(state["generator"].cpu())
         elif self.generator is not None:  # a GPU's state means nothing to a CPU
@@ -200,6 +254,11 @@ class Trainer:
     def _train_energy(self, on: bool) -> None:
         for parameter in self.trained:
             parameter.requires_grad_(on)
+
+    def _base_moved(self) -> None:
+        self.negatives.base_changed()
+        if self.average is not None:
+            self.average.update_parameters(self.model.base)
 
     def _freeze_base(self) -> None:
         self.model.base.eval().requires_grad_(False)

@@ -9,7 +9,8 @@ from torch import nn
 
 from gebm.data import Batches
 from gebm.model import GEBM, Architecture
-from gebm.objectives import KALE
+from gebm.objectives import OBJECTIVES
+from gebm.training.negatives import Fresh
 from gebm.training.trainer import Trainer
 
 SHAPE = (1, 8, 8)
@@ -18,14 +19,15 @@ SHAPE = (1, 8, 8)
 @pytest.fixture
 def make_trainer():
     def make(
-        seed=0, *, sgd=None, penalty="gradient", dtype=torch.float32, lr=1e-2, energy="dcgan", dropout=0.0, **options
-    ) -> Trainer:
+        seed=0, *, sgd=None, penalty="gradient", dtype=torch.float32, lr=1e-2, energy="dcgan", dropout=0.0,
+        criterion="kale", negatives=Fresh, **options
+    ) -> Trainer:  # fmt: skip
         torch.manual_seed(seed)
         model = GEBM.build(Architecture("dcgan", energy, SHAPE, latent_dim=3, width=0.05)).to(dtype)
         if dropout:  # draws from torch's own random state
             model.energy.features = nn.Sequential(model.energy.features, nn.Dropout(dropout))
         images = torch.randint(256, (40, *SHAPE), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
-        objective = KALE(model.energy, model.log_partition, penalty, 0.1)
+        objective = OBJECTIVES[criterion](model.energy, model.log_partition, penalty, 0.1)
 
         def optimizer(parameters):
             if sgd is not None:
@@ -35,7 +37,10 @@ def make_trainer():
         batches = Batches(images, 8, "cpu", torch.Generator().manual_seed(seed))
         generator = torch.Generator().manual_seed(seed)
         energy_optimizer, base_optimizer = optimizer(objective.parameters()), optimizer(model.base.parameters())
-        return Trainer(model, batches, objective, energy_optimizer, base_optimizer, generator=generator, **options)
+        return Trainer(
+            model, batches, objective, energy_optimizer, base_optimizer, negatives=negatives(), generator=generator,
+            **options,
+        )  # fmt: skip
 
     return make
 

@@ -1,5 +1,6 @@
 """A checkpoint holds everything, is whole or absent, and runs no code."""
 
+import json
 import pickle
 import shutil
 
@@ -9,7 +10,9 @@ import torch
 
 from gebm.errors import InputError
 from gebm.model import GEBM
+from gebm.samplers import KineticLangevin
 from gebm.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from gebm.training.negatives import Fresh, Pool, Replay
 
 
 def advance(trainer, steps=2):
@@ -24,15 +27,16 @@ def advance(trainer, steps=2):
     "options",
     [
         {}, {"ema": 0.9}, {"sgd": 0.9}, {"sgd": 0.0}, {"dtype": torch.float64, "penalty": "gradient_l2"},
-        {"dropout": 0.3},
+        {"dropout": 0.3}, {"criterion": "wasserstein", "negatives": lambda: Pool(20, 0.6)},
+        {"criterion": "cd", "negatives": lambda: Replay(KineticLangevin(0.3, friction=1.0), 2, size=20)},
     ],
-    ids=["adam", "ema", "momentum", "plain sgd", "float64", "dropout"],
+    ids=["adam", "ema", "momentum", "plain sgd", "float64", "dropout", "pool", "replay"],
 )
 @pytest.mark.parametrize("refine", [False, True])
 def test_round_trip_and_the_next_steps(make_trainer, state, run, options, refine):
     trainer = advance(make_trainer(**options))
     if refine:
-        trainer.start_refinement()
+        trainer.start("refine")
         trainer.energy_step()
     path = save_checkpoint(run, trainer, "")
     other = make_trainer(seed=5, **options)
@@ -42,6 +46,19 @@ def test_round_trip_and_the_next_steps(make_trainer, state, run, options, refine
     load_checkpoint(path, other)  # again: torch's own random state is common to both
     other.energy_step() if refine else advance(other)
     state.assert_same(state.of(other), state.of(trainer))
+
+
+def test_a_checkpoint_from_before_there_were_negatives(make_trainer, run):
+    trainer = advance(make_trainer())
+    path = save_checkpoint(run, trainer, "")
+    state = json.loads((path / "training.json").read_text())
+    state["dict"] = [[key, value] for key, value in state["dict"] if key != "negatives"]
+    (path / "training.json").write_text(json.dumps(state))
+    for negatives in (Fresh, lambda: Pool(20)):
+        other = make_trainer(seed=5, negatives=negatives)
+        load_checkpoint(path, other)
+        assert other.counters == trainer.counters
+        advance(other)
 
 
 def test_the_model_in_a_checkpoint_is_the_one_to_sample(make_trainer, run):

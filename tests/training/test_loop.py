@@ -213,7 +213,7 @@ def test_without_saving(make_trainer, run):
 
 def test_refinement_ends_at_the_wanted_kale_also_when_stopped_there(make_trainer, state, tmp_path):
     schedule = replace(SHORT, refine_steps=300, refine_kale=0.5, log_every=5, checkpoint_every=1000)
-    held_out = from_uint8(make_trainer().batches.images)
+    held_out = from_uint8(make_trainer().batches.data)
     runs = []
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()

@@ -94,7 +94,7 @@ def scheduled(make_trainer, monkeypatch):
             with evaluating(base):
                 return Pixels()(to_uint8(base(latents)))
 
-        data = Pixels()(trainer.batches.images[:20])
+        data = Pixels()(trainer.batches.data[:20])
         trainer.lr_schedule = {
             "constant": LRSchedule(), "MultiStepLR": MultiStep((1, 3), 0.5), "ExponentialLR": Exponential(0.5),
             "mmd": ThreeSample(0.5, data, sample, "pixels"),

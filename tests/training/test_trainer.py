@@ -1,12 +1,15 @@
 """Which step moves what, and in which mode the base is."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
+from gebm.errors import InputError
 from gebm.objectives import log_mean_exp
+from gebm.training.negatives import Fresh, Pool, Replay
 
 
 def snapshot(module: nn.Module) -> dict:
@@ -46,6 +49,57 @@ def test_base_steps_against_a_frozen_energy_leave_it_whole_and_c_follows(make_tr
     assert (trainer.model.log_partition.item() - c) * (-loss - c) > 0
 
 
+@pytest.mark.parametrize("criterion", ["kale", "wasserstein"])
+@pytest.mark.parametrize("start", [-3.0, 3.0])
+def test_c_reaches_the_log_partition_in_base_steps_against_a_frozen_energy(make_trainer, criterion, start):
+    trainer = make_trainer(criterion=criterion)
+    trainer.freeze_energy()
+    trainer.base_optimizer.param_groups[0]["lr"] = 0.0
+    trainer.energy_optimizer.param_groups[0]["lr"] = 0.05
+    with torch.no_grad():
+        trainer.model.log_partition.fill_(start)
+    for _ in range(200):
+        trainer.base_step()
+    with torch.no_grad():
+        e = torch.stack([trainer.model.energy(trainer.model.generate(8, trainer.generator)) for _ in range(200)])
+    c_batch = torch.stack([log_mean_exp(-batch) for batch in e])
+    assert abs(trainer.model.log_partition - c_batch.mean()) < c_batch.std() + 0.05  # of one batch, and a step of Adam
+
+
+def test_a_known_partition_draws_no_samples_and_the_base_of_ml_sees_data(make_trainer):
+    trainer = make_trainer(criterion="ml", penalty="none")
+    trainer.model.energy.known_log_partition = torch.tensor(-1.5)
+    before = trainer.generator.get_state()
+    stats = trainer.energy_step()
+    assert torch.equal(trainer.generator.get_state(), before)
+    assert stats["c_batch"].item() == -1.5
+    seen, first = [], next(trainer.model.base.parameters())
+    trainer.model.base.log_prob = lambda x: seen.append(x) or first.sum() - x.flatten(1).square().sum(1)
+    images, position = trainer.counters.images, trainer.batches.position
+    trainer.base_step()
+    assert seen[0].shape == (8, 1, 8, 8)
+    assert trainer.batches.position == position + 8
+    assert trainer.counters.images == images  # those of the energy
+
+
+@pytest.mark.parametrize("criterion, negatives", [("cd", Fresh), ("cd", lambda: Pool(8)), ("ml", Replay)])
+def test_negatives_of_the_wrong_distribution_are_refused(make_trainer, criterion, negatives):
+    with pytest.raises(InputError, match="needs samples of the (base|model): not from negatives"):
+        make_trainer(criterion=criterion, negatives=negatives)
+
+
+def test_a_pool_lasts_until_the_base_moves(make_trainer):
+    trainer = make_trainer(criterion="donsker", negatives=lambda: Pool(30))
+    pools = []
+    refine = partial(trainer.start, "refine")
+    e, b = trainer.energy_step, trainer.base_step
+    for step in (e, e, b, e, refine, e):
+        step()
+        pools.append(trainer.negatives.samples)
+    assert pools[0] is pools[1] and pools[2] is pools[4] is None
+    assert not torch.equal(pools[3], pools[1]) and not torch.equal(pools[5], pools[3])
+
+
 def test_a_base_step_moves_the_base_only(make_trainer):
     trainer = make_trainer()
     base, energy, c = snapshot(trainer.model.base), snapshot(trainer.model.energy), trainer.model.log_partition.item()
@@ -62,7 +116,7 @@ def test_refinement_leaves_the_base_alone_and_uses_it_as_sampling_will(make_trai
     for _ in range(3):
         trainer.energy_step()
         trainer.base_step()
-    trainer.start_refinement()
+    trainer.start("refine")
     base, energy, c = snapshot(trainer.model.base), snapshot(trainer.model.energy), trainer.model.log_partition.item()
     seen = []
     trainer.objective.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[1]))
@@ -98,7 +152,7 @@ def test_the_moving_average_follows_the_base(make_trainer):
     raw = trainer.model.base.parameters()
     assert any(not torch.equal(a, b) for a, b in zip(trainer.sampled_base.parameters(), raw))
     average = snapshot(trainer.sampled_base)
-    trainer.start_refinement()
+    trainer.start("refine")
     assert trainer.sampled_base is trainer.model.base
     assert not changed(trainer.model.base, average)
 

@@ -1,0 +1,195 @@
+"""Tables of rows: which weights are kept, likelihoods, and what is written of them."""
+
+import json
+import math
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gebm.commands.setup import log, newest_checkpoint
+from gebm.config import Config
+from gebm.data import TableData
+from gebm.errors import InputError
+from gebm.files import atomic_write
+from gebm.metrics.likelihood import NLL, base_log_prob, log_partition, model_log_prob, nll
+from gebm.metrics.partition import LogPartition, energies, importance_sampling
+from gebm.model import GEBM
+from gebm.networks.common import evaluating
+from gebm.pictures import save_pairs
+from gebm.report import nll_rows, table
+from gebm.sampling import Draws
+from gebm.seeds import stream
+from gebm.training.trainer import Trainer
+
+__all__ = ["ValidationNLL", "evaluate_table", "mean_over_splits"]
+__all__ += ["LIKELIHOOD", "load_units", "partition_of", "save_units", "write_rows", "text_of", "write_table"]
+
+LIKELIHOOD, UNITS = "likelihood.json", "table.npz"
+SPLITS = ("train", "valid", "test")
+VALIDATION_SAMPLES = 20_000  # of the base, for the log-partition of a validation likelihood
+WIDE = 0.1  # standard error of a log-partition, in nats, from which on it is warned of
+
+
+class ValidationNLL:
+    """Mean negative log-likelihood of validation rows under a trainer's model: of the base alone in its own stage.
+
+    The log-partition is estimated from the same latents every time, so that differences between looks are the model's;
+    while the base is frozen its samples and its densities are computed once.
+
+    Arguments:
+        rows: validation rows (N, d), on the model's device and in its dtype.
+        seed: of the latents.
+    """
+
+    def __init__(self, rows: Tensor, seed: int):
+        self.rows, self.seed = rows, seed
+        self._frozen: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, trainer: Trainer) -> float:
+        model = trainer.sampled_model
+        if trainer.counters.stage == "base":
+            return nll(base_log_prob(model, self.rows)).value
+        if trainer.counters.stage != "refine":
+            return self._value(model, base_log_prob(model, self.rows), lambda: self._samples(model))
+        if self._frozen is None:
+            self._frozen = base_log_prob(model, self.rows), self._samples(model)
+        return self._value(model, self._frozen[0], lambda: self._frozen[1])
+
+    def _value(self, model: GEBM, log_g: Tensor, samples) -> float:
+        known = getattr(model.energy, "known_log_partition", None)
+        log_z = known if known is not None else importance_sampling(-energies(model.energy, samples())).value
+        return float((energies(model.energy, self.rows) - log_g).mean() + log_z)
+
+    def _samples(self, model: GEBM) -> Tensor:
+        generator = torch.Generator(model.log_partition.device).manual_seed(stream(self.seed, "validation"))
+        with evaluating(model.base):
+            return model.generate(VALIDATION_SAMPLES, generator)
+
+
+def evaluate_table(model: GEBM, data: TableData, config: Config) -> dict:
+    """Likelihoods of base and GEBM on all splits, in nats a whitened row, and the log-partition they take."""
+    if not model.has_density:
+        raise InputError(f"--g_model {config.g_model}: has no density, so its model has no likelihood; take a flow")
+    c = model.log_partition.detach()
+    generator = torch.Generator(c.device).manual_seed(stream(config.seed, "partition"))
+    partition = log_partition(model, config.partition_samples, generator)
+    found = {}
+    for split in SPLITS:
+        rows = _tensor(getattr(data, split), c)
+        base, gebm = base_log_prob(model, rows), model_log_prob(model, rows, partition.value)
+        found[split] = {
+            "base": nll(base)._asdict(), "gebm": nll(gebm)._asdict(), "gain": nll(base - gebm)._asdict(),
+        }  # fmt: skip
+    return {
+        "dataset": data.name, "protocol": data.protocol, "seed": data.seed, "notes": list(data.notes),
+        "columns": list(data.columns), "log_det": data.log_det, "nll": found,
+        "log_partition": partition._asdict(), "c": float(c),
+    }  # fmt: skip
+
+
+def likelihood_notes(summary: Mapping) -> list[str]:
+    """What a reader of those rows must know."""
+    partition = LogPartition(**summary["log_partition"])
+    notes = ["+-: standard errors over rows; of whitened rows"]
+    notes[0] += f" (original units: add {-summary['log_det']:.4f})"
+    if partition.n:
+        notes.append(
+            f"log-partition {partition.value:.4f} +- {partition.se:.4f}, from {partition.n:,} base samples, relative "
+            f"ESS {partition.relative_ess:.3f}; the learnt c is {summary['c']:.4f}"
+        )
+        if partition.se > WIDE or partition.relative_ess < 10 / partition.n:
+            notes.append(
+                "warning: the log-partition is hardly known, and likelihoods of the GEBM come out too good by it; give "
+                "more --partition_samples, or train the energy less"
+            )
+    else:
+        notes.append(f"log-partition {partition.value:.4f}, known exactly; the learnt c is {summary['c']:.4f}")
+    return notes + [f"note: {note}" for note in summary["notes"]]
+
+
+def mean_over_splits(summaries: Sequence[Mapping]) -> dict:
+    """Mean and standard error over splits of the mean negative log-likelihoods: split -> model -> value, se, n."""
+    found = {}
+    for split in SPLITS:
+        values = {which: [s["nll"][split][which]["value"] for s in summaries] for which in ("base", "gebm", "gain")}
+        found[split] = {
+            which: NLL(fmean(v), stdev(v) / math.sqrt(len(v)), len(v))._asdict() for which, v in values.items()
+        }
+    return {"dataset": summaries[0]["dataset"], "seeds": [s["seed"] for s in summaries], "nll": found}
+
+
+def write_table(folder: Path, summary: Mapping, text: str) -> None:
+    """Write `likelihood.json` and `likelihood.txt` and print the latter."""
+    with atomic_write(folder / LIKELIHOOD) as temporary:
+        temporary.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    with atomic_write(folder / "likelihood.txt") as temporary:
+        temporary.write_text(text + "\n")
+    log.info("\n%s", text)
+
+
+def save_units(run: Path, data: TableData) -> None:
+    """Write `table.npz` into a run: whitening, columns and validation rows, which sampling and scoring go by."""
+    with atomic_write(run / UNITS) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(
+            file, name=data.name, columns=np.array(data.columns), valid=data.valid, mean=data.mean,
+            whitening=data.whitening, protocol=data.protocol, seed=data.seed, key=data.key,
+        )  # fmt: skip
+
+
+def load_units(weights: Path) -> TableData:
+    """The table that a run was trained on, of which `save_units` kept the validation rows, from one of its weights."""
+    folders = weights.absolute().parents if weights.is_file() else (weights, *weights.absolute().parents)
+    file = next((folder / UNITS for folder in folders if (folder / UNITS).is_file()), None)
+    if file is None:
+        raise InputError(f"{weights}: no {UNITS} of a run beside it, so the units of its columns are not known")
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            arrays = {key: stored[key] for key in stored.files}
+        none = np.empty((0, len(arrays["mean"])), np.float32)
+        return TableData(
+            name=str(arrays["name"]), columns=tuple(map(str, arrays["columns"])), train=none, valid=arrays["valid"],
+            test=none, mean=arrays["mean"], whitening=arrays["whitening"], protocol=str(arrays["protocol"]),
+            seed=int(arrays["seed"]), key=str(arrays["key"]), notes=(),
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{file}: damaged ({' '.join(str(error).split())}); train again") from None
+
+
+def partition_of(model: GEBM, config: Config, base: Path, energy: Path, device: torch.device) -> float:
+    """The log-partition: the one measured at the end of the run, where both halves are its newest weights."""
+    run = base.parent.parent
+    stored = run / LIKELIHOOD
+    if base == energy == newest_checkpoint(run) and stored.is_file():
+        return json.loads(stored.read_text())["log_partition"]["value"]
+    generator = torch.Generator(device).manual_seed(stream(config.seed, "partition"))
+    return log_partition(model, config.partition_samples, generator).value
+
+
+def write_rows(folder: Path, draws: Draws, units: TableData, n: int) -> None:
+    """Write `samples.csv` and `base.csv` in original units, `samples.npz` as drawn, and `pairs.png`."""
+    samples, base = (units.unwhiten(rows[:n]) for rows in (draws.images, draws.start))
+    header = ",".join(f'"{column}"' for column in units.columns)
+    for name, rows in (("samples", samples), ("base", base)):
+        with atomic_write(folder / f"{name}.csv") as temporary:
+            np.savetxt(temporary, rows, "%.8g", ",", header=header, comments="")
+    with atomic_write(folder / "samples.npz") as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(
+            file, samples=samples, base=base, latents=draws.latents[:n].numpy(), energies=draws.energies[:n].numpy()
+        )
+    shown = {f"validation rows of {units.name}": units.unwhiten(units.valid), "base": base, "GEBM": samples}
+    save_pairs(folder / "pairs.png", shown, units.columns)
+
+
+def text_of(summary: Mapping, title: str) -> str:
+    """The table of one split with its notes."""
+    return "\n".join([table(nll_rows(summary), f"negative log-likelihood, {title}"), *likelihood_notes(summary)])
+
+
+def _tensor(rows: np.ndarray, like: Tensor) -> Tensor:
+    return torch.from_numpy(np.array(rows)).to(like)

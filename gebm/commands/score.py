@@ -1,0 +1,66 @@
+"""`gebm score`: the log-density of new rows under a trained model, for novelty detection."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gebm.commands.density import load_units, partition_of
+from gebm.commands.setup import choose_device, load_pair, log, settled, start_log
+from gebm.config import Config
+from gebm.data import read_rows
+from gebm.errors import InputError
+from gebm.files import atomic_write, check_writable
+from gebm.metrics.likelihood import base_log_prob, model_log_prob
+from gebm.report import table
+
+__all__ = ["main"]
+
+RARE = 0.01  # share of the validation rows
+
+
+def main(config: Config, given: frozenset[str], words: list[str]) -> Path:
+    """Write the log-densities of the rows of a file, in their original units; returns the file that was written.
+
+    Its columns: `row`, counted from 0 without the header; `log_density` and `log_density_base` in nats; `quantile`, the
+    share of the run's validation rows, which it was not trained on, that are at most as likely under the model.
+    """
+    start_log()
+    if len(words) != 1:
+        raise InputError("gebm score: write gebm score FILE [--g_path RUN], FILE a csv or npz of rows to score")
+    file = Path(words[0])
+    output = Path(config.output or file.with_suffix(".scores.csv"))
+    if output.resolve() == file.resolve():
+        raise InputError(f"--output {output}: is the file to score; name another")
+    check_writable(output.absolute().parent, "--output")
+    config, given = settled(config, given)
+    device = choose_device(config, given)
+    model, base, energy = load_pair(config, given)
+    if not model.has_density:
+        raise InputError(f"{base}: its base has no density; score with a run on a table, trained with a flow")
+    units = load_units(base)
+    rows = units.whiten(read_rows(file, units.columns))
+    model.to(device)
+    partition = partition_of(model, config, base, energy, device)
+    c = model.log_partition
+    x, valid = (torch.from_numpy(np.array(part)).to(c) for part in (rows, units.valid))
+    ours = model_log_prob(model, x, partition) + units.log_det
+    base_alone = base_log_prob(model, x) + units.log_det
+    seen = np.sort(model_log_prob(model, valid, partition).numpy() + units.log_det)
+    quantiles = np.searchsorted(seen, ours.numpy(), side="right") / len(seen)
+    with atomic_write(output) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("row", "log_density", "log_density_base", "quantile"))
+        for i, values in enumerate(zip(ours.tolist(), base_alone.tolist(), quantiles.tolist())):
+            writer.writerow((i, *(f"{value:.6g}" for value in values)))
+    rare = float((quantiles < RARE).mean())
+    found = [
+        ("rows", f"{len(rows):,}"),
+        ("mean log-density", f"{float(ours.mean()):.4f} nats (base alone {float(base_alone.mean()):.4f})"),
+        ("validation rows", f"{float(seen.mean()):.4f} nats, {len(seen):,} rows"),
+        (f"rarer than {1 - RARE:.0%} of those", f"{rare:.1%} of the rows"),
+        ("written", str(output)),
+    ]
+    log.info("\n%s", table(found, f"scores of {file.name}"))
+    return output

@@ -1,0 +1,83 @@
+"""Endless batches of one split, cut on the device that trains."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gebm.data.images import from_uint8
+from gebm.errors import InputError
+
+__all__ = ["Batches"]
+
+
+class Batches(Iterator[Tensor]):
+    """Endless shuffled batches of one split, float32 on `device`: images (batch_size, C, H, W) in [-1, 1], or rows of
+    a table (batch_size, d) as they are.
+
+    Each epoch goes through a fresh permutation, every item once; a batch that reaches its end goes on into the next
+    one, so no item is dropped, and a split smaller than a batch is repeated within it. The array lies on the device
+    whole, and a batch is one `index_select`. The order depends on the generator alone, not on the device.
+
+    Args:
+        data: images, uint8 (N, C, H, W), or a table, float32 (N, d); an array is copied into memory, a tensor is moved
+            to the device.
+        generator: draws one seed an epoch; may be shared with other users. None is a new one with torch's own seed.
+
+    Raises:
+        InputError: no data, data of another type or shape, or a batch size below 1.
+    """
+
+    def __init__(
+        self,
+        data: np.ndarray | Tensor,
+        batch_size: int,
+        device: str | torch.device = "cpu",
+        generator: torch.Generator | None = None,
+    ):
+        if not isinstance(data, Tensor):
+            data = torch.from_numpy(np.array(data))  # a copy: the cache is mapped read-only
+        if (data.dtype, data.ndim) not in ((torch.uint8, 4), (torch.float32, 2)) or not len(data):
+            allowed = "images uint8 (N, C, H, W) or a table float32 (N, d), N > 0"
+            raise InputError(f"batches are of {allowed}, not of {data.dtype} {tuple(data.shape)}")
+        if batch_size < 1:
+            raise InputError(f"--b_size {batch_size}: must be at least 1")
+        self.data = data.to(device)
+        self.batch_size = batch_size
+        self.generator = generator or torch.Generator()
+        self._next_epoch()
+
+    def __next__(self) -> Tensor:
+        parts, missing = [], self.batch_size
+        while missing:
+            if self.position == len(self.order):
+                self._next_epoch()
+            parts.append(self.order[self.position : self.position + missing])
+            self.position += len(parts[-1])
+            missing -= len(parts[-1])
+        batch = self.data.index_select(0, torch.cat(parts))
+        return from_uint8(batch) if batch.dtype == torch.uint8 else batch
+
+    def state_dict(self) -> dict[str, int | Tensor]:
+        """All that the next batches depend on besides the data: the epoch's seed, the place in it, the generator."""
+        generator = self.generator.get_state()
+        return {"size": len(self.data), "seed": self.seed, "position": self.position, "generator": generator}
+
+    def load_state_dict(self, state: dict[str, int | Tensor]) -> None:
+        """Goes on where `state_dict` was taken, bit for bit; raises InputError if it is of a set of another size."""
+        if state["size"] != len(self.data):
+            what = "images" if self.data.ndim == 4 else "rows"
+            raise InputError(f"the saved run drew from {state['size']} {what}, this data set has {len(self.data)}")
+        self.generator.set_state(state["generator"].cpu())  # wherever the checkpoint was loaded to
+        self._permute(state["seed"])
+        self.position = state["position"]
+
+    def _next_epoch(self) -> None:
+        device = self.generator.device
+        self._permute(int(torch.randint(2**63 - 1, (), generator=self.generator, device=device)))
+
+    def _permute(self, seed: int) -> None:
+        self.seed, self.position = seed, 0
+        order = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(seed))
+        self.order = order.to(self.data.device)

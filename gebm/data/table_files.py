@@ -1,0 +1,206 @@
+"""Tables of numbers in files, CSV or .npz of numpy, as they are: neither split nor whitened."""
+
+import csv
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from gebm.data.archives import open_zip
+from gebm.errors import InputError
+
+__all__ = ["Table", "check_size", "numbered", "numbers", "read_csv", "read_npz", "read_rows"]
+
+SEPARATORS = (",", ";", "\t")
+SNIFFED = 20  # lines that show the separator
+MAX_BYTES = 4 << 30  # of a file, unpacked: tables are read whole
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows as they were read, and what is to be done to them.
+
+    Attributes:
+        columns: names of the columns.
+        values: float64 (N, d), finite.
+        notes: lines on how it was read.
+        n_valid, n_test: that many rows at the end are for validation and, last, for testing; 0: to be drawn.
+        paper_test: test rows to draw under the paper's protocol; 0: a tenth.
+        dequantise: whether values are rounded, so that they need noise of the width of a bin to have a density.
+        decorrelate: whether columns that nearly copy another are to be dropped.
+        whiten: whether it is to be whitened.
+    """
+
+    columns: tuple[str, ...]
+    values: np.ndarray
+    notes: tuple[str, ...] = ()
+    n_valid: int = 0
+    n_test: int = 0
+    paper_test: int = 0
+    dequantise: bool = False
+    decorrelate: bool = False
+    whiten: bool = True
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """Names x1, x2, ... for columns without any."""
+    return tuple(f"x{i + 1}" for i in range(count))
+
+
+def numbers(title: str, array: np.ndarray) -> np.ndarray:
+    """The array as float64 (N, d); raises InputError, which begins with `title`, unless it is one of finite numbers."""
+    if array.dtype.kind not in "fiu" or array.ndim != 2 or not array.size:
+        raise InputError(f"{title} is {array.dtype} {array.shape}, must be an array of numbers (N, d)")
+    array = array.astype(np.float64)
+    for row, column in np.argwhere(~np.isfinite(array))[:1]:
+        raise InputError(f"{title} is {array[row, column]} in row {row}, column {column} (from 0); remove or fill it")
+    return array
+
+
+def check_size(path: Path, size: int) -> None:
+    """Raise InputError if a file of that many bytes, unpacked, is too large to be read whole."""
+    if size > MAX_BYTES:
+        raise InputError(f"{path}: {size:,} bytes unpacked, at most {MAX_BYTES:,} are read; take fewer rows")
+
+
+def read_csv(path: str | Path) -> Table:
+    """Read numbers separated by commas, semicolons or tabs; a first line without any number names the columns.
+
+    Raises:
+        InputError: no such file; text, an empty cell, NaN or infinity, or a line of another length: the message names
+            the file, the line and the column.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; name a table of numbers (.csv)")
+    check_size(path, path.stat().st_size)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as stream:
+            lines = list(islice((line for line in stream if line.strip()), SNIFFED))
+        if not lines:
+            raise InputError(f"{path}: is empty; it must hold rows of numbers")
+        separator = _separator(lines)
+        first = next(csv.reader(lines, delimiter=separator))
+        header = not any(map(_is_number, first))
+        if header and len(lines) == 1:
+            raise InputError(f"{path}: a header and no rows; it must hold rows of numbers")
+        columns = _names(path, first) if header else numbered(len(first))
+        with open(path, encoding="utf-8-sig", newline="") as stream:
+            while header and not next(stream).strip():
+                pass  # blank lines before the header, then itself
+            values = np.loadtxt(stream, delimiter=separator, quotechar='"', comments=None, ndmin=2)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file in UTF-8 ({error.reason}); export it as CSV") from error
+    except (ValueError, csv.Error) as error:
+        if isinstance(error, InputError):
+            raise
+        raise _complaint(path, separator, columns, header, str(error)) from error
+    if values.shape[1] != len(columns) or not np.isfinite(values).all():
+        raise _complaint(path, separator, columns, header, "not a table of finite numbers")
+    return Table(columns, values)
+
+
+def read_npz(path: str | Path) -> Table:
+    """Read the only array of an .npz, numbers (N, d), or its arrays `train`, `test` and, if it is there, `valid`.
+
+    Raises:
+        InputError: not an .npz, other arrays than these, or a value that is not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; name an .npz of numpy")
+    with open_zip(path) as archive:
+        check_size(path, sum(member.file_size for member in archive.infolist()))
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            names = [name for name in ("train", "valid", "test") if name in archive.files]
+            if not {"train", "test"} <= set(names):
+                names = archive.files
+                if len(names) != 1:
+                    held = ", ".join(names) or "no arrays"
+                    raise InputError(f"{path}: holds {held}; it must hold train and test (and valid), or one array")
+            arrays = {name: archive[name] for name in names}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot be read ({error}); write it again as arrays of numbers") from error
+    arrays = {name: numbers(f"{path}: {name}", array) for name, array in arrays.items()}
+    widths = {array.shape[1] for array in arrays.values()}
+    if len(widths) != 1:
+        raise InputError(f"{path}: its arrays have {' and '.join(map(str, sorted(widths)))} columns; they must agree")
+    held = {name: len(arrays.get(name, ())) for name in ("valid", "test")} if len(arrays) > 1 else {}
+    values = np.concatenate(list(arrays.values()))
+    return Table(numbered(widths.pop()), values, n_valid=held.get("valid", 0), n_test=held.get("test", 0))
+
+
+def read_rows(path: str | Path, columns: Sequence[str]) -> np.ndarray:
+    """The rows of a CSV or .npz file as float64 (N, d), its columns ordered as `columns`.
+
+    Columns are found by name; others are left out. Where the file has no names there must be as many as are wanted.
+
+    Raises:
+        InputError: as of `read_csv` and `read_npz`, or a column is missing.
+    """
+    path = Path(path)
+    table = read_npz(path) if path.suffix == ".npz" else read_csv(path)
+    if set(columns) <= set(table.columns):
+        return table.values[:, [table.columns.index(name) for name in columns]]
+    if table.columns == numbered(len(columns)):
+        return table.values
+    missing = [name for name in columns if name not in table.columns]
+    count = f"{len(table.columns)} columns, where {len(columns)} are needed"
+    raise InputError(f"{path}: {count}, and none named {', '.join(missing[:5])}; name them in a header")
+
+
+def _separator(lines: list[str]) -> str:
+    """The one that makes most of the cells numbers, and of those the one that makes most cells."""
+
+    def score(separator: str) -> tuple[float, int]:
+        cells = [cell for row in csv.reader(lines, delimiter=separator) for cell in row]
+        return sum(map(_is_number, cells)) / len(cells), len(cells)
+
+    return max(SEPARATORS, key=score)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _names(path: Path, header: list[str]) -> tuple[str, ...]:
+    names = tuple(name.strip() or default for name, default in zip(header, numbered(len(header))))
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{path} line 1: two columns are named {twice!r}; rename one")
+    return names
+
+
+def _complaint(path: Path, separator: str, columns: tuple[str, ...], header: bool, reason: str) -> InputError:
+    """What is wrong with the first bad line; read once more, as the fast reader does not say where it failed."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as stream:
+            for line, row in islice(_lines(stream, separator), int(header), None):
+                if len(row) != len(columns):
+                    found = f"{len(row)} columns, the first line has {len(columns)}"
+                    return InputError(f"{path} line {line}: {found}; mend or remove it")
+                for name, cell in zip(columns, row):
+                    if not (_is_number(cell) and math.isfinite(float(cell))):
+                        found = f"is {cell.strip()[:40]!r}, not a finite number" if cell.strip() else "is empty"
+                        advice = "mend or remove it" if len(row) > 1 else "separate columns by comma, semicolon or tab"
+                        return InputError(f"{path} line {line}, column {name[:40]}: {found}; {advice}")
+    except csv.Error as error:
+        reason = str(error)
+    return InputError(f"{path}: cannot be read as a table ({' '.join(reason.split())}); export it again")
+
+
+def _lines(stream: Iterator[str], separator: str) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(stream, delimiter=separator)
+    return ((reader.line_num, row) for row in reader if row)

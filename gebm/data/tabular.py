@@ -1,0 +1,254 @@
+"""Tables of rows: split, cleaned and whitened for density models."""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gebm.data import toy, uci
+from gebm.data.table_files import Table, numbered, numbers, read_csv, read_npz
+from gebm.errors import InputError
+from gebm.registry import resolve
+from gebm.seeds import stream
+
+__all__ = ["PROTOCOLS", "TABLES", "TableData", "load_table"]
+
+PROTOCOLS = ("standard", "paper")
+FORMAT = 1  # raise it when the same table, protocol and seed come to mean other arrays
+FEWEST_ROWS = 20
+MOST_VALID = 1000  # rows
+CORRELATION = 0.98  # from which on a column is a copy of another
+SINGULAR = 1e-10  # least eigenvalue of a correlation matrix that can be whitened
+PAPER_SVD_ROWS = 10_000
+
+log = logging.getLogger("gebm")
+
+
+@dataclass(frozen=True, eq=False)
+class TableData:
+    """Three splits of whitened rows, and the way back to the original columns.
+
+    Attributes:
+        name: of the data set, for reports.
+        columns: names of the original columns that are kept, in the order of the file.
+        train, valid, test: whitened rows, float32 (N, d), read-only.
+        mean, whitening: float64 (d,) and (d, d); a row x of `columns` whitened is (x - mean) @ whitening.
+        protocol, seed: what the splits were made by.
+        key: hash of content, protocol and seed; equal keys mean equal arrays.
+        notes: lines on what was done to the rows, for reports.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+    mean: np.ndarray
+    whitening: np.ndarray
+    protocol: str
+    seed: int
+    key: str
+    notes: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int]:
+        """(d,) of one row."""
+        return (len(self.columns),)
+
+    @property
+    def log_det(self) -> float:
+        """log |det whitening|: log-density of a row in original units = that of the whitened row + log_det."""
+        return float(np.linalg.slogdet(self.whitening)[1])
+
+    def whiten(self, rows: np.ndarray) -> np.ndarray:
+        """Rows of `columns` in original units, (N, d), whitened, float32."""
+        return ((rows - self.mean) @ self.whitening).astype(np.float32)
+
+    def unwhiten(self, rows: np.ndarray) -> np.ndarray:
+        """Whitened rows (N, d) in original units, float64."""
+        return np.linalg.solve(self.whitening.T, np.asarray(rows, np.float64).T).T + self.mean
+
+
+TABLES: dict[str, Callable[[Path], Table]] = {
+    "redwine": uci.redwine,
+    "whitewine": uci.whitewine,
+    "parkinsons": uci.parkinsons,
+    "hepmass": uci.hepmass,
+    "miniboone": uci.miniboone,
+}
+FILES: dict[str, Callable[[str], Table]] = {"csv": read_csv, "npz": read_npz}
+
+
+def load_table(dataset: str, data_path: str | Path = "data", *, protocol: str = "standard", seed: int = 0) -> TableData:
+    """Loads a table and prepares it.
+
+    `standard`: the seed draws 10 % test rows and 10 % of the rest (at most 1,000) for validation; rounded values get
+    uniform noise within their own bin; constant columns, and of Parkinsons those that copy another, are dropped; mean
+    and covariance of the training rows whiten all. `paper`: the procedure behind the published figures, whose one split
+    is that of seed 1: noise of twice the bin's width, columns in random order, whitening fitted on all rows, test rows
+    included. The order of the columns is folded into `whitening`.
+
+    Args:
+        dataset: a name in `TABLES`; `csv:PATH`; `npz:PATH`, one array (N, d) or train and test (and valid); `toy:NAME`,
+            drawn by the seed and left as it is; or a dotted path `package.module:factory` to a function of (data_path,
+            seed) that returns an array (N, d) or a `TableData`.
+        data_path: where the files of the sets in `TABLES` lie, or its folder `uci`; else they are downloaded to that.
+
+    Raises:
+        InputError: an unknown data set or protocol; a file that is missing, damaged or holds anything but finite
+            numbers; too few rows; columns that depend on each other linearly.
+    """
+    data_path = Path(data_path)
+    if protocol not in PROTOCOLS:
+        raise InputError(f"--protocol {protocol!r}: choose {' or '.join(PROTOCOLS)}")
+    kind, _, rest = dataset.partition(":")
+    name = dataset
+    if rest and kind in FILES:
+        name, table = f"{kind}:{Path(rest).resolve().name}", FILES[kind](rest)
+    elif rest and kind == "toy":
+        table = toy.table(rest, seed)
+    elif dataset in TABLES:
+        table = TABLES[dataset](data_path)
+    else:
+        known = TABLES | dict.fromkeys(("csv:PATH", "npz:PATH", "toy:NAME"))  # these for the error message
+        made = resolve(dataset, known, "--dataset")(data_path, seed)
+        if isinstance(made, TableData):
+            return made
+        values = numbers(f"--dataset {dataset}: what it made", np.asarray(made))
+        table = Table(numbered(values.shape[1]), values)
+    return _prepared(name, table, protocol, seed)
+
+
+def _prepared(name: str, table: Table, protocol: str, seed: int) -> TableData:
+    paper = protocol == "paper"
+    # The legacy generator, whose streams never change; the paper's takes its draws from one stream in this order.
+    rng = np.random.RandomState(seed if paper else stream(seed, "table"))
+    n_train, n_valid, n_test = _sizes(name, table, paper)
+    free = len(table.values) - table.n_valid - table.n_test  # the others are the file's own validation and test rows
+    rows = table.values[np.concatenate([rng.permutation(free), np.arange(free, len(table.values))])]
+    splits = slice(n_train), slice(n_train, n_train + n_valid), slice(n_train + n_valid, None)
+    notes = [*table.notes, *_shared(rows, splits)]
+
+    fitted = slice(None) if paper else splits[0]
+    kept, dropped = _kept(name, rows[fitted], table)
+    notes += dropped
+    rows, columns = rows[:, kept], tuple(table.columns[i] for i in kept)
+    if table.dequantise:
+        notes.append(_dequantise(rows, rng, bins=2 if paper else 1))
+    notes += _discrete(rows, columns)
+
+    if table.whiten:
+        order = rng.permutation(len(columns)) if paper else np.arange(len(columns))
+        _check_rank(name, rows[fitted], columns, n_train)
+        mean, whitening = _whitening(rows[fitted], order, PAPER_SVD_ROWS if paper else None)
+        if paper:
+            notes.append("whitening fitted on all rows, test included, as published")
+    else:
+        mean, whitening = np.zeros(len(columns)), np.eye(len(columns))
+    white = ((rows - mean) @ whitening).astype(np.float32)
+    white.flags.writeable = False
+    train, valid, test = (white[split] for split in splits)
+    key = _key(table, protocol, seed)
+    return TableData(name, columns, train, valid, test, mean, whitening, protocol, seed, key, tuple(notes))
+
+
+def _sizes(name: str, table: Table, paper: bool) -> tuple[int, int, int]:
+    """Numbers of training, validation and test rows."""
+    count = len(table.values)
+    if count < FEWEST_ROWS:
+        raise InputError(f"--dataset {name}: {count} rows, at least {FEWEST_ROWS} are needed")
+    n_test = table.n_test or (paper and table.paper_test) or int(0.1 * count)
+    n_valid = table.n_valid or min(int(0.1 * (count - n_test)), MOST_VALID)
+    n_train = count - n_test - n_valid
+    if n_train < 1 or n_valid < 1:
+        raise InputError(f"--dataset {name}: {count} rows, too few to train on beside {n_test} test rows")
+    return n_train, n_valid, n_test
+
+
+def _kept(name: str, rows: np.ndarray, table: Table) -> tuple[list[int], list[str]]:
+    """The columns to keep, by what they are on `rows`, and notes on those dropped."""
+    spread = rows.min(0) < rows.max(0)
+    kept, notes = np.flatnonzero(spread).tolist(), []
+    if not kept:
+        raise InputError(f"--dataset {name}: all {len(spread)} columns are constant; there is nothing to learn")
+    if len(kept) < len(spread):
+        constant = ", ".join(table.columns[i] for i in np.flatnonzero(~spread))
+        notes.append(f"constant columns dropped: {constant}")
+        log.warning("%s: %s", name, notes[-1])
+    if table.decorrelate and (copies := [kept[i] for i in _copies(rows[:, kept])]):
+        names = ", ".join(table.columns[i] for i in copies)
+        notes.append(f"columns dropped, correlation above {CORRELATION} with another: {names}")
+        kept = [i for i in kept if i not in copies]
+    return kept, notes
+
+
+def _copies(rows: np.ndarray) -> list[int]:
+    """The columns to drop, first one first, until no two are closer than `CORRELATION`."""
+    close = np.abs(np.atleast_2d(np.corrcoef(rows.T))) > CORRELATION
+    copies = []
+    while (copied := close.sum(0) > 1).any():  # each is close to itself
+        copies.append(int(copied.argmax()))
+        close[copies[-1]] = close[:, copies[-1]] = False
+    return copies
+
+
+def _dequantise(rows: np.ndarray, rng: np.random.RandomState, bins: int) -> str:
+    """Add uniform noise, `bins` bins wide, to each column in place; a bin is the median gap between its values.
+
+    The gap is taken over all rows: it belongs to how the column was measured, not to a split.
+    """
+    for column in rows.T:
+        gap = np.median(np.diff(np.unique(column)))
+        column += (rng.rand(len(column)) * 2 - 1) * gap * bins / 2
+    width = "twice the bin's width, as published" if bins == 2 else "one bin's width"
+    return f"uniform noise added, {width} (bin: median gap between a column's values)"
+
+
+def _whitening(rows: np.ndarray, order: np.ndarray, first: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of the rows and the map to the principal axes of the `first` of them, at unit variance.
+
+    The axes are found with the columns in `order`, the map is of the columns as they are.
+    """
+    mean = rows.mean(0)
+    centred = (rows - mean)[:first, order]
+    _, s, axes = np.linalg.svd(centred, full_matrices=False)
+    whitening = np.empty((len(order), len(order)))
+    whitening[order] = axes.T / s * np.sqrt(len(centred))
+    return mean, whitening
+
+
+def _check_rank(name: str, rows: np.ndarray, columns: tuple[str, ...], n_train: int) -> None:
+    if n_train <= len(columns):
+        raise InputError(f"--dataset {name}: {n_train} training rows of {len(columns)} columns; more rows are needed")
+    values, vectors = np.linalg.eigh(np.atleast_2d(np.corrcoef(rows.T)))
+    if values[0] < SINGULAR:
+        weights = np.abs(vectors[:, 0])
+        named = ", ".join(columns[i] for i in np.flatnonzero(weights > 0.01 * weights.max())[:6])
+        raise InputError(f"--dataset {name}: the columns {named} depend on each other linearly; remove one of them")
+
+
+def _shared(rows: np.ndarray, splits: tuple[slice, slice, slice]) -> list[str]:
+    """Notes on held-out rows that equal a training row."""
+    train, valid, test = (list(map(bytes, rows[split] + 0.0)) for split in splits)  # + 0.0: -0 equals 0
+    seen, notes = set(train), []
+    for what, held in (("validation", valid), ("test", test)):
+        if count := sum(row in seen for row in held):
+            notes.append(f"{count:,} of {len(held):,} {what} rows equal a training row in every column")
+    return notes
+
+
+def _discrete(rows: np.ndarray, columns: tuple[str, ...]) -> list[str]:
+    """A note on columns with few distinct values."""
+    few = [name for name, column in zip(columns, rows.T) if 10 * len(np.unique(column)) <= len(rows)]
+    if not few:
+        return []
+    return [f"few distinct values, so no density and a likelihood without bound: {', '.join(few)}"]
+
+
+def _key(table: Table, protocol: str, seed: int) -> str:
+    flags = table.dequantise, table.decorrelate, table.whiten
+    recipe = FORMAT, table.columns, table.values.shape, table.n_valid, table.n_test, flags, protocol, seed
+    return hashlib.sha256(repr(recipe).encode() + np.ascontiguousarray(table.values).tobytes()).hexdigest()[:16]

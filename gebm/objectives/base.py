@@ -1,0 +1,132 @@
+"""What every criterion shares: one pass of the energy, its penalty, c and the statistics."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from gebm.penalties import PENALTIES, gradient_penalty, l2_penalty
+
+__all__ = ["Objective", "log_mean_exp"]
+
+
+def log_mean_exp(a: Tensor) -> Tensor:
+    r""":math:`\log \frac1n \sum_i \exp a_i` of a vector (n,), a scalar."""
+    return torch.logsumexp(a, 0) - math.log(len(a))
+
+
+class Objective(nn.Module, ABC):
+    r"""A criterion of both training steps, as one module with one forward; low energy means real.
+
+    The energy step minimises `criterion` plus the penalty. Whatever the criterion, c follows the log-partition
+    c~ = log-mean-exp(-E(y)) of each batch of base samples, so that c and the batches' mean of KALE are at hand. Its
+    derivative is that of KALE's Fenchel form, 1 - exp(c~ - c), corrected: that one explodes when c is far too small; it
+    is replaced by exp(c - c~) - 1, which has the same zero (and is the Newton step of that convex problem).
+
+    Arguments:
+        energy: network samples -> (N,).
+        log_partition: the scalar parameter c.
+        penalty_type: 'gradient_l2', 'gradient', 'l2' or 'none'.
+        penalty_lambda: weight of the penalty.
+
+    Attributes:
+        fake_from: whose samples an energy step is given, the 'base''s or the 'model''s.
+    """
+
+    fake_from: ClassVar[str] = "base"
+
+    def __init__(
+        self,
+        energy: nn.Module,
+        log_partition: nn.Parameter,
+        penalty_type: str = "gradient_l2",
+        penalty_lambda: float = 0.1,
+    ):
+        super().__init__()
+        self.energy = energy
+        self.log_partition = log_partition
+        self.penalty_lambda = penalty_lambda
+        self.gradient, self.l2 = PENALTIES[penalty_type]
+
+    @property
+    def uses_samples(self) -> bool:
+        """Whether an energy step needs samples of the base or of the model."""
+        return True
+
+    @abstractmethod
+    def criterion(self, e_real: Tensor, e_fake: Tensor | None) -> Tensor:
+        """What an energy step minimises, of energies of data (N,) and of samples (M,); c takes no gradient here."""
+
+    def base_criterion(self, e_fake: Tensor) -> Tensor:
+        r"""What a base step minimises: :math:`-\log \tfrac1M \sum_i \exp(-E(y_i))` unless a criterion has its own.
+
+        Its gradient weights base sample i by softmax(-E)_i: the batch form of the gradient of KALE in the base, which
+        weights by the latent posterior (paper.md section 1).
+        """
+        return -log_mean_exp(-e_fake)
+
+    def batch_log_partition(self, e_fake: Tensor | None) -> Tensor | None:
+        """c~ of energies of base samples (M,), with its graph; None where the samples do not tell it."""
+        return log_mean_exp(-e_fake)
+
+    def forward(
+        self, real: Tensor, fake: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of one energy step and its statistics (detached scalars).
+
+        Arguments:
+            real: data (N, ...).
+            fake: samples (M, ...) without a graph, from what `fake_from` says; None where `uses_samples` is False.
+            generator: randomness of the gradient penalty.
+        """
+        e_real, e_fake, penalty = self._energies(real, fake, generator)
+        loss = self.criterion(e_real, e_fake)
+        c, c_batch = self.log_partition, self.batch_log_partition(e_fake)
+        stats = {"energy_real": e_real.detach().mean(), "c": c, "penalty": penalty}
+        if e_fake is not None:
+            stats["energy_fake"] = e_fake.detach().mean()
+        if c_batch is not None:
+            c_batch = c_batch.detach()
+            loss = loss + self.slope(c_batch) * (c - c.detach())  # adds the derivative of c and no value
+            d = c_batch - c.detach()
+            donsker_varadhan = -stats["energy_real"] - c_batch
+            stats |= {"kale": donsker_varadhan - (torch.expm1(d) - d), "kale_dv": donsker_varadhan, "c_batch": c_batch}
+        return loss + self.penalty_lambda * penalty, {name: value.detach() for name, value in stats.items()}
+
+    def base_loss(
+        self, base: Callable[[Tensor], Tensor], z: Tensor, real: Callable[[], Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Loss of one base step, and the log-partition of its base samples (detached; None: it drew none).
+
+        Arguments:
+            base: network, latents (M, d) -> samples.
+            z: latents (M, d).
+            real: draws a batch of data, for criteria whose base steps look at data.
+        """
+        e_fake = self.energy(base(z))
+        return self.base_criterion(e_fake), log_mean_exp(-e_fake.detach())
+
+    def slope(self, c_batch: Tensor) -> Tensor:
+        """Corrected derivative of the loss in c, exp(c - c~) - 1, for the log-partition c~ of a batch; no graph."""
+        return torch.expm1((self.log_partition.detach() - c_batch).clamp(max=20))  # finite, however far c is above
+
+    def _energies(
+        self, real: Tensor, fake: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Energies of the data and of the samples, and the penalty."""
+        # Cached: a spectrally normalised weight is computed, and its power iteration advanced, once a step.
+        with parametrize.cached():
+            if fake is None:
+                e_real, e_fake = self.energy(real), None
+            else:
+                e_real, e_fake = self.energy(torch.cat([real, fake])).split([len(real), len(fake)])
+            penalty = torch.zeros((), device=real.device, dtype=e_real.dtype)
+            if self.gradient:  # without samples to interpolate with, at the data
+                penalty = penalty + gradient_penalty(self.energy, real, real if fake is None else fake, generator)
+        if self.l2:
+            penalty = penalty + l2_penalty(self.energy)
+        return e_real, e_fake, penalty

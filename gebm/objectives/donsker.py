@@ -1,0 +1,21 @@
+"""KALE in Donsker-Varadhan form."""
+
+from torch import Tensor
+
+from gebm.objectives.base import Objective
+
+__all__ = ["DonskerVaradhan"]
+
+
+class DonskerVaradhan(Objective):
+    r"""KALE in Donsker-Varadhan form, with the log-partition of each batch.
+
+    .. math:: \mathrm{KALE} = \sup_E -\mathbb E_P[E] - \log \mathbb E_G[\exp(-E)]
+
+    (paper.md section 1; Donsker and Varadhan 1975). The energy step minimises minus that. The logarithm of a batch's
+    mean is biased downwards, and so are its weights softmax(-E): the bias is of order 1/M in the M samples, and worse
+    the farther the energy is from flat. c has no part in it; it follows all the same.
+    """
+
+    def criterion(self, e_real: Tensor, e_fake: Tensor | None) -> Tensor:
+        return e_real.mean() + self.batch_log_partition(e_fake)

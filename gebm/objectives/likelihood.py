@@ -1,0 +1,49 @@
+"""Maximum likelihood."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from gebm.errors import InputError
+from gebm.objectives.base import log_mean_exp
+from gebm.objectives.donsker import DonskerVaradhan
+
+__all__ = ["MaximumLikelihood"]
+
+
+class MaximumLikelihood(DonskerVaradhan):
+    r"""Maximum likelihood of the energy, and of the base by itself.
+
+    .. math:: \min_E\, \mathbb E_P[E] + \log Z, \quad \log Z = \log \mathbb E_G[\exp(-E)]
+
+    log Z is the energy's `known_log_partition` where it has one (as a flow relative to the base's density has): then
+    nothing is sampled, the gradient is that of the energy's own negative log-likelihood, and c follows that value. Of
+    any other energy it is the batch's log-mean-exp, and an energy step is that of `DonskerVaradhan`.
+
+    A base step minimises :math:`-\mathbb E_P[\log g]`, whatever the energy is; it draws no samples, so that in
+    `--train_mode base` an unknown log-partition has to be estimated afterwards.
+    """
+
+    @property
+    def uses_samples(self) -> bool:
+        return self._known is None
+
+    @property
+    def _known(self) -> Tensor | None:
+        return getattr(self.energy, "known_log_partition", None)
+
+    def batch_log_partition(self, e_fake: Tensor | None) -> Tensor:
+        """The known log-partition, else that of the batch, with its graph."""
+        known = self._known
+        return log_mean_exp(-e_fake) if known is None else known
+
+    def base_loss(self, base: nn.Module, z: Tensor, real: Callable[[], Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Minus the mean log-density of a batch of data under the base, and the log-partition if it is known.
+
+        Raises:
+            InputError: the base has no density.
+        """
+        if not hasattr(base, "log_prob"):
+            raise InputError("--criterion ml: the base has no log_prob to maximise; take a flow (--g_model nvp, maf)")
+        known = self._known
+        return -base.log_prob(real()).mean(), None if known is None else known.detach()

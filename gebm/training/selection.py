@@ -1,0 +1,63 @@
+"""Which weights of a stage are kept, and when it ends, by data that it is not trained on."""
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from gebm.training.trainer import Trainer
+
+__all__ = ["EarlyStopping"]
+
+
+class EarlyStopping:
+    """Keeps the weights with the lowest validation loss of a stage; the stage ends when none was lower for a while.
+
+    Looked at after every pass over the training data, from the state alone, so that a resumed run ends where an
+    uninterrupted one does.
+
+    Arguments:
+        loss: of a trainer's model as it would be sampled now, on validation data.
+        patience: passes without a lower one that end the stage; 0: they do not.
+    """
+
+    def __init__(self, loss: Callable[["Trainer"], float], patience: int = 0):
+        self.loss, self.patience = loss, patience
+        self.start(0)
+
+    def start(self, epoch: int) -> None:
+        """Begin a stage, which chooses among its own weights alone."""
+        self.best, self.best_epoch, self.seen = math.inf, epoch, epoch
+        self.weights: dict[str, Tensor] = {}
+
+    def look(self, trainer: "Trainer") -> dict[str, float]:
+        """The validation loss, if a pass has gone by since the last look; keeps the weights if it is the lowest."""
+        if trainer.epoch == self.seen:
+            return {}
+        self.seen = trainer.epoch
+        value = self.loss(trainer)
+        if value < self.best:
+            self.best, self.best_epoch = value, trainer.epoch
+            self.weights = {key: tensor.clone() for key, tensor in trainer.sampled_model.state_dict().items()}
+        return {"valid_nll": value, "valid_nll_best": self.best}
+
+    def exhausted(self, epoch: int) -> bool:
+        """Whether the stage has gone `patience` passes without a lower loss."""
+        return bool(self.patience) and epoch - self.best_epoch >= self.patience
+
+    def restore(self, trainer: "Trainer") -> None:
+        """Give the model the weights that were kept, if there are any."""
+        if self.weights:
+            trainer.sampled_model.load_state_dict(self.weights)
+            if trainer.average is not None:
+                trainer.model.base.load_state_dict(trainer.average.module.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "best_epoch": self.best_epoch, "seen": self.seen, "weights": self.weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.best, self.best_epoch, self.seen = state["best"], state["best_epoch"], state["seen"]
+        self.weights = dict(state["weights"])

@@ -1,0 +1,195 @@
+"""Tables from the command line: train, sample, evaluate and score, with tiny flows on small tables."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gebm.cli import main
+from gebm.commands.setup import newest_checkpoint
+from gebm.model import GEBM
+
+MEAN, SCALE = np.array([10.0, -3.0, 0.0]), np.array([[2.0, 0.0, 0.0], [1.0, 0.5, 0.0], [0.0, 0.3, 0.1]])
+ROWS = 400
+TINY = ["--width", "0.1", "--num_blocks", "2", "--device", "-2", "--disp_freq", "20", "--partition_samples", "2000"]
+TRAIN = ["train", "--dataset", "csv:t.csv", "--g_model", "nvp", "--ml_epochs", "3", "--refine_epochs", "3", *TINY]
+
+
+def write(file: str, n: int, seed: int = 0) -> np.ndarray:
+    table = MEAN + np.random.default_rng(seed).standard_normal((n, 3)) @ SCALE
+    np.savetxt(file, table, delimiter=",", header="a,b,c", comments="")
+    return table
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("t.csv", ROWS)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A run on the table."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write("t.csv", ROWS)
+        assert main([*TRAIN, "--log_name", "run"]) == 0
+    return folder / "runs" / "run"
+
+
+def likelihood(run: Path) -> dict:
+    return json.loads((run / "likelihood.json").read_text())
+
+
+def scores(file: str) -> np.ndarray:
+    with open(file) as stream:
+        return np.array([[float(value) for value in row.values()] for row in csv.DictReader(stream)])
+
+
+def test_a_run_says_its_likelihoods_and_keeps_what_later_commands_need(trained):
+    found = likelihood(trained)
+    assert found["nll"].keys() == {"train", "valid", "test"}
+    test = found["nll"]["test"]
+    assert test["gain"]["value"] == pytest.approx(test["base"]["value"] - test["gebm"]["value"], abs=1e-6)
+    assert test["base"]["n"] == ROWS // 10
+    assert {p.name for p in trained.iterdir()} >= {"config.yaml", "table.npz", "likelihood.txt", "stats.jsonl"}
+    assert not (trained / "grids").exists()
+
+
+def test_scores_are_log_densities_in_the_units_of_the_file(trained):
+    rows = write("new.csv", 50, seed=1)
+    assert main(["score", "new.csv", "--g_path", str(trained), "--device", "-2"]) == 0
+    found = scores("new.scores.csv")
+    assert found.shape == (50, 4) and (np.diff(found[:, 0]) == 1).all()
+    # Against the density by hand: the whitened row's, times the volume factor.
+    model = GEBM.load(newest_checkpoint(trained))
+    stored = np.load(trained / "table.npz")
+    x = torch.from_numpy((rows - stored["mean"]) @ stored["whitening"]).float()
+    with torch.no_grad():
+        log_q = model.log_prob(x, likelihood(trained)["log_partition"]["value"]).double().numpy()
+    np.testing.assert_allclose(found[:, 1], log_q + np.linalg.slogdet(stored["whitening"])[1], atol=1e-4)
+    # A density integrates to one: in units a thousand times smaller it is a thousand times larger, per column.
+    assert ((0 <= found[:, 3]) & (found[:, 3] <= 1)).all()
+
+
+def test_what_is_far_from_the_data_is_rare(trained, capsys):
+    table = write("new.csv", 50, seed=1)
+    np.savetxt("far.csv", table + 100, delimiter=",", header="a,b,c", comments="")
+    assert main(["score", "far.csv", "--g_path", str(trained), "--device", "-2"]) == 0
+    assert scores("far.scores.csv")[:, 3].max() == 0
+    assert "100.0% of the rows" in capsys.readouterr().out
+
+
+def test_the_columns_of_a_scored_file_are_found_by_name(trained):
+    table = write("new.csv", 20, seed=1)
+    np.savetxt("turned.csv", table[:, [2, 0, 1]], delimiter=",", header="c,a,b", comments="")
+    for file in ("new", "turned"):
+        assert main(["score", f"{file}.csv", "--g_path", str(trained), "--device", "-2"]) == 0
+    np.testing.assert_allclose(scores("new.scores.csv"), scores("turned.scores.csv"), rtol=1e-5)
+
+
+def test_samples_are_rows_in_original_units(trained):
+    flags = ["--g_path", str(trained), "--log_name", "s", "--num_sampler_steps", "5", "--n_samples", "200"]
+    assert main(["sample", *flags, "--device", "-2"]) == 0
+    with open("runs/s/samples.csv") as stream:
+        reader = csv.reader(stream)
+        assert next(reader) == ["a", "b", "c"]
+        samples = np.array(list(reader), float)
+    assert samples.shape == (200, 3)
+    assert np.abs(samples.mean(0) - MEAN).max() < 1  # whitened rows would have mean 0
+    assert (Path("runs/s") / "pairs.png").stat().st_size > 1000
+    assert json.loads(Path("runs/s/summary.json").read_text())["beta"] == 1
+
+
+def test_evaluate_finds_what_the_run_said(trained, monkeypatch):
+    monkeypatch.chdir(trained.parent.parent)
+    assert main(["evaluate", str(trained), "--device", "-2", "--partition_samples", "2000", "--json", "e.json"]) == 0
+    (found,) = json.loads(Path("e.json").read_text()).values()
+    assert found["nll"] == likelihood(trained)["nll"]
+
+
+def test_a_stopped_run_goes_on_to_the_same_likelihoods(trained, monkeypatch):
+    from gebm.training import loop
+    from gebm.training.trainer import Trainer
+
+    steps = []
+
+    def step(trainer, original=Trainer.energy_step):
+        steps.append(1)
+        if len(steps) == 5:
+            raise RuntimeError("killed")
+        return original(trainer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "energy_step", step)
+        with pytest.raises(RuntimeError, match="killed"):
+            main([*TRAIN, "--log_name", "again", "--checkpoint_freq", "3"])
+    assert main(["train", "--resume", "runs/again"]) == 0
+    assert likelihood(Path("runs/again"))["nll"] == likelihood(trained)["nll"]
+    assert loop is not None
+
+
+def test_several_splits_and_their_mean():
+    flags = [*TRAIN, "--n_splits", "3", "--seed", "5", "--log_name", "three"]
+    assert main(flags) == 0
+    of = [likelihood(Path(f"runs/three/split-{seed}"))["nll"]["test"]["gebm"]["value"] for seed in (5, 6, 7)]
+    found = likelihood(Path("runs/three"))
+    mean = found["nll"]["test"]["gebm"]
+    assert found["seeds"] == [5, 6, 7] and len(set(of)) == 3
+    assert mean["value"] == pytest.approx(np.mean(of)) and mean["se"] == pytest.approx(np.std(of, ddof=1) / 3**0.5)
+    # A split that is missing is made again, the others are read.
+    kept = Path("runs/three/split-5/likelihood.json").stat().st_mtime_ns
+    Path("runs/three/split-7/likelihood.json").unlink()
+    assert main(["train", "--resume", "runs/three"]) == 0
+    assert likelihood(Path("runs/three"))["nll"] == found["nll"]
+    assert Path("runs/three/split-5/likelihood.json").stat().st_mtime_ns == kept
+
+
+def test_early_stopping_keeps_the_weights_of_the_least_validation_loss():
+    flags = [*TRAIN, "--ml_epochs", "40", "--patience", "4", "--lr_generator", "0.02", "--refine_epochs", "0"]
+    assert main([*flags, "--train_mode", "base", "--log_name", "p", "--disp_freq", "1"]) == 0
+    rows = [json.loads(line) for line in Path("runs/p/stats.jsonl").read_text().splitlines()]
+    losses = [row["valid_nll"] for row in rows if "valid_nll" in row]
+    assert len(losses) < 40, "patience did not end the stage"
+    assert likelihood(Path("runs/p"))["nll"]["valid"]["gebm"]["value"] == pytest.approx(min(losses), abs=1e-5)
+
+
+@pytest.mark.parametrize("criterion", ["donsker", "ml", "cd", "kale"])
+def test_every_criterion_trains_a_pair_of_flows(criterion):
+    flags = ["--criterion", criterion, "--d_model", "gaussian", "--ml_epochs", "0", "--refine_epochs", "0"]
+    assert main([*TRAIN, *flags, "--total_epochs", "3", "--cd_steps", "2", "--log_name", criterion]) == 0
+    found = likelihood(Path("runs") / criterion)
+    assert found["log_partition"]["n"] == 0  # a flow's partition is known
+    assert all(np.isfinite(entry["value"]) for entry in found["nll"]["test"].values())
+
+
+REFUSED = {
+    "a network of images": ("train --dataset csv:t.csv --g_model dcgan", "no network of rows of a table"),
+    "a flow for images": ("train --dataset digits --g_model nvp", "no network of images"),
+    "likelihood without a density": ("train --dataset digits --criterion ml", "needs a base with a density"),
+    "flags of images": ("train --dataset csv:t.csv --total_gen_iter 5", "tables count passes"),
+    "flags of tables": ("train --dataset digits --n_splits 3", "is images"),
+    "distances of rows": ("sample --dataset csv:t.csv --g_path {run} --eval_fid", "distances are of images"),
+    "kind": ("train --dataset cifar10 --dataset_type uci", "are images"),
+    "contradiction": ("train --dataset csv:t.csv --generator maf --g_model nvp", "contradicts"),
+    "no such column": ("score bad.csv --g_path {run}", "b"),
+    "too many words": ("score t.csv t.csv --g_path {run}", "gebm score FILE"),
+    "no file": ("score nothing.csv --g_path {run}", "no such file"),
+    "itself": ("score t.csv --g_path {run} --output t.csv", "is the file to score"),
+    "Z_dim": ("train --dataset csv:t.csv --g_model nvp --Z_dim 7", "--Z_dim"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_one_line_and_nothing_is_written(case, trained, capsys):
+    Path("bad.csv").write_text("a,x,c\n1,2,3\n4,5,6\n")
+    before = {str(p): p.read_bytes() for p in Path().rglob("*") if p.is_file()}
+    command, reason = REFUSED[case]
+    assert main([*command.format(run=trained).split(), "--device", "-2"]) == 2
+    err = capsys.readouterr().err
+    assert reason in err and err.count("\n") == 1
+    assert {str(p): p.read_bytes() for p in Path().rglob("*") if p.is_file()} == before
