@@ -2,8 +2,8 @@
 
 python benchmarks/density_step.py --seconds 60 --json density.json
 
-The baseline is the same mathematics in the way of the paper's 2021 code: couplings that mask the full width, energies of
-data and samples in passes of their own, the base's density with a graph to its parameters.
+The baseline is the same mathematics in the way of the paper's 2021 code: couplings that mask the full width, energies
+of data and samples in passes of their own, the base's density with a graph to its parameters.
 """
 
 import argparse

@@ -65,6 +65,10 @@ class Data:
         "tables: how they are prepared; paper: as published, test rows whitened in",
         choices=("standard", "paper"),
     )
+    scaling: str = flag(
+        "whiten", "tables: what the networks see; likelihoods are of whitened rows", choices=("whiten", "standardise")
+    )
+    fresh_noise: bool = flag(False, "tables of rounded values: draw the training rows' noise anew in each batch")
     n_splits: int = flag(1, "tables: train on this many splits, of `seed` and the seeds after it, and average", ge=1)
     data_path: str = flag("data", "folder of the datasets and their caches", text="a folder")
     imagenet_train_path: str = flag("", "train batches of imagenet32; empty: below `data_path`", text="a folder, a zip")
@@ -109,6 +113,7 @@ class Model:
 class Training:
     """Training"""
 
+    dropout: float = flag(0.0, "share of hidden units left out in training, flows and mlp", ge=0, lt=1)
     criterion: str = flag(
         "kale",
         "loss of the energy",
@@ -212,7 +217,7 @@ class Metrics:
         forms=(DOTTED,),
     )
     partition_samples: int = flag(
-        100_000, "tables: base samples that an unknown log-partition is estimated from", ge=100
+        20_000, "tables: base samples that an unknown log-partition is estimated from", ge=100
     )
     output: str = flag("", "score: the file to write; empty: beside the table, with .scores.csv", text="a file")
     json: str = flag("", "evaluate: write the figures of all subjects to this file too", text="a file")

@@ -34,15 +34,16 @@ class Architecture:
     Arguments:
         base, energy: registered name or dotted path `package.module:factory`. For images a base factory is called as
             factory(shape, latent_dim=..., width=...) and an energy factory as factory(shape, width=..., trunc=...); for
-            rows of a table as factory(shape, latent_dim=..., width=..., blocks=..., bn=...) and
-            factory(shape, width=..., blocks=..., bn=...). A flow as the energy is minus its own log-density, relative
-            to the base's (`DensityRatio`).
+            rows of a table as factory(shape, latent_dim=..., width=..., blocks=..., bn=..., dropout=...) and
+            factory(shape, width=..., blocks=..., bn=..., dropout=...). A flow as the energy is minus its own
+            log-density, relative to the base's (`DensityRatio`).
         shape: of one sample: (C, H, W) of images, (d,) of rows.
         latent_dim: dimension of z.
         prior: 'gaussian' or 'uniform'.
         width: factor on the channel counts, and on the hidden units of the networks of rows.
         trunc: whether image energies have the floor -10.
-        blocks, bn: coupling blocks, and whether with batch normalisation, of the networks of rows.
+        blocks, bn, dropout: of the networks of rows: their number of blocks, whether there is batch normalisation
+            between them, and the share of hidden units left out in training.
     """
 
     base: str = "sngan"
@@ -54,6 +55,7 @@ class Architecture:
     trunc: bool = True
     blocks: int = 3
     bn: bool = False
+    dropout: float = 0.0
 
 
 class GEBM(nn.Module):
@@ -90,7 +92,7 @@ class GEBM(nn.Module):
             raise InputError(f"--latent_noise {a.prior!r}: choose {', '.join(PRIORS)}")
         if a.base in FLOWS and a.prior != "gaussian":
             raise InputError(f"--latent_noise {a.prior}: --g_model {a.base} is a flow of Gaussian noise; leave it out")
-        own = {"trunc": a.trunc} if len(a.shape) == 3 else {"blocks": a.blocks, "bn": a.bn}
+        own = {"trunc": a.trunc} if len(a.shape) == 3 else {"blocks": a.blocks, "bn": a.bn, "dropout": a.dropout}
         of_rows = {} if len(a.shape) == 3 else own
         base = _make("--g_model", a.base, BASES, a.shape, latent_dim=a.latent_dim, width=a.width, **of_rows)
         energy = _make("--d_model", a.energy, ENERGIES, a.shape, width=a.width, **own)
@@ -162,7 +164,8 @@ class GEBM(nn.Module):
             raise ValueError("a model of bare networks has no architecture to save: use GEBM.build, or state_dict()")
         metadata = {"gebm": json.dumps(asdict(self.architecture))}
         for name, tensors in (("base", self.base.state_dict()), ("energy", self._energy_state())):
-            tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+            # Clones: the format refuses tensors that share memory, as tied weights do.
+            tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
             with atomic_write(Path(folder) / f"{name}.safetensors") as temporary:
                 safetensors.torch.save_file(tensors, temporary, metadata)
 
@@ -249,7 +252,7 @@ def _well_typed(a: Architecture) -> bool:
     texts = all(isinstance(value, str) for value in (a.base, a.energy, a.prior))
     whole = all(type(value) is int and value > 0 for value in (a.latent_dim, a.blocks, *a.shape))
     switches = type(a.trunc) is bool and type(a.bn) is bool
-    return texts and whole and switches and len(a.shape) in (1, 3) and type(a.width) in (int, float)
+    return texts and whole and switches and len(a.shape) in (1, 3) and {type(a.width), type(a.dropout)} <= {int, float}
 
 
 def _make(flag: str, name: str, registry: dict, shape: tuple[int, ...], **arguments: object) -> nn.Module:

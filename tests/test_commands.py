@@ -243,7 +243,8 @@ def test_an_energy_trained_without_the_floor_keeps_going_without():
 
 def test_float64_weights_are_loaded_as_they_are():
     run = train("--dtype", "64")
-    train("--dtype", "64", "--g_path", str(run), "--d_path", str(run), "--total_gen_iter", "0", "--refine_iter", "0", name="y")
+    pair = ["--g_path", str(run), "--d_path", str(run)]
+    train("--dtype", "64", *pair, "--total_gen_iter", "0", "--refine_iter", "0", name="y")
     a, b = (GEBM.load(newest(r), dtype=torch.float64).state_dict() for r in (run, Path("runs/y")))
     assert all(torch.equal(a[k], b[k]) for k in a)
 
@@ -560,7 +561,7 @@ BAD = {  # name -> (arguments, what the line says, what is prepared)
     "sample truncated": ("sample --g_path bad --d_path bad", "not a readable", lambda t: broken(t, "truncated")),
     "sample a pickle": ("sample --g_path bad --d_path bad", "not a readable", lambda t: broken(t, "pickle")),
     "sample the wrong half": ("sample --d_path {g_file} {g}", "does not fit", None),
-    "base of another size": ("train {g} --dataset digits --image_size 16", "image_shape", None),
+    "base of another size": ("train {g} --dataset digits --image_size 16", "shape (1, 8, 8), not (1, 16, 16)", None),
     "contradicting Z_dim": ("sample {pair} --Z_dim 100", "was trained with 4", None),
     "contradicting d_model": ("sample {pair} --d_model sngan", "was trained with dcgan", None),
     "features without weights": ("sample {pair} --eval_fid --fid_features cifar-resnet56", "weights", None),

@@ -150,8 +150,8 @@ def test_several_splits_and_their_mean():
 
 
 def test_early_stopping_keeps_the_weights_of_the_least_validation_loss():
-    flags = [*TRAIN, "--ml_epochs", "40", "--patience", "4", "--lr_generator", "0.02", "--refine_epochs", "0"]
-    assert main([*flags, "--train_mode", "base", "--log_name", "p", "--disp_freq", "1"]) == 0
+    flags = [*TRAIN, "--ml_epochs", "40", "--patience", "4", "--lr_generator", "0.1", "--refine_epochs", "0"]
+    assert main([*flags, "--train_mode", "base", "--ema", "0", "--log_name", "p", "--disp_freq", "1"]) == 0
     rows = [json.loads(line) for line in Path("runs/p/stats.jsonl").read_text().splitlines()]
     losses = [row["valid_nll"] for row in rows if "valid_nll" in row]
     assert len(losses) < 40, "patience did not end the stage"

@@ -13,20 +13,27 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gebm.errors import InputError
-from gebm.model import GEBM, Architecture, read_architecture
+from gebm.model import GEBM, OF_ROWS, Architecture, read_architecture
 from gebm.networks import BASES, ENERGIES
 from gebm.samplers import KineticLangevin, Langevin
 
 SMALL = Architecture("dcgan", "sngan", (1, 8, 8), latent_dim=4, prior="uniform", width=0.1, trunc=False)
+ROWS = Architecture("nvp", "mlp", (3,), latent_dim=3, width=0.1, blocks=2, bn=True)
 
 
 def build(architecture: Architecture = SMALL, seed: int = 0) -> GEBM:
+    """A pair whose weights and running statistics are not where they start: flows start at the identity."""
     torch.manual_seed(seed)
     model = GEBM.build(architecture)
     with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
         model.log_partition.fill_(1.25)
         for _ in range(3):
-            model.energy(model.generate(8, torch.Generator().manual_seed(seed)))
+            x = model.generate(8, torch.Generator().manual_seed(seed))
+            model.energy(x)
+            if model.has_density:
+                model.base.log_prob(x)
     return model
 
 
@@ -74,6 +81,34 @@ def test_building_does_not_train():
     assert all(n == 0 for k, n in model.state_dict().items() if k.endswith("num_batches_tracked"))
 
 
+# Densities
+
+
+def rows(n: int = 5) -> torch.Tensor:
+    return torch.randn(n, 3, generator=seeded(1))
+
+
+def test_density():
+    model, x = build(ROWS).eval(), rows()
+    expected = model.base.log_prob(x) - model.energy(x)
+    torch.testing.assert_close(model.log_prob(x), expected - 1.25)
+    torch.testing.assert_close(model.log_prob(x, -2.0), expected + 2)
+
+
+def test_density_of_a_flow_as_energy_is_the_flows():
+    """Whatever the learnt c, as the log-partition is known."""
+    model, x = build(replace(ROWS, energy="maf")).eval(), rows()
+    torch.testing.assert_close(model.log_prob(x), model.energy.flow.log_prob(x))
+    assert not torch.allclose(model.log_prob(x), model.base.log_prob(x))
+
+
+def test_images_have_no_density():
+    model = build()
+    assert not model.has_density and build(ROWS).has_density
+    with pytest.raises(InputError, match="this base has no density; take a flow"):
+        model.log_prob(model.generate(2))
+
+
 # Save and load
 
 
@@ -85,9 +120,12 @@ def saved(tmp_path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("base, energy", [(b, e) for b in BASES for e in ENERGIES])
+PAIRS = [(b, e) for b in BASES for e in ENERGIES if (b in OF_ROWS) == (e in OF_ROWS)]
+
+
+@pytest.mark.parametrize("base, energy", PAIRS)
 def test_load_gives_the_saved_model(base, energy, tmp_path):
-    model = build(replace(SMALL, base=base, energy=energy))
+    model = build(replace(ROWS if base in OF_ROWS else SMALL, base=base, energy=energy))
     model.save(tmp_path)
     loaded = GEBM.load(tmp_path)
     assert same_state(model, loaded)
@@ -108,8 +146,28 @@ def test_pair_of_two_runs(saved, tmp_path):
     assert read_architecture(saved, "base") == SMALL
 
 
-def test_float64_and_parameters_survive(tmp_path):
-    model = build()
+def test_flow_of_one_run_over_the_base_of_another(tmp_path):
+    """The energy is relative to the base it now has: the density stays."""
+    runs = [build(replace(ROWS, base=base, energy="made"), seed) for seed, base in enumerate(("nvp", "maf"))]
+    for name, run in zip("ab", runs):
+        (tmp_path / name).mkdir()
+        run.save(tmp_path / name)
+    model, x = GEBM.load(tmp_path / "a", tmp_path / "b"), rows()
+    assert same_state(model.base, runs[0].base) and same_state(model.energy, runs[1].energy)
+    torch.testing.assert_close(model.log_prob(x), runs[1].eval().log_prob(x))
+
+
+def test_files_from_before_there_were_tables(saved):
+    header = {k: v for k, v in asdict(SMALL).items() if k not in ("shape", "blocks", "bn", "dropout")}
+    for part in ("base", "energy"):
+        rewrite(saved / f"{part}.safetensors", metadata={"gebm": json.dumps({**header, "image_shape": SMALL.shape})})
+    loaded = GEBM.load(saved)
+    assert loaded.architecture == SMALL and same_state(loaded, build())
+
+
+@pytest.mark.parametrize("architecture", [SMALL, ROWS], ids=["images", "rows"])
+def test_float64_and_parameters_survive(architecture, tmp_path):
+    model = build(architecture)
     model.double().save(tmp_path)
     loaded = GEBM.load(tmp_path)
     assert all(p.dtype == torch.float32 and p.requires_grad for p in loaded.parameters())
@@ -161,7 +219,7 @@ DAMAGE = {
     "torch file": (lambda f: torch.save({"a": torch.zeros(2)}, f), "not a readable safetensors file"),
     "no metadata": (lambda f: rewrite(f, metadata={}), "not a weights file written by gebm"),
     "other metadata": (lambda f: rewrite(f, metadata={"gebm": "{'a"}), "not a weights file written by gebm"),
-    "unknown field": (lambda f: rewrite(f, metadata={"gebm": '{"image_shape": [1], "x": 1}'}), "not a weights file"),
+    "unknown field": (lambda f: rewrite(f, metadata={"gebm": '{"shape": [1], "x": 1}'}), "not a weights file"),
     "list": (lambda f: rewrite(f, metadata={"gebm": "[1]"}), "not a weights file written by gebm"),
     "tensor missing": (lambda f: rewrite(f, pop_first), "tensor .* does not fit the {part}"),
     "tensor too many": (lambda f: rewrite(f, add), "tensor zzz does not fit the {part}"),
@@ -192,19 +250,23 @@ def test_pickle_does_not_run(saved, tmp_path, protocol):
 
 
 @pytest.mark.parametrize(
-    "part, field, value",
+    "architecture, part, field, value",
     [
-        ("base", "latent_dim", 5), ("base", "prior", "gaussian"), ("base", "base", "sngan"), ("base", "width", 0.2),
-        ("energy", "energy", "dcgan"), ("energy", "width", 0.2), ("energy", "image_shape", (1, 16, 16)),
+        (SMALL, "base", "latent_dim", 5), (SMALL, "base", "prior", "gaussian"), (SMALL, "base", "base", "sngan"),
+        (SMALL, "base", "width", 0.2), (SMALL, "energy", "energy", "dcgan"), (SMALL, "energy", "width", 0.2),
+        (SMALL, "energy", "shape", (1, 16, 16)),
+        (ROWS, "base", "base", "maf"), (ROWS, "base", "blocks", 3), (ROWS, "base", "bn", False),
+        (ROWS, "energy", "energy", "nvp"), (ROWS, "energy", "blocks", 3),
     ],
 )  # fmt: skip
-def test_other_architecture(saved, part, field, value):
-    model = GEBM.build(replace(SMALL, **{field: value}))
+def test_other_architecture(architecture, part, field, value, tmp_path):
+    build(architecture).save(tmp_path)
+    model = GEBM.build(replace(architecture, **{field: value}))
     before = copy.deepcopy(model)
     load = {"base": model.load_base, "energy": model.load_energy}[part]
-    says = f"made with {field} {getattr(SMALL, field)}, not {value}: give the {part} of that architecture"
+    says = f"made with {field} {getattr(architecture, field)}, not {value}: give the {part} of that architecture"
     with pytest.raises(InputError, match=re.escape(says)):
-        load(saved)
+        load(tmp_path)
     assert same_state(model, before)
 
 
@@ -228,20 +290,26 @@ def test_base_and_energy_exchanged(saved):
 OWN = """
 from torch import nn
 
-def base(image_shape, latent_dim, width):
-    c, h, w = image_shape
+def base(shape, latent_dim, width):
+    c, h, w = shape
     return nn.Sequential(nn.Linear(latent_dim, c * h * w), nn.Unflatten(1, (c, h, w)), nn.Tanh())
 
-def wide(image_shape, latent_dim, width):
-    c, h, w = image_shape
+def wide(shape, latent_dim, width):
+    c, h, w = shape
     return base((c, h, 2 * w), latent_dim, width)
 
-def energy(image_shape, width, trunc):
-    c, h, w = image_shape
+def energy(shape, width, trunc):
+    c, h, w = shape
     return nn.Sequential(nn.Flatten(), nn.Linear(c * h * w, 1), nn.Flatten(0))
 
-def column(image_shape, width, trunc):
-    return energy(image_shape, width, trunc)[:2]
+def column(shape, width, trunc):
+    return energy(shape, width, trunc)[:2]
+
+def base_of_rows(shape, latent_dim, width, blocks, bn, dropout):
+    return nn.Linear(latent_dim, *shape)
+
+def energy_of_rows(shape, width, blocks, bn, dropout):
+    return nn.Sequential(nn.Linear(*shape, 1), nn.Flatten(0))
 """
 
 
@@ -252,20 +320,46 @@ def own(tmp_path, monkeypatch):
     return "own_networks_of_a_test"
 
 
-def test_own_networks(own, tmp_path):
-    model = GEBM.build(replace(SMALL, base=f"{own}:base", energy=f"{own}:energy"))
-    assert model.sample(3, steps=2, generator=seeded()).shape == (3, 1, 8, 8)
+@pytest.mark.parametrize("architecture, suffix", [(SMALL, ""), (ROWS, "_of_rows")], ids=["images", "rows"])
+def test_own_networks(architecture, suffix, own, tmp_path):
+    base, energy = f"{own}:base{suffix}", f"{own}:energy{suffix}"
+    model = GEBM.build(replace(architecture, base=base, energy=energy))
+    assert model.sample(3, steps=2, generator=seeded()).shape == (3, *architecture.shape)
     model.save(tmp_path)
     with pytest.raises(InputError, match="imported only if you name it"):
         GEBM.load(tmp_path)
-    assert same_state(GEBM.load(tmp_path, allow=[f"{own}:base", f"{own}:energy"]), model)
+    assert same_state(GEBM.load(tmp_path, allow=[base, energy]), model)
+
+
+@pytest.mark.parametrize(
+    "architecture, changes, says",
+    [
+        (SMALL, {"base": "maf", "prior": "gaussian"}, "--g_model maf: is no network of images (1, 8, 8); choose dcgan"),
+        (SMALL, {"energy": "mlp"}, "--d_model mlp: is no network of images (1, 8, 8); choose dcgan, "),
+        (ROWS, {"base": "sngan"}, "--g_model sngan: is no network of rows of a table (3,); choose gaussian, "),
+        (ROWS, {"energy": "sngan"}, "--d_model sngan: is no network of rows of a table (3,); choose gaussian, "),
+    ],
+)
+def test_networks_of_the_other_kind(architecture, changes, says):
+    with pytest.raises(InputError, match="^" + re.escape(says)):
+        GEBM.build(replace(architecture, **changes))
+
+
+def test_flows_that_do_not_fit(own):
+    with pytest.raises(InputError, match="^--d_model nvp: as an energy it needs a base with a density: take a flow"):
+        GEBM.build(replace(ROWS, base=f"{own}:base_of_rows", energy="nvp"))
+    with pytest.raises(InputError, match="^--latent_noise uniform: --g_model nvp is a flow of Gaussian noise"):
+        GEBM.build(replace(ROWS, prior="uniform"))
 
 
 def test_a_file_cannot_name_code_to_run(tmp_path):
     ran = tmp_path / "ran"
     GEBM.build(SMALL).save(tmp_path)
     tensors = load_file(tmp_path / "base.safetensors")
-    for fields in ({"prior": "os:system", "latent_dim": f"touch {ran}"}, {"base": "os:system"}, {"latent_dim": "4"}):
+    for fields in (
+        {"prior": "os:system", "latent_dim": f"touch {ran}"}, {"base": "os:system"}, {"latent_dim": "4"},
+        {"shape": "abc"}, {"blocks": True}, {"dropout": "0"},
+    ):  # fmt: skip
         header = {"gebm": json.dumps({**asdict(SMALL), **fields})}
         save_file(tensors, tmp_path / "base.safetensors", header)
         with pytest.raises(InputError):

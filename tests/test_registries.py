@@ -3,19 +3,24 @@
 import pytest
 
 from gebm.config import LATER, Config
-from gebm.data import DATASETS
+from gebm.data import DATASETS, TABLES
+from gebm.data.tabular import PROTOCOLS, SCALINGS
 from gebm.flags import by_name
 from gebm.latent import PRIORS
 from gebm.metrics import FEATURES
-from gebm.networks import BASES, ENERGIES
+from gebm.networks import BASES, ENERGIES, FLOWS
 from gebm.objectives import OBJECTIVES
 from gebm.penalties import PENALTIES
 from gebm.samplers import SAMPLERS
 
 REGISTRIES = {
-    "dataset": DATASETS,
+    "dataset": DATASETS | TABLES,
+    "protocol": PROTOCOLS,
+    "scaling": SCALINGS,
     "g_model": BASES,
     "d_model": ENERGIES,
+    "generator": {"convolutional", *FLOWS},
+    "discriminator": {"convolutional", "mlp", *FLOWS},
     "latent_noise": PRIORS,
     "criterion": OBJECTIVES,
     "penalty_type": PENALTIES,

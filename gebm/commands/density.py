@@ -44,32 +44,35 @@ class ValidationNLL:
 
     Arguments:
         rows: validation rows (N, d), on the model's device and in its dtype.
+        shift: what makes log-densities of them those of whitened rows (`TableData`).
         seed: of the latents.
     """
 
-    def __init__(self, rows: Tensor, seed: int):
-        self.rows, self.seed = rows, seed
-        self._frozen: tuple[Tensor, Tensor] | None = None
+    def __init__(self, rows: Tensor, shift: float, seed: int):
+        self.rows, self.shift, self.seed = rows, shift, seed
+        self._frozen: tuple[Tensor, Tensor | None] | None = None
 
     def __call__(self, trainer: Trainer) -> float:
         model = trainer.sampled_model
         if trainer.counters.stage == "base":
-            return nll(base_log_prob(model, self.rows)).value
+            return nll(base_log_prob(model, self.rows)).value - self.shift
         if trainer.counters.stage != "refine":
-            return self._value(model, base_log_prob(model, self.rows), lambda: self._samples(model))
-        if self._frozen is None:
-            self._frozen = base_log_prob(model, self.rows), self._samples(model)
-        return self._value(model, self._frozen[0], lambda: self._frozen[1])
+            log_g, samples = self._base(model)
+        else:
+            log_g, samples = self._frozen = self._frozen or self._base(model)
+        log_z = getattr(model.energy, "known_log_partition", None)
+        if log_z is None:
+            log_z = importance_sampling(-energies(model.energy, samples)).value
+        return float((energies(model.energy, self.rows) - log_g).mean() + log_z) - self.shift
 
-    def _value(self, model: GEBM, log_g: Tensor, samples) -> float:
-        known = getattr(model.energy, "known_log_partition", None)
-        log_z = known if known is not None else importance_sampling(-energies(model.energy, samples())).value
-        return float((energies(model.energy, self.rows) - log_g).mean() + log_z)
-
-    def _samples(self, model: GEBM) -> Tensor:
+    def _base(self, model: GEBM) -> tuple[Tensor, Tensor | None]:
+        """Log-densities of the rows under the base, and samples of it where they are needed."""
+        log_g = base_log_prob(model, self.rows)
+        if getattr(model.energy, "known_log_partition", None) is not None:
+            return log_g, None
         generator = torch.Generator(model.log_partition.device).manual_seed(stream(self.seed, "validation"))
         with evaluating(model.base):
-            return model.generate(VALIDATION_SAMPLES, generator)
+            return log_g, model.generate(VALIDATION_SAMPLES, generator)
 
 
 def evaluate_table(model: GEBM, data: TableData, config: Config) -> dict:
@@ -82,13 +85,16 @@ def evaluate_table(model: GEBM, data: TableData, config: Config) -> dict:
     found = {}
     for split in SPLITS:
         rows = _tensor(getattr(data, split), c)
-        base, gebm = base_log_prob(model, rows), model_log_prob(model, rows, partition.value)
+        base, gebm = (
+            log_prob + data.shift
+            for log_prob in (base_log_prob(model, rows), model_log_prob(model, rows, partition.value))
+        )
         found[split] = {
             "base": nll(base)._asdict(), "gebm": nll(gebm)._asdict(), "gain": nll(base - gebm)._asdict(),
         }  # fmt: skip
     return {
         "dataset": data.name, "protocol": data.protocol, "seed": data.seed, "notes": list(data.notes),
-        "columns": list(data.columns), "log_det": data.log_det, "nll": found,
+        "columns": list(data.columns), "log_det": data.log_det - data.shift, "nll": found,
         "log_partition": partition._asdict(), "c": float(c),
     }  # fmt: skip
 
@@ -138,7 +144,7 @@ def save_units(run: Path, data: TableData) -> None:
     with atomic_write(run / UNITS) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
             file, name=data.name, columns=np.array(data.columns), valid=data.valid, mean=data.mean,
-            whitening=data.whitening, protocol=data.protocol, seed=data.seed, key=data.key,
+            whitening=data.whitening, shift=data.shift, protocol=data.protocol, seed=data.seed, key=data.key,
         )  # fmt: skip
 
 
@@ -155,7 +161,7 @@ def load_units(weights: Path) -> TableData:
         return TableData(
             name=str(arrays["name"]), columns=tuple(map(str, arrays["columns"])), train=none, valid=arrays["valid"],
             test=none, mean=arrays["mean"], whitening=arrays["whitening"], protocol=str(arrays["protocol"]),
-            seed=int(arrays["seed"]), key=str(arrays["key"]), notes=(),
+            seed=int(arrays["seed"]), key=str(arrays["key"]), notes=(), shift=float(arrays["shift"]),
         )  # fmt: skip
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{file}: damaged ({' '.join(str(error).split())}); train again") from None

@@ -54,6 +54,7 @@ from gebm.seeds import stream
 __all__ = ["main"]
 
 AIS_STEPS = 100
+NO_CODE = {*SOURCES, "csv", "toy"}  # what may stand before the colon of a dataset that is not a dotted path
 SETTING = (
     "sampler", "beta", "steps", "gamma", "step_size", "step_decay", "kappa", "splitting", "leapfrog", "beta_ramp",
     "warning",
@@ -118,7 +119,7 @@ def _open(path: Path, config: Config, given: frozenset[str]) -> Subject:
     beside = source.parent / "config.yaml" if source.is_file() else path / "config.yaml"
     if beside.is_file():
         stored = Config.load(beside)
-        if "dataset" not in given and ":" in stored.dataset and stored.dataset.partition(":")[0] not in SOURCES:
+        if "dataset" not in given and ":" in stored.dataset and stored.dataset.partition(":")[0] not in NO_CODE:
             raise InputError(f"{path}: was made with the code --dataset {stored.dataset}; name it too, to have it run")
         fields = ("dataset", "image_size", "dataset_type", "protocol", *(("seed",) if of_table(stored) else ()))
         config = replace(config, **{f: getattr(stored, f) for f in fields if f not in given})

@@ -57,9 +57,10 @@ def choose_device(config: Config, given: frozenset[str]) -> torch.device:
 
 # What the flags of tables are where they are not given: chosen on validation rows, docs/results.md.
 OF_TABLES = {
-    "g_model": "mogmaf", "d_model": "mlp", "num_blocks": 3, "b_size": 100, "lr": 1e-3, "lr_generator": 1e-3,
-    "ml_epochs": 1000, "total_epochs": 0, "refine_epochs": 200, "patience": 50, "initialize_log_partition": True,
-    "temperature": 1.0, "latent_sampler": "mala", "adapt": True,
+    "scaling": "standardise", "fresh_noise": True, "g_model": "mogmaf", "d_model": "mlp", "num_blocks": 1,
+    "dropout": 0.2, "b_size": 100, "lr": 3e-4, "lr_generator": 2e-3, "beta_1": 0.9, "beta_2": 0.99, "ema": 0.99,
+    "ml_epochs": 100, "total_epochs": 0, "refine_epochs": 40, "penalty_type": "gradient", "noise_factor": 5,
+    "initialize_log_partition": True, "temperature": 1.0, "latent_sampler": "sir", "num_sampler_steps": 20,
 }  # fmt: skip
 
 
@@ -99,7 +100,9 @@ def with_table_defaults(config: Config, given: frozenset[str]) -> Config:
 def dataset(config: Config) -> ImageData | TableData:
     """The images, or the rows, the flags name."""
     if of_table(config):
-        return load_table(config.dataset, config.data_path, protocol=config.protocol, seed=config.seed)
+        return load_table(
+            config.dataset, config.data_path, protocol=config.protocol, scaling=config.scaling, seed=config.seed
+        )
     paths = config.imagenet_train_path, config.imagenet_test_path
     return load_images(config.dataset, config.data_path, config.image_size or None, imagenet_paths=paths)
 
@@ -232,6 +235,7 @@ def architecture_of(config: Config, given: frozenset[str], shape: tuple[int, ...
         trunc=not config.no_trunc,
         blocks=config.num_blocks,
         bn=config.bn,
+        dropout=config.dropout,
     )
     for part, path in (("base", config.g_path), ("energy", config.d_path)):
         if path:

@@ -65,7 +65,7 @@ OF_IMAGES_ALONE = {
 }  # fmt: skip
 OF_TABLES_ALONE = {
     "ml_epochs": "", "refine_epochs": "see --refine_iter", "patience": "see --refine_kale", "n_splits": "",
-    "protocol": "", "num_blocks": "", "bn": "",
+    "protocol": "", "scaling": "", "fresh_noise": "", "dropout": "", "num_blocks": "", "bn": "",
 }  # fmt: skip
 POOL = 20  # energy steps' worth of samples of a base that is slow to sample
 TEST_SAMPLES = 2000  # of the base, and as many training images, that `--scheduler mmd` compares
@@ -79,6 +79,8 @@ def main(config: Config, given: frozenset[str]) -> Path:
     start_log()
     config, given = settled(config, given)
     run = _run_to_resume(config, given)
+    if run is None:
+        _check_kind(config, given)
     splits = Config.load(run / "config.yaml").n_splits if run is not None else config.n_splits
     return train_splits(config, given, run) if splits > 1 else train_run(config, given, run)
 
@@ -118,7 +120,6 @@ def train_run(config: Config, given: frozenset[str], run: Path | None) -> Path:
                 log.info("changed: --%s %s, was %s", flag, getattr(config, flag), getattr(stored, flag))
         log.info("resuming %s from %s", run, checkpoint.name if checkpoint else "the start (it has no checkpoint)")
     _check(config)
-    _check_kind(config, given)
     _check_scheduler(config, given)
     device = choose_device(config, given)
     run = run or check_new_run(config)
@@ -183,11 +184,13 @@ def build_trainer(
         model.load_base(newest_checkpoint(Path(config.g_path)) or config.g_path)
     if config.d_path:
         model.load_energy(newest_checkpoint(Path(config.d_path)) or config.d_path)
-    images, held_out = data.train, None
-    selection = None
+    images, held_out, noise, selection = data.train, None, None, None
     if of_table(config):
+        if config.fresh_noise and data.noise is not None:
+            images, noise = data.exact, data.noise
         rows = torch.from_numpy(np.array(data.valid)).to(model.log_partition)
-        selection = EarlyStopping(ValidationNLL(rows, config.seed), config.patience) if model.has_density else None
+        if model.has_density:
+            selection = EarlyStopping(ValidationNLL(rows, data.shift, config.seed), config.patience)
     elif config.refine_kale and schedule_of(config).refines:
         images, held_out = set_aside(images)
         held_out = from_uint8(torch.tensor(held_out)).to(model.log_partition)
@@ -196,7 +199,7 @@ def build_trainer(
     )
     trainer = Trainer(
         model,
-        Batches(images, config.b_size, device, torch.Generator().manual_seed(stream(config.seed, "batches"))),
+        Batches(images, config.b_size, device, torch.Generator().manual_seed(stream(config.seed, "batches")), noise),
         objective,
         _optimizer(config, model.energy, config.lr, model.log_partition),
         _optimizer(config, model.base, config.lr_generator),
@@ -220,7 +223,9 @@ def build_trainer(
 def _negatives(config: Config, model: GEBM) -> Negatives:
     """Where the samples of energy steps come from: chains for cd, a pool where sampling takes d passes."""
     if config.criterion == "cd":
-        return Replay(kernel_of(config), config.cd_steps)
+        kernel = kernel_of(config)
+        persists = kernel.moves and kernel.anneals  # as the default of tables does not: chains of `Replay`'s own kernel
+        return Replay(kernel if persists else None, config.cd_steps)
     if getattr(model.base, "sequential", False):
         return Pool(POOL * config.noise_factor * config.b_size)
     return Fresh()

@@ -23,6 +23,7 @@ class Batches(Iterator[Tensor]):
     Args:
         data: images, uint8 (N, C, H, W), or a table, float32 (N, d); an array is copied into memory, a tensor is moved
             to the device.
+        noise: of a table, a map (d, d): each batch gets u @ noise added, u uniform on [-1, 1]^d.
         generator: draws one seed an epoch; may be shared with other users. None is a new one with torch's own seed.
 
     Raises:
@@ -35,6 +36,7 @@ class Batches(Iterator[Tensor]):
         batch_size: int,
         device: str | torch.device = "cpu",
         generator: torch.Generator | None = None,
+        noise: np.ndarray | None = None,
     ):
         if not isinstance(data, Tensor):
             data = torch.from_numpy(np.array(data))  # a copy: the cache is mapped read-only
@@ -45,6 +47,7 @@ class Batches(Iterator[Tensor]):
             raise InputError(f"--b_size {batch_size}: must be at least 1")
         self.data = data.to(device)
         self.batch_size = batch_size
+        self.noise = None if noise is None else torch.from_numpy(np.array(noise)).to(device)
         self.generator = generator or torch.Generator()
         self._next_epoch()
 
@@ -57,6 +60,9 @@ class Batches(Iterator[Tensor]):
             self.position += len(parts[-1])
             missing -= len(parts[-1])
         batch = self.data.index_select(0, torch.cat(parts))
+        if self.noise is not None:
+            u = torch.rand(batch.shape, generator=self.generator, device=self.generator.device) * 2 - 1
+            batch = batch + u.to(batch.device) @ self.noise
         return from_uint8(batch) if batch.dtype == torch.uint8 else batch
 
     def state_dict(self) -> dict[str, int | Tensor]:

@@ -14,9 +14,9 @@ from gebm.errors import InputError
 from gebm.registry import resolve
 from gebm.seeds import stream
 
-__all__ = ["PROTOCOLS", "TABLES", "TableData", "load_table"]
+__all__ = ["PROTOCOLS", "SCALINGS", "TABLES", "TableData", "load_table"]
 
-PROTOCOLS = ("standard", "paper")
+PROTOCOLS, SCALINGS = ("standard", "paper"), ("whiten", "standardise")
 FORMAT = 1  # raise it when the same table, protocol and seed come to mean other arrays
 FEWEST_ROWS = 20
 MOST_VALID = 1000  # rows
@@ -29,15 +29,19 @@ log = logging.getLogger("gebm")
 
 @dataclass(frozen=True, eq=False)
 class TableData:
-    """Three splits of whitened rows, and the way back to the original columns.
+    """Three splits of whitened, or standardised, rows, and the way back to the original columns.
 
     Attributes:
         name: of the data set, for reports.
         columns: names of the original columns that are kept, in the order of the file.
-        train, valid, test: whitened rows, float32 (N, d), read-only.
-        mean, whitening: float64 (d,) and (d, d); a row x of `columns` whitened is (x - mean) @ whitening.
+        train, valid, test: rows as models see them, float32 (N, d), read-only.
+        mean, whitening: float64 (d,) and (d, d); a row x of `columns` becomes (x - mean) @ whitening.
+        shift: added to a log-density of such a row, it is that of the whitened row, the unit of published likelihoods:
+            log |det whitening| minus that of the map that whitens; 0 where `whitening` is that map.
+        exact, noise: training rows before uniform noise was added to them, float32 (N, d), and the map (d, d) of the
+            noise, so that exact + u @ noise, u uniform on [-1, 1]^d, are such rows with other noise; None: none was.
         protocol, seed: what the splits were made by.
-        key: hash of content, protocol and seed; equal keys mean equal arrays.
+        key: hash of content, protocol, scaling and seed; equal keys mean equal arrays.
         notes: lines on what was done to the rows, for reports.
     """
 
@@ -52,6 +56,9 @@ class TableData:
     seed: int
     key: str
     notes: tuple[str, ...]
+    shift: float = 0.0
+    exact: np.ndarray | None = None
+    noise: np.ndarray | None = None
 
     @property
     def shape(self) -> tuple[int]:
@@ -82,7 +89,14 @@ TABLES: dict[str, Callable[[Path], Table]] = {
 FILES: dict[str, Callable[[str], Table]] = {"csv": read_csv, "npz": read_npz}
 
 
-def load_table(dataset: str, data_path: str | Path = "data", *, protocol: str = "standard", seed: int = 0) -> TableData:
+def load_table(
+    dataset: str,
+    data_path: str | Path = "data",
+    *,
+    protocol: str = "standard",
+    scaling: str = "whiten",
+    seed: int = 0,
+) -> TableData:
     """Loads a table and prepares it.
 
     `standard`: the seed draws 10 % test rows and 10 % of the rest (at most 1,000) for validation; rounded values get
@@ -95,6 +109,7 @@ def load_table(dataset: str, data_path: str | Path = "data", *, protocol: str = 
         dataset: a name in `TABLES`; `csv:PATH`; `npz:PATH`, one array (N, d) or train and test (and valid); `toy:NAME`,
             drawn by the seed and left as it is; or a dotted path `package.module:factory` to a function of (data_path,
             seed) that returns an array (N, d) or a `TableData`.
+        scaling: `whiten`, or `standardise`: each column to mean 0 and variance 1, on its own axis.
         data_path: where the files of the sets in `TABLES` lie, or its folder `uci`; else they are downloaded to that.
 
     Raises:
@@ -104,6 +119,8 @@ def load_table(dataset: str, data_path: str | Path = "data", *, protocol: str = 
     data_path = Path(data_path)
     if protocol not in PROTOCOLS:
         raise InputError(f"--protocol {protocol!r}: choose {' or '.join(PROTOCOLS)}")
+    if scaling not in SCALINGS:
+        raise InputError(f"--scaling {scaling!r}: choose {' or '.join(SCALINGS)}")
     kind, _, rest = dataset.partition(":")
     name = dataset
     if rest and kind in FILES:
@@ -119,10 +136,10 @@ def load_table(dataset: str, data_path: str | Path = "data", *, protocol: str = 
             return made
         values = numbers(f"--dataset {dataset}: what it made", np.asarray(made))
         table = Table(numbered(values.shape[1]), values)
-    return _prepared(name, table, protocol, seed)
+    return _prepared(name, table, protocol, scaling, seed)
 
 
-def _prepared(name: str, table: Table, protocol: str, seed: int) -> TableData:
+def _prepared(name: str, table: Table, protocol: str, scaling: str, seed: int) -> TableData:
     paper = protocol == "paper"
     # The legacy generator, whose streams never change; the paper's takes its draws from one stream in this order.
     rng = np.random.RandomState(seed if paper else stream(seed, "table"))
@@ -136,8 +153,11 @@ def _prepared(name: str, table: Table, protocol: str, seed: int) -> TableData:
     kept, dropped = _kept(name, rows[fitted], table)
     notes += dropped
     rows, columns = rows[:, kept], tuple(table.columns[i] for i in kept)
+    exact, width = rows[splits[0]].copy(), None
     if table.dequantise:
-        notes.append(_dequantise(rows, rng, bins=2 if paper else 1))
+        width = _dequantise(rows, rng, bins=2 if paper else 1)
+        noise = "twice the bin's width, as published" if paper else "one bin's width"
+        notes.append(f"uniform noise added, {noise} (bin: median gap between a column's values)")
     notes += _discrete(rows, columns)
 
     if table.whiten:
@@ -148,11 +168,20 @@ def _prepared(name: str, table: Table, protocol: str, seed: int) -> TableData:
             notes.append("whitening fitted on all rows, test included, as published")
     else:
         mean, whitening = np.zeros(len(columns)), np.eye(len(columns))
-    white = ((rows - mean) @ whitening).astype(np.float32)
-    white.flags.writeable = False
-    train, valid, test = (white[split] for split in splits)
-    key = _key(table, protocol, seed)
-    return TableData(name, columns, train, valid, test, mean, whitening, protocol, seed, key, tuple(notes))
+    shift = 0.0
+    if table.whiten and scaling == "standardise":
+        standard = np.diag(1 / rows[fitted].std(0))
+        shift = float(np.linalg.slogdet(standard)[1] - np.linalg.slogdet(whitening)[1])
+        whitening = standard
+    scaled = ((rows - mean) @ whitening).astype(np.float32)
+    scaled.flags.writeable = False
+    train, valid, test = (scaled[split] for split in splits)
+    return TableData(
+        name, columns, train, valid, test, mean, whitening, protocol, seed, _key(table, protocol, scaling, seed),
+        tuple(notes), shift,
+        exact=None if width is None else ((exact - mean) @ whitening).astype(np.float32),
+        noise=None if width is None else (width[:, None] * whitening).astype(np.float32),
+    )  # fmt: skip
 
 
 def _sizes(name: str, table: Table, paper: bool) -> tuple[int, int, int]:
@@ -195,16 +224,16 @@ def _copies(rows: np.ndarray) -> list[int]:
     return copies
 
 
-def _dequantise(rows: np.ndarray, rng: np.random.RandomState, bins: int) -> str:
-    """Add uniform noise, `bins` bins wide, to each column in place; a bin is the median gap between its values.
+def _dequantise(rows: np.ndarray, rng: np.random.RandomState, bins: int) -> np.ndarray:
+    """Add uniform noise, `bins` bins wide, to each column in place; returns half its width, (d,).
 
-    The gap is taken over all rows: it belongs to how the column was measured, not to a split.
+    A bin is the median gap between a column's values, over all rows: it belongs to how the column was measured, not to
+    a split.
     """
-    for column in rows.T:
-        gap = np.median(np.diff(np.unique(column)))
-        column += (rng.rand(len(column)) * 2 - 1) * gap * bins / 2
-    width = "twice the bin's width, as published" if bins == 2 else "one bin's width"
-    return f"uniform noise added, {width} (bin: median gap between a column's values)"
+    width = np.array([np.median(np.diff(np.unique(column))) * bins / 2 for column in rows.T])
+    for column, half in zip(rows.T, width):
+        column += (rng.rand(len(column)) * 2 - 1) * half
+    return width
 
 
 def _whitening(rows: np.ndarray, order: np.ndarray, first: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -248,7 +277,7 @@ def _discrete(rows: np.ndarray, columns: tuple[str, ...]) -> list[str]:
     return [f"few distinct values, so no density and a likelihood without bound: {', '.join(few)}"]
 
 
-def _key(table: Table, protocol: str, seed: int) -> str:
+def _key(table: Table, protocol: str, scaling: str, seed: int) -> str:
     flags = table.dequantise, table.decorrelate, table.whiten
-    recipe = FORMAT, table.columns, table.values.shape, table.n_valid, table.n_test, flags, protocol, seed
+    recipe = FORMAT, table.columns, table.values.shape, table.n_valid, table.n_test, flags, protocol, scaling, seed
     return hashlib.sha256(repr(recipe).encode() + np.ascontiguousarray(table.values).tobytes()).hexdigest()[:16]

@@ -19,16 +19,21 @@ class ResidualMLP(nn.Module):
         width: factor on the hidden units.
         blocks: number of residual blocks.
         bn: without effect, as an energy is a function of one row.
+        dropout: share of hidden units left out of each block's second layer in training mode.
 
     Shapes: rows (N, d) -> energies (N,).
     """
 
-    def __init__(self, shape: tuple[int], *, width: float = 1.0, blocks: int = 3, bn: bool = False):
+    def __init__(
+        self, shape: tuple[int], *, width: float = 1.0, blocks: int = 3, bn: bool = False, dropout: float = 0.0
+    ):
         super().__init__()
         hidden = scaled(128, width)
         self.first = nn.Linear(*shape, hidden)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+            nn.Sequential(
+                nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Dropout(dropout), nn.Linear(hidden, hidden)
+            )
             for _ in range(blocks)
         )
         self.head = zeroed(nn.Sequential(nn.SiLU(), nn.Linear(hidden, 1)))

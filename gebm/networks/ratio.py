@@ -48,10 +48,22 @@ class DensityRatio(nn.Module):
         """log E_G[exp(-E)] = -b, a scalar."""
         return -self.offset
 
+    def match_base(self) -> bool:
+        """Make p the base's density, and E = b, if the two are flows of one architecture; whether they are."""
+        ours, theirs = self.flow.state_dict(), self.base.state_dict()
+        same = type(self.flow) is type(self.base) and _shapes(ours) == _shapes(theirs)
+        if same:
+            self.flow.load_state_dict(theirs)
+        return same
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """log p of rows (N, d), (N,): the model's log-density, which needs no g."""
+        return self.flow.log_prob(x)
+
     def forward(self, x: Tensor) -> Tensor:
         with _held(self.base):
             log_base = self.base.log_prob(x)
-        return log_base - self.flow.log_prob(x) + self.offset
+        return log_base - self.log_density(x) + self.offset
 
     def train(self, mode: bool = True) -> "DensityRatio":
         super().train(mode)
@@ -62,6 +74,10 @@ class DensityRatio(nn.Module):
         # To another device or precision the two go together; if the base is there already, this changes nothing.
         self.base._apply(fn, recurse)
         return super()._apply(fn, recurse)
+
+
+def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}
 
 
 @contextmanager

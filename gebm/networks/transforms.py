@@ -2,16 +2,20 @@
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
-from zuko.lazy import LazyTransform
-from zuko.nn import MLP
-from zuko.transforms import CouplingTransform, DependentTransform, MonotonicAffineTransform, SoftclipTransform
+from torch.nn import functional as F
+from zuko.nn import Linear
 from zuko.utils import bisection
 
-__all__ = ["AffineCoupling", "BatchNorm", "Mixture", "Standardise", "zeroed"]
+__all__ = ["AffineCoupling", "BatchNorm", "CouplingNetwork", "Dropout", "Mixture", "Standardise"]
+__all__ += ["activation", "zeroed"]
+
+BOUND = math.log(1000)  # of log-scales: beyond it one step too large would overflow exp
+NARROWEST = 1e-3  # standard deviation of a mixture's component
 
 
 def zeroed(network: nn.Sequential) -> nn.Sequential:
@@ -19,6 +23,22 @@ def zeroed(network: nn.Sequential) -> nn.Sequential:
     nn.init.zeros_(network[-1].weight)
     nn.init.zeros_(network[-1].bias)
     return network
+
+
+class Dropout(nn.Module):
+    """Dropout with probability p while it is `active`, which its flow says; the mode of training does not."""
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p, self.active = p, False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.p) if self.active else x
+
+
+def activation(kind: type[nn.Module], dropout: float) -> nn.Module:
+    """The activation, with dropout after it if there is any."""
+    return nn.Sequential(kind(), Dropout(dropout)) if dropout else kind()
 
 
 class Standardise(Transform):
@@ -43,25 +63,63 @@ class Standardise(Transform):
         return -self.log_diagonal.sum().expand(x.shape[:-1])
 
 
-class AffineCoupling(LazyTransform):
-    """Affine coupling of Dinh et al. 2017: columns outside the mask are scaled and shifted by networks of those inside.
+class CouplingNetwork(nn.Module):
+    """Two networks side by side, from columns (N, inside) to log-scales and shifts, (N, outside) each.
 
     Tanh in the log-scale's network, ReLU in the shift's (paper.md section 4). The log-scale is softly bounded by
-    log 1000 = 6.9, which leaves it alone where it is small: without a bound one step too large overflows exp.
+    log 1000 = 6.9, which leaves it alone where it is small.
     """
 
-    def __init__(self, mask: Tensor, hidden: Sequence[int]):
+    def __init__(self, inside: int, outside: int, hidden: Sequence[int], dropout: float = 0.0):
         super().__init__()
-        self.register_buffer("mask", mask)
-        inside = int(mask.sum())
-        self.scale = zeroed(MLP(inside, len(mask) - inside, hidden, activation=nn.Tanh))
-        self.shift = zeroed(MLP(inside, len(mask) - inside, hidden, activation=nn.ReLU))
+        # Weights in pairs: half as many tensors, and as much less to do for an optimiser.
+        self.layers = nn.Sequential(*(Linear(a, b, stack=2) for a, b in pairwise([inside, *hidden, outside])))
+        self.tanh, self.relu = activation(nn.Tanh, dropout), activation(nn.ReLU, dropout)
+        zeroed(self.layers)
 
-    def forward(self, context: None = None) -> Transform:
-        return CouplingTransform(self._affine, self.mask)
+    def forward(self, inside: Tensor) -> tuple[Tensor, Tensor]:
+        scale = shift = inside
+        for i, layer in enumerate(self.layers):
+            if i:
+                scale, shift = self.tanh(scale), self.relu(shift)
+            scale, shift = map(F.linear, (scale, shift), layer.weight, layer.bias)
+        return BOUND * torch.tanh(scale / BOUND), shift
 
-    def _affine(self, inside: Tensor) -> Transform:
-        return DependentTransform(MonotonicAffineTransform(self.shift(inside), self.scale(inside)), 1)
+
+class AffineCoupling(Transform):
+    """Affine coupling of Dinh et al. 2017: the columns outside are scaled and shifted by functions of those inside.
+
+    Arguments:
+        network: from columns inside to log-scales and shifts of those outside.
+        inside, outside: which columns they are.
+        places: where each column is in the two put together.
+    """
+
+    domain = codomain = constraints.real_vector
+    bijective = True
+
+    def __init__(self, network: nn.Module, inside: Tensor, outside: Tensor, places: Tensor):
+        super().__init__()
+        self.network, self.inside, self.outside, self.places = network, inside, outside, places
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        inside, outside = self._split(x)
+        log_scale, shift = self.network(inside)
+        return self._merge(inside, outside * log_scale.exp() + shift), log_scale.sum(1)
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.call_and_ladj(x)[0]
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        inside, outside = self._split(y)
+        log_scale, shift = self.network(inside)
+        return self._merge(inside, (outside - shift) * (-log_scale).exp())
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.index_select(1, self.inside), x.index_select(1, self.outside)
+
+    def _merge(self, inside: Tensor, outside: Tensor) -> Tensor:
+        return torch.cat([inside, outside], 1).index_select(1, self.places)
 
 
 class BatchNorm(Transform):
@@ -100,13 +158,13 @@ class Mixture:
     """Mixtures of K Gaussians on the line, one for each entry of a tensor (*).
 
     Arguments:
-        parameters: logits of the weights, means and softly bounded log standard deviations, (*, 3, K).
+        parameters: logits of the weights, means, and s of the standard deviations softplus(s) + 0.001, (*, 3, K).
     """
 
     def __init__(self, parameters: Tensor):
-        logits, mean, log_scale = parameters.unbind(-2)
-        self.log_weight, self.mean = logits.log_softmax(-1), mean
-        self.log_scale = SoftclipTransform(math.log(1000))(log_scale)
+        logits, self.mean, scale = parameters.unbind(-2)
+        self.log_weight = logits.log_softmax(-1)
+        self.log_scale = (F.softplus(scale) + NARROWEST).log()
 
     def log_prob(self, x: Tensor) -> Tensor:
         exponent = self.log_weight - self.log_scale - 0.5 * self._standardised(x).square()

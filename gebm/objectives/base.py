@@ -124,9 +124,11 @@ class Objective(nn.Module, ABC):
                 e_real, e_fake = self.energy(real), None
             else:
                 e_real, e_fake = self.energy(torch.cat([real, fake])).split([len(real), len(fake)])
-            penalty = torch.zeros((), device=real.device, dtype=e_real.dtype)
-            if self.gradient:  # without samples to interpolate with, at the data
-                penalty = penalty + gradient_penalty(self.energy, real, real if fake is None else fake, generator)
-        if self.l2:
-            penalty = penalty + l2_penalty(self.energy)
+            penalty = self._penalty(real, fake, generator)
         return e_real, e_fake, penalty
+
+    def _penalty(self, real: Tensor, fake: Tensor | None, generator: torch.Generator | None) -> Tensor:
+        penalty = torch.zeros_like(self.log_partition)
+        if self.gradient:  # without samples to interpolate with, at the data
+            penalty = penalty + gradient_penalty(self.energy, real, real if fake is None else fake, generator)
+        return penalty + l2_penalty(self.energy) if self.l2 else penalty

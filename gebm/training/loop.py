@@ -74,10 +74,10 @@ def train(
 ) -> None:
     """Train from where the trainer's counters stand to the end of the schedule.
 
-    Learning rates follow the trainer's `lr_schedule` until the refinement. In it the energy's falls linearly
-    to zero from the configured one, not from where the schedule left it: that stage is a training of its own, on a
-    base that has come to rest, and the same after a joint stage as from a trained base that was given. A stage of a
-    trainer with a `selection` ends with the weights that it chose.
+    Learning rates follow the trainer's `lr_schedule` in the joint stage. In the others, of one network alone, its rate
+    falls linearly to zero from the configured one, not from where the schedule left it: the refinement is a training
+    of its own, on a base that has come to rest, and the same after a joint stage as from a trained base that was given.
+    A stage of a trainer with a `selection` ends with the weights that it chose.
 
     Writes into the existing folder `run`: `stats.jsonl`, `tensorboard/`, `grids/` of 64 fixed latents, `checkpoints/`.
 
@@ -107,9 +107,12 @@ def train(
 
     with _signals() as received, log:
 
-        def after_step(step: int) -> None:
+        def look() -> None:
             if trainer.selection is not None:
                 log.collect(trainer.selection.look(trainer))
+
+        def after_step(step: int) -> None:
+            look()
             if step % schedule.log_every == 0:
                 log.raise_if_diverged(last_saved)
                 log.write()
@@ -123,10 +126,11 @@ def train(
 
         def update(step: Callable[[], dict[str, Tensor]]) -> None:
             """Take a step at the learning rates of its moment."""
-            if counters.stage == "refine":
-                trainer.scale_lr(remaining(counters.refine_step, schedule.refine_steps))
-            else:
+            if counters.stage == "joint":
                 trainer.scale_lr(trainer.lr_schedule.factor(trainer.epoch))
+            else:
+                steps = schedule.ml_steps if counters.stage == "base" else schedule.refine_steps
+                trainer.scale_lr(remaining(counters.stage_step, steps))
             log.collect(step())
 
         def stop_if_asked() -> None:
@@ -166,6 +170,7 @@ def train(
                 continue
             trainer.start(name)
             log.stage(name, getattr(counters, counter), steps)
+            look()
             while getattr(counters, counter) < steps and not reached():
                 step()
                 log.advance()
@@ -176,6 +181,7 @@ def train(
                 trainer.selection.restore(trainer)
             checkpoint()
             log.write()
+        checkpoint()  # where no stage had a step
 
 
 def _held_out_kale(trainer: Trainer, held_out: Tensor) -> float:

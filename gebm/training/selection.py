@@ -15,8 +15,8 @@ __all__ = ["EarlyStopping"]
 class EarlyStopping:
     """Keeps the weights with the lowest validation loss of a stage; the stage ends when none was lower for a while.
 
-    Looked at after every pass over the training data, from the state alone, so that a resumed run ends where an
-    uninterrupted one does.
+    Looked at where a stage starts, which is so a candidate, and after every pass over the training data; from the state
+    alone, so that a resumed run ends where an uninterrupted one does.
 
     Arguments:
         loss: of a trainer's model as it would be sampled now, on validation data.
@@ -29,7 +29,7 @@ class EarlyStopping:
 
     def start(self, epoch: int) -> None:
         """Begin a stage, which chooses among its own weights alone."""
-        self.best, self.best_epoch, self.seen = math.inf, epoch, epoch
+        self.best, self.best_epoch, self.seen = math.inf, epoch, -1
         self.weights: dict[str, Tensor] = {}
 
     def look(self, trainer: "Trainer") -> dict[str, float]:

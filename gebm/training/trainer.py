@@ -59,7 +59,7 @@ class Trainer:
         noise_factor: such samples for each one of the data.
         grad_clip: largest gradient norm of a step; 0: no limit.
         ema: decay of the moving average of the base; 0: none.
-        lr_schedule: of both learning rates until the refinement; None: constant.
+        lr_schedule: of both learning rates in the joint stage; None: constant.
         selection: of each stage's weights, and of its end; None: the last ones are kept.
         generator: source of the latents and of the penalty's interpolation, on the model's device.
 
@@ -153,6 +153,8 @@ class Trainer:
         """
         if stage == self.counters.stage:
             return
+        if self.counters.stage == "base" and hasattr(self.model.energy, "match_base"):
+            self.model.energy.match_base()  # as other energies do, it starts where it changes nothing
         self.counters.stage = stage
         self.counters.pending = 0
         if self.selection is not None:

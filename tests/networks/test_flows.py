@@ -146,6 +146,15 @@ def test_autoregressive(name):
 def test_coupling_masks_alternate():
     flow, x = made("nvp", blocks=1), rows(2)
     z = flow.inverse(x)
+    network, inside, outside = flow.maps[0].network, x[:, ::2], x[:, 1::2]
+    weights = [(layer.weight, layer.bias) for layer in network.layers]
+    h = [inside, inside]
+    for i, (w, b) in enumerate(weights):
+        h = [h[k] @ w[k].T + b[k] for k in (0, 1)]
+        if i < 2:
+            h = [h[0].tanh(), h[1].relu()]
+    log_scale = 6.907755 * torch.tanh(h[0] / 6.907755)
+    torch.testing.assert_close(z[:, 1::2], outside * log_scale.exp() + h[1])
     assert torch.equal(z[:, ::2], x[:, ::2]) and (z[:, 1::2] != x[:, 1::2]).all()
     assert (jacobian(made("nvp", blocks=3).inverse, x[:1]) != 0).all()
     assert not FLOWS["nvp"].sequential and not FLOWS["gaussian"].sequential
@@ -164,7 +173,7 @@ def test_gaussian_is_the_gaussian_of_its_samples():
 def test_batch_normalisation(name):
     flow = made(name, bn=True, dtype=torch.float32)
     norms = [m for m in flow.modules() if isinstance(m, torch.nn.BatchNorm1d)]
-    assert len(norms) == 2  # between three blocks
+    assert len(norms) == (1 if name == "mogmaf" else 2)  # between three blocks, the mixture aside
     x, far = rows(64, dtype=torch.float32), 3 * rows(64, dtype=torch.float32, seed=9)
     before = copy.deepcopy(flow.state_dict())
     with torch.no_grad():
@@ -218,11 +227,71 @@ def test_width_and_blocks(name):
     assert (size(blocks=2) < size()) == (name in NORMED)
 
 
+DROPPED = [name for name in FLOWS if name != "gaussian"]
+
+
+@pytest.mark.parametrize("name", DROPPED)
+def test_dropout_is_for_training_by_likelihood_alone(name):
+    flow, plain, x = made(name, dropout=0.3), made(name), rows(200)
+    state = [(p.shape, n.rsplit(".", 1)[1]) for n, p in plain.named_parameters()]
+    assert [(p.shape, n.rsplit(".", 1)[1]) for n, p in flow.named_parameters()] == state
+    expected = flow.log_prob(x)
+    flow.train()
+    torch.manual_seed(0)
+    first, second = flow.log_prob(x), flow.log_prob(x)
+    assert (first - second).abs().max() > 0.01 and (first - expected).abs().max() > 0.01
+    torch.manual_seed(0)
+    assert torch.equal(flow.log_prob(x), first)
+    z = flow.inverse(x)
+    assert torch.equal(flow.inverse(x), z) and torch.equal(flow.eval().inverse(x), z)
+    assert (flow.train()(z) - x).abs().max() < 1e-6
+    energy = DensityRatio(made(name, dropout=0.3, seed=3), flow).train()
+    assert torch.equal(energy(x), energy(x)) and torch.equal(energy.eval()(x), energy.train()(x))
+    flow.log_prob(x).mean().backward()
+    assert all(p.grad.isfinite().all() for p in flow.parameters())
+
+
+def test_gaussian_takes_no_dropout():
+    flow = made("gaussian", dropout=0.3).train()
+    assert torch.equal(flow.log_prob(rows(9)), flow.eval().log_prob(rows(9)))
+
+
+def test_mixture_alone_is_autoregressive_in_the_order_of_the_columns():
+    """Blocks count the mixture: with one, the first column's marginal is the first conditional."""
+    flow, x = made("mogmaf", blocks=1), rows(50)
+    (first,) = {tuple(row) for row in flow._mixtures(x).mean[:, 0].tolist()}
+    bias = flow.conditionals[-1].bias[: 3 * flow.components].view(3, -1)
+    assert torch.equal(bias[1], torch.tensor(first, dtype=torch.float64))
+    marginal = Mixture(bias).log_prob(x[:, 0])
+    others = x.clone()
+    others[:, 1:] = 0
+    conditionals = flow._mixtures(others).log_prob(others)
+    torch.testing.assert_close(conditionals[:, 0], marginal)
+    assert not flow.maps and len(made("mogmaf", blocks=4).maps) == 3
+
+
+def test_mixture_learns_fine_structure():
+    """Two values, each 0.002 wide: the density of a Gaussian of that width, reached from the start by Adam."""
+    torch.manual_seed(0)
+    flow = FLOWS["mogmaf"]((2,), blocks=1, width=0.1)
+    optimiser = torch.optim.Adam(flow.parameters(), 0.03, (0.9, 0.99))
+    falling = torch.optim.lr_scheduler.LinearLR(optimiser, 1, 0, 400)
+    x = torch.randn(400, 2).sign() + 0.002 * torch.randn(400, 2)
+    for _ in range(400):
+        optimiser.zero_grad()
+        loss = -flow.log_prob(x).mean()
+        loss.backward()
+        optimiser.step()
+        falling.step()
+    best = 2 * (math.log(2) + math.log(0.002) + 0.5 * math.log(2 * math.pi * math.e))
+    assert loss.item() == pytest.approx(best, abs=0.4)
+
+
 def test_mixture_by_hand():
-    logits, mean, log_scale = torch.tensor([[0.3, -1.0, 0.5], [-2.0, 0.0, 3.0], [-1.0, 0.2, -3.0]], dtype=torch.float64)
-    mixture = Mixture(torch.stack([logits, mean, log_scale]))
+    logits, mean, scale = torch.tensor([[0.3, -1.0, 0.5], [-2.0, 0.0, 3.0], [-1.0, 0.2, -30.0]], dtype=torch.float64)
+    mixture = Mixture(torch.stack([logits, mean, scale]))
     x = torch.linspace(-6, 6, 25, dtype=torch.float64)
-    normals = torch.distributions.Normal(mean, mixture.log_scale.exp())
+    normals = torch.distributions.Normal(mean, scale.exp().log1p() + 0.001)
     density = (logits.softmax(0) * normals.log_prob(x[:, None]).exp()).sum(1)
     torch.testing.assert_close(mixture.log_prob(x).exp(), density)
     below = (logits.softmax(0) * normals.cdf(x[:, None])).sum(1)
@@ -234,11 +303,11 @@ def test_mixture_by_hand():
 def test_mixture_tails_in_float32(sign):
     """Far outside all components, and with components so narrow that their probabilities underflow in between."""
     x = (sign * torch.tensor([5.0, 20.0, 100.0, 1000.0])).requires_grad_()
-    mixture = Mixture(torch.tensor([[0.0, 0.0], [-3.0, 3.0], [-20.0, 0.0]]))
+    mixture = Mixture(torch.tensor([[0.0, 0.0], [-3.0, 3.0], [-5.3, 0.54]]))  # scales 0.006 and 1
     z = mixture.normal_score(x)
     assert ((mixture.quantile(z) - x).abs() < 1e-4 * x.abs()).all()
     mixture.quantile(z).sum().backward()
-    assert (x.grad - 1).abs().max() < 0.05
+    assert (x.grad - 1).abs().max() < 0.15  # log-odds of 5e5 are rounded to 0.03 or 0.06
 
 
 # The density ratio as an energy.
@@ -256,16 +325,37 @@ def test_ratio_is_the_flow_again(name):
         x = rows(5, 2)
         log_model = energy.base.log_prob(x) - energy(x) - energy.known_log_partition
         torch.testing.assert_close(log_model, energy.flow.log_prob(x))
+        assert torch.equal(energy.log_density(x), energy.flow.log_prob(x))
         weights = [(energy.base.log_prob(part) - energy(part)).exp().sum() for part in points.split(50_000)]
     assert energy.known_log_partition == pytest.approx(-0.7)
     assert math.log(sum(weights) * area) == pytest.approx(-0.7, abs=2e-3)
 
 
+@pytest.mark.parametrize("name", FLOWS)
+def test_ratio_started_at_its_base(name):
+    energy = DensityRatio(made(name, bn=True, seed=3), made(name, bn=True), offset=0.7)
+    x = rows(20)
+    assert (energy(x) - 0.7).abs().max() > 0.1
+    assert energy.match_base()
+    torch.testing.assert_close(energy(x), torch.full((20,), 0.7, dtype=torch.float64))
+    with torch.no_grad():
+        next(iter(energy.base.parameters())).add_(1.0)  # copied, not shared
+    assert (energy(x) - 0.7).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("base", [("maf", {}), ("nvp", {"width": 0.4}), ("nvp", {"blocks": 2})], ids=str)
+def test_ratio_unlike_its_base(base):
+    energy = DensityRatio(made("nvp", seed=3), made(base[0], **base[1]))
+    before = copy.deepcopy(energy.state_dict())
+    assert not energy.match_base()
+    assert all(torch.equal(v, before[k]) for k, v in energy.state_dict().items())
+
+
 def test_ratio_partition_by_samples_of_the_base():
     base, p = made("gaussian", 2), FLOWS["nvp"]((2,), width=0.2, blocks=2).double()
     with torch.no_grad():
-        base.transform.transforms[0].factor.zero_().fill_diagonal_(math.log(1.5))  # wider than p: bounded weights
-        base.transform.transforms[0].mean.zero_()
+        base.maps[0].factor.zero_().fill_diagonal_(math.log(1.5))  # wider than p: bounded weights
+        base.maps[0].mean.zero_()
     energy = DensityRatio(p, base, offset=0.7)
     with torch.no_grad():
         weights = (-energy(base(rows(20_000, 2)))).exp()

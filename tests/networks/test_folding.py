@@ -1,3 +1,5 @@
+"""Folding of the networks of images; those of rows have test_flows.py and test_mlp.py."""
+
 import copy
 
 import pytest
@@ -5,10 +7,12 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from gebm import networks
 from gebm.latent import GaussianPrior, LatentPosterior
-from gebm.networks import BASES, ENERGIES
+from gebm.model import OF_ROWS
 from gebm.networks.folding import folded
 
+BASES, ENERGIES = ({k: v for k, v in r.items() if k not in OF_ROWS} for r in (networks.BASES, networks.ENERGIES))
 SHAPE = (3, 16, 16)
 FAMILIES = [(part, name) for part, registry in (("base", BASES), ("energy", ENERGIES)) for name in registry]
 

@@ -41,11 +41,18 @@ def test_one_row_one_energy():
     assert ResidualMLP((1,))(rows(3, 1)).shape == (3,)
 
 
+def test_dropout():
+    energy, x = made(dropout=0.3), rows(50)
+    assert energy.state_dict().keys() == made().state_dict().keys()
+    assert (energy(x) - energy(x)).abs().max() > 0.01
+    assert torch.equal(energy.eval()(x), made()(x))
+
+
 def test_residual_blocks_by_hand():
     energy, x = made(blocks=2), rows(6)
     h = energy.first(x)
     for block in energy.blocks:
-        h = h + block[3](torch.nn.functional.silu(block[1](torch.nn.functional.silu(h))))
+        h = h + block[4](torch.nn.functional.silu(block[1](torch.nn.functional.silu(h))))
     torch.testing.assert_close(energy(x), energy.head[1](torch.nn.functional.silu(h))[:, 0])
     assert len(energy.blocks) == 2 and energy.first.out_features == 128
     assert made(width=0.5).first.out_features == 64

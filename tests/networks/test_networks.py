@@ -1,3 +1,5 @@
+"""The networks of images; those of rows have test_flows.py and test_mlp.py."""
+
 import copy
 
 import pytest
@@ -6,10 +8,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize
 
+from gebm import networks
 from gebm.errors import InputError
-from gebm.networks import BASES, ENERGIES
+from gebm.model import OF_ROWS
 from gebm.networks.common import ENERGY_FLOOR
 
+BASES, ENERGIES = ({k: v for k, v in r.items() if k not in OF_ROWS} for r in (networks.BASES, networks.ENERGIES))
 SHAPES = [(3, 32, 32), (1, 8, 8), (1, 16, 16), (3, 64, 64)]
 LATENT = 7
 
