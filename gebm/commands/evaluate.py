@@ -121,7 +121,8 @@ def _open(path: Path, config: Config, given: frozenset[str]) -> Subject:
         stored = Config.load(beside)
         if "dataset" not in given and ":" in stored.dataset and stored.dataset.partition(":")[0] not in NO_CODE:
             raise InputError(f"{path}: was made with the code --dataset {stored.dataset}; name it too, to have it run")
-        fields = ("dataset", "image_size", "dataset_type", "protocol", *(("seed",) if of_table(stored) else ()))
+        fields = ["dataset", "image_size", "dataset_type", "protocol", "scaling"]
+        fields += ["seed"] if of_table(stored) else []  # which chose the split
         config = replace(config, **{f: getattr(stored, f) for f in fields if f not in given})
         if stored.mode == "sample" and source == path and path.is_dir():
             raise InputError(f"{path}: its samples.npz is missing; sample again, or give another run")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gebm.errors import InputError
+from gebm.objectives.base import log_mean_exp
 from gebm.objectives.donsker import DonskerVaradhan
 
 __all__ = ["MaximumLikelihood"]
@@ -17,9 +18,9 @@ class MaximumLikelihood(DonskerVaradhan):
     .. math:: \min_E\, \mathbb E_P[E] + \log Z, \quad \log Z = \log \mathbb E_G[\exp(-E)]
 
     log Z is the energy's `known_log_partition` where it has one (as a flow relative to the base's density has): then
-    nothing is sampled, an energy step minimises minus the mean of the energy's `log_density`, which is the same up to
-    the base's part, and c follows that value. Of any other energy log Z is the batch's log-mean-exp, and an energy step
-    is that of `DonskerVaradhan`.
+    nothing is sampled, and c follows that value. An energy step then minimises minus the mean of the energy's
+    `log_density`, if there is one: the same but for the base's part, which takes time and has no gradient. Of any other
+    energy log Z is the batch's log-mean-exp, and an energy step is that of `DonskerVaradhan`.
 
     A base step minimises :math:`-\mathbb E_P[\log g]`, whatever the energy is; it draws no samples, so that in
     `--train_mode base` an unknown log-partition has to be estimated afterwards.
@@ -33,10 +34,15 @@ class MaximumLikelihood(DonskerVaradhan):
     def _known(self) -> Tensor | None:
         return getattr(self.energy, "known_log_partition", None)
 
+    def batch_log_partition(self, e_fake: Tensor | None) -> Tensor:
+        """The known log-partition, else that of the batch, with its graph."""
+        known = self._known
+        return log_mean_exp(-e_fake) if known is None else known
+
     def forward(
         self, real: Tensor, fake: Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        if self.uses_samples:
+        if self._known is None or not hasattr(self.energy, "log_density"):
             return super().forward(real, fake, generator)
         c, known, penalty = self.log_partition, self._known.detach(), self._penalty(real, None, generator)
         loss = -self.energy.log_density(real).mean() + self.slope(known) * (c - c.detach())

@@ -1,0 +1,164 @@
+"""A trainer from the flags: networks, batches, objective, optimisers, schedules, and what is evaluated on the way."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gebm.commands.chains import kernel_of
+from gebm.commands.density import ValidationNLL
+from gebm.commands.metrics import base_features, check_features, evaluate_model, features_of
+from gebm.commands.setup import architecture_of, newest_checkpoint, of_table, schedule_of
+from gebm.config import Config
+from gebm.data import Batches, ImageData, TableData, from_uint8, set_aside
+from gebm.latent import LatentPosterior
+from gebm.metrics import Frechet, extract, metric_name
+from gebm.model import GEBM
+from gebm.objectives import OBJECTIVES
+from gebm.seeds import stream
+from gebm.training.negatives import Fresh, Negatives, Pool, Replay
+from gebm.training.schedules import Exponential, LRSchedule, MultiStep, ThreeSample
+from gebm.training.selection import EarlyStopping
+from gebm.training.trainer import Trainer
+
+__all__ = ["build_trainer", "evaluations_of", "milestones"]
+
+KALE_FORMS = ("fenchel", "donsker_varadhan")
+POOL = 20  # energy steps' worth of samples of a base that is slow to sample
+TEST_SAMPLES = 2000  # of the base, and as many training images, that `--scheduler mmd` compares
+
+
+def build_trainer(
+    config: Config, given: frozenset[str], data: ImageData | TableData, device: torch.device
+) -> tuple[Trainer, torch.Tensor | None]:
+    """Networks, optimisers and batches as configured, and the images set aside for `--refine_kale`."""
+    torch.manual_seed(config.seed)
+    dtype = torch.float64 if config.dtype == 64 else torch.float32
+    model = GEBM.build(architecture_of(config, given, data.shape), dtype).to(device)
+    if config.g_path:
+        model.load_base(newest_checkpoint(Path(config.g_path)) or config.g_path)
+    if config.d_path:
+        model.load_energy(newest_checkpoint(Path(config.d_path)) or config.d_path)
+    images, held_out, noise, selection = data.train, None, None, None
+    if of_table(config):
+        if config.fresh_noise and data.noise is not None:
+            images, noise = data.exact, data.noise
+        rows = torch.from_numpy(np.array(data.valid)).to(model.log_partition)
+        if model.has_density:
+            selection = EarlyStopping(ValidationNLL(rows, data.shift, config.seed), config.patience)
+    elif config.refine_kale and schedule_of(config).refines:
+        images, held_out = set_aside(images)
+        held_out = from_uint8(torch.tensor(held_out)).to(model.log_partition)
+    objective = OBJECTIVES[config.criterion](
+        model.energy, model.log_partition, penalty_type=config.penalty_type, penalty_lambda=config.penalty_lambda
+    )
+    trainer = Trainer(
+        model,
+        Batches(images, config.b_size, device, torch.Generator().manual_seed(stream(config.seed, "batches")), noise),
+        objective,
+        _optimizer(config, model.energy, config.lr, model.log_partition),
+        _optimizer(config, model.base, config.lr_generator),
+        noise_factor=config.noise_factor,
+        grad_clip=config.grad_clip,
+        ema=config.ema,
+        lr_schedule=_lr_schedule(config, model, data, images, device),
+        negatives=_negatives(config, model),
+        selection=selection,
+        generator=torch.Generator(device).manual_seed(stream(config.seed, "latents")),
+    )
+    if schedule_of(config, len(data.train)).ml_steps:
+        trainer.counters.stage = "base"
+    if config.train_mode == "energy":
+        trainer.start("refine")
+    if config.train_mode == "base":
+        trainer.freeze_energy()
+    return trainer, held_out
+
+
+def _negatives(config: Config, model: GEBM) -> Negatives:
+    """Where the samples of energy steps come from: chains for cd, a pool where sampling takes d passes."""
+    if config.criterion == "cd":
+        kernel = kernel_of(config)
+        persists = kernel.moves and kernel.anneals  # as the default of tables does not: chains of `Replay`'s own kernel
+        return Replay(kernel if persists else None, config.cd_steps)
+    if getattr(model.base, "sequential", False):
+        return Pool(POOL * config.noise_factor * config.b_size)
+    return Fresh()
+
+
+def _optimizer(config: Config, network: nn.Module, lr: float, c: nn.Parameter | None = None) -> torch.optim.Optimizer:
+    """The configured optimiser of a network and, for the energy's, of c, which has no weight decay."""
+    groups: list[dict] = [{"params": list(network.parameters()), "weight_decay": config.weight_decay}]
+    if c is not None:
+        groups.append({"params": [c], "weight_decay": 0.0})
+    if config.optimizer == "SGD":
+        return torch.optim.SGD(groups, lr, momentum=config.sgd_momentum)
+    return torch.optim.Adam(groups, lr, betas=(config.beta_1, config.beta_2))
+
+
+def milestones(config: Config) -> list[int]:
+    """Epochs of `--milestone`."""
+    return [int(epoch) for epoch in config.milestone.split(",")]
+
+
+def _lr_schedule(config: Config, model: GEBM, data: ImageData, images: np.ndarray, device: torch.device) -> LRSchedule:
+    """The schedule of `--use_scheduler`; for mmd, on a part of the images that the model is trained on."""
+    if not config.use_scheduler:
+        return LRSchedule()
+    if config.scheduler == "MultiStepLR":
+        return MultiStep(milestones(config), config.scheduler_gamma)
+    if config.scheduler == "ExponentialLR":
+        return Exponential(config.scheduler_gamma)
+    extractor = check_features(config, data, device)
+    chosen = np.random.default_rng(stream(config.seed, "mmd")).permutation(len(images))[:TEST_SAMPLES]
+    drawn = replace(config, fid_samples=len(chosen))
+
+    def sample(base: nn.Module) -> Tensor:
+        return base_features(LatentPosterior(model.prior, base, model.energy), extractor, drawn, device)
+
+    real = extract(images[chosen], extractor, config.fid_b_size, device)
+    return ThreeSample(config.lr_decay, real, sample, extractor.key)
+
+
+def evaluations_of(
+    config: Config, data: ImageData, device: torch.device
+) -> list[tuple[int, Callable[[Trainer], dict[str, float]]]]:
+    """What `--eval_fid` and `--eval_kale` add to the log, and how often."""
+    evaluations = []
+    if config.eval_fid:
+        check_features(config, data, device)
+        extractor, reference = features_of(config, data, device)
+        metric = Frechet(reference.moments, metric_name("FD", extractor))
+
+        def distance(trainer: Trainer) -> dict[str, float]:
+            """Fréchet distance of the base to the test images, with its interval; the refinement leaves it as it is."""
+            if trainer.counters.stage == "refine":
+                return {}
+            posterior = LatentPosterior(trainer.model.prior, trainer.sampled_base, trainer.model.energy)
+            features = base_features(posterior, extractor, config, device)
+            value, (low, high) = metric.estimate(features)
+            key = f"{metric.name}_base"
+            return {key: value, f"{key}_low": low, f"{key}_high": high, f"{metric.name}_n": len(features)}
+
+        evaluations.append((config.freq_fid, distance))
+    if config.eval_kale:
+
+        def kale(trainer: Trainer) -> dict[str, float]:
+            """KALE on train and test images with c (F) and with the Monte-Carlo log-partition (DV), and their gap."""
+            found = evaluate_model(trainer.model, data, config.seed)
+            splits = found["kale"]
+            values = {f"kale_{form}_{split}": splits[split][form] for split in splits for form in KALE_FORMS}
+            return {**values, "kale_train_minus_test": found["kale_gap"]["value"]}
+
+        evaluations.append((config.freq_kale, kale))
+    if config.use_scheduler and config.scheduler == "mmd":
+
+        def progress(trainer: Trainer) -> dict[str, float]:
+            """The schedule's own test."""
+            return trainer.lr_schedule.test(trainer.sampled_base) if trainer.counters.stage == "joint" else {}
+
+        evaluations.append((ThreeSample.every, progress))
+    return evaluations

@@ -1,0 +1,69 @@
+"""What one flag of a training demands of another, before any work starts."""
+
+from itertools import pairwise
+
+from gebm.commands.build import milestones
+from gebm.commands.setup import of_table, schedule_of
+from gebm.config import Config
+from gebm.errors import InputError
+from gebm.networks import BASES, FLOWS
+
+__all__ = ["check_flags", "check_kind", "check_scheduler"]
+
+# flag -> what to give instead
+OF_IMAGES_ALONE = {
+    "total_gen_iter": "tables count passes, see --total_epochs", "refine_iter": "see --refine_epochs",
+    "refine_kale": "see --patience", "image_size": "", "eval_fid": "likelihoods are measured instead",
+    "eval_kale": "likelihoods are measured instead", "no_trunc": "energies of tables have no floor",
+}  # fmt: skip
+OF_TABLES_ALONE = {
+    "ml_epochs": "", "refine_epochs": "see --refine_iter", "patience": "see --refine_kale", "n_splits": "",
+    "protocol": "", "scaling": "", "fresh_noise": "", "dropout": "", "num_blocks": "", "bn": "",
+}  # fmt: skip
+SCHEDULERS_OF = {
+    "milestone": ("MultiStepLR",), "scheduler_gamma": ("MultiStepLR", "ExponentialLR"), "lr_decay": ("mmd",)
+}  # fmt: skip
+
+
+def check_flags(config: Config) -> None:
+    """What one flag demands of another."""
+    if config.train_mode == "energy" and not config.g_path and config.g_model in BASES:
+        raise InputError(
+            "--train_mode energy trains on a frozen base: give it with --g_path (run, checkpoint or file), or as "
+            "--g_model package.module:factory, whose factory returns it trained"
+        )
+    if config.train_mode == "energy" and schedule_of(config, 1).refine_steps == 0:
+        flag = "--refine_epochs passes of" if of_table(config) else "--refine_iter"
+        raise InputError(f"--train_mode energy takes {flag} energy steps, and that is 0: give a number")
+    if config.train_mode == "base" and not config.d_path and not (of_table(config) and not config.total_epochs):
+        raise InputError("--train_mode base trains against a frozen energy: give it with --d_path")
+
+
+def check_kind(config: Config, given: frozenset[str]) -> None:
+    """Refuse flags of images for tables and flags of tables for images, and a likelihood without a density."""
+    rows = of_table(config)
+    for flag in sorted(given & (OF_IMAGES_ALONE if rows else OF_TABLES_ALONE).keys()):
+        if getattr(config, flag) != getattr(Config, flag):
+            what, instead = ("a table", OF_IMAGES_ALONE) if rows else ("images", OF_TABLES_ALONE)
+            hint = f"; {instead[flag]}" if instead[flag] else ""
+            raise InputError(f"--{flag} {getattr(config, flag)}: --dataset {config.dataset} is {what}{hint}")
+    if config.criterion == "ml" and config.g_model in BASES and config.g_model not in FLOWS:
+        raise InputError(f"--criterion ml: needs a base with a density, --g_model {', '.join(FLOWS)}")
+
+
+def check_scheduler(config: Config, given: frozenset[str]) -> None:
+    """Refuse milestones that do not rise, flags of a schedule that is not the one in use, and one that cannot act."""
+    for flag, schedulers in {"scheduler": (config.scheduler,), **SCHEDULERS_OF}.items():
+        value, used = getattr(config, flag), config.use_scheduler and config.scheduler in schedulers
+        if flag in given and value != getattr(Config, flag) and not used:
+            needed = "" if flag == "scheduler" else f" --scheduler {' or '.join(schedulers)}"
+            raise InputError(f"--{flag} {value}: needs --use_scheduler{needed}; give that too, or leave the flag out")
+    if not config.use_scheduler:
+        return
+    if config.scheduler == "MultiStepLR" and any(a >= b for a, b in pairwise(milestones(config))):
+        raise InputError(f"--milestone {config.milestone}: epochs must rise, as in {Config.milestone}")
+    if config.train_mode == "energy":
+        raise InputError("--use_scheduler: is of the joint stage, and --train_mode energy has none; leave it out")
+    if config.train_mode == "base" and config.scheduler != "mmd":
+        counts = "counts epochs of the energy, and --train_mode base has none"
+        raise InputError(f"--scheduler {config.scheduler}: {counts}; take mmd")
