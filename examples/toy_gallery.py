@@ -2,16 +2,18 @@
 
     python examples/toy_gallery.py --out gallery
 
-Moons, rings and pinwheel have a density. The base is a small flow, fitted by maximum likelihood, and the energy makes up
-for what it lacks. Line and flower lie on a curve and on a surface, where there is none. The base is the generator of the
-data with its latents spread evenly: it has the support right and the mass on it wrong. The energy puts the mass right
-and leaves the support as it is, which a flow by itself does not find: the toy of M. Arbel, L. Zhou and A. Gretton,
-Generalized energy based models (ICLR 2021).
+Moons, rings and pinwheel have a density. The base is a small flow, fitted briefly by maximum likelihood, and the energy
+makes up for what it lacks. Line and flower lie on a curve and on a surface, where there is no density. The base is the
+generator of the data with its latents spread evenly: it has the support right and the mass on it wrong. The energy puts
+the mass right and leaves the support as it is, which a flow by itself does not find: the toy of M. Arbel, L. Zhou and
+A. Gretton, Generalized energy based models (ICLR 2021).
 """
 
 import argparse
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +43,8 @@ class Effort:
     """How much of everything; rows: to train on, and as many to test on; draws: of the base, for means over it."""
 
     rows: int = 20_000
-    base_steps: int = 1000
+    base_steps: int = 300
+    flow_steps: int = 1000  # of the flow that is a model by itself
     energy_steps: int = 2000
     samples: int = 4000
     sampler_steps: int = 300
@@ -49,14 +52,16 @@ class Effort:
     pixels: int = 200
 
 
-QUICK = Effort(rows=3000, base_steps=150, energy_steps=150, samples=1000, sampler_steps=50, draws=20_000, pixels=40)
+QUICK = Effort(
+    rows=2000, base_steps=50, flow_steps=100, energy_steps=100, samples=800, sampler_steps=30, draws=10_000, pixels=40
+)
 
 
 class Line(nn.Module):
     """The line's generator with t uniform, where the data have density 3 t^2: latents in [-1, 1] (N, 1) -> (N, 2)."""
 
     prior = gebm.UniformPrior(1)
-    parts = ("t", [f"{k}/8" for k in range(8)])
+    parts = ("t", ["0–⅛", "⅛–¼", "¼–⅜", "⅜–½", "½–⅝", "⅝–¾", "¾–⅞", "⅞–1"])
 
     def forward(self, z: Tensor) -> Tensor:
         t = (z + 1) / 2
@@ -119,36 +124,34 @@ def mean(values: Tensor) -> str:
     return f"{values.double().mean():.3f} ± {values.double().std() / len(values) ** 0.5:.3f}"
 
 
-def densities(name: str, effort: Effort, seed: int, rows_of_axes: list[Axes]) -> list[list[str]]:
-    """A toy with a density: draws data, base and GEBM, returns the rows of the table."""
+def densities(name: str, effort: Effort, seed: int, axes: Sequence[Axes]) -> list[list[str]]:
+    """A toy with a density: draws densities and samples of data, base and GEBM, returns the rows of the table."""
     toy, generator = TOYS[name], torch.Generator().manual_seed(stream(seed, name))
     torch.manual_seed(stream(seed, name, "networks"))
     train, test = toy.sample(effort.rows, generator), toy.sample(effort.rows, generator)
     model = gebm.GEBM.build(gebm.Architecture("nvp", "mlp", shape=(2,), latent_dim=2, blocks=2))
     fit(model, train, generator, base_steps=effort.base_steps, energy_steps=effort.energy_steps)
     a = log_partition(model, effort.draws, generator)
-    models = {
-        "data": (toy.log_density, test),
-        "base": (lambda x: base_log_prob(model, x), model.generate(effort.samples, generator)),
-        "GEBM": (lambda x: model_log_prob(model, x, a.value), refined(model, effort, seed)),
-    }
-    (left, right), (bottom, top) = toy.bounds
-    x, y = (torch.linspace(low, high, effort.pixels) for low, high in toy.bounds)
-    grid = torch.cartesian_prod(x, y)
-    images = {key: log_prob(grid).exp().view(len(x), len(y)).T for key, (log_prob, _) in models.items()}
-    for axis, (key, image) in zip(rows_of_axes, images.items()):
-        shown = axis.imshow(
-            image, origin="lower", extent=(left, right, bottom, top), cmap="Blues", vmin=0, vmax=float(images["data"].max())
-        )
-        axis.plot(*models[key][1][:500].T, ".", color="#d55e00", markersize=1.6, markeredgewidth=0)
-        axis.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], aspect="equal")
-    rows_of_axes[0].set_ylabel(name, fontsize=11)
-    rows_of_axes[0].figure.colorbar(shown, ax=rows_of_axes, shrink=0.8, pad=0.01).ax.tick_params(labelsize=8)
-    logs = {key: log_prob(test).double() for key, (log_prob, _) in models.items()}
+    log_probs = (toy.log_density, partial(base_log_prob, model), partial(model_log_prob, model, log_partition=a.value))
+    samples = (test, model.generate(effort.samples, generator), refined(model, effort, seed))
+
+    grid = torch.cartesian_prod(*(torch.linspace(low, high, effort.pixels) for low, high in toy.bounds))
+    images = [log_prob(grid).exp().view(effort.pixels, effort.pixels).T for log_prob in log_probs]
+    style = {"origin": "lower", "cmap": "Blues", "vmin": 0, "vmax": float(images[0].max())}  # one scale for the three
+    for axis, image in zip(axes[:3], images):
+        shown = axis.imshow(image, extent=sum(toy.bounds, ()), interpolation="nearest", **style)
+    for axis, x, key in zip(axes[3:], samples, COLOURS):
+        scatter(axis, x[: effort.samples // 2], toy.bounds, COLOURS[key])
+    for axis in axes:
+        axis.set(xticks=[], yticks=[])
+    axes[0].set_ylabel(name, fontsize=14)
+    axes[0].figure.colorbar(shown, ax=axes[2], location="right", shrink=0.8, pad=0.02)
+
+    logs = [log_prob(test).double() for log_prob in log_probs]
     return [
-        [f"{name}: test NLL, nats", *(mean(-log) for log in logs.values())],
-        [f"{name}: KL from the data, nats", "0", *(mean(logs["data"] - logs[key]) for key in ("base", "GEBM"))],
-        [f"{name}: A", "", "", f"{a.value:.3f} ± {a.se:.3f}"],
+        [f"{name}: test NLL, nats", *(mean(-log) for log in logs)],
+        [f"{name}: KL from the data, nats", "0", *(mean(logs[0] - log) for log in logs[1:])],
+        [f"{name}: log-partition A", "", "", f"{a.value:.3f} ± {a.se:.3f}"],
     ]
 
 
@@ -160,7 +163,7 @@ def supports(name: str, base: Line | Flower, effort: Effort, seed: int, axes: di
     model = gebm.GEBM(base.prior, base, ENERGIES["mlp"]((toy.dim,), blocks=2))
     fit(model, train, generator, energy_steps=effort.energy_steps)
     flow = gebm.GEBM.build(gebm.Architecture("nvp", "mlp", shape=(toy.dim,), latent_dim=toy.dim, blocks=5))
-    fit(flow, train, generator, base_steps=effort.base_steps)
+    fit(flow, train, generator, base_steps=effort.flow_steps)
     samples = {
         "data": test,
         "base": model.generate(effort.samples, generator),
@@ -170,12 +173,12 @@ def supports(name: str, base: Line | Flower, effort: Effort, seed: int, axes: di
     label, names = base.parts
     shares = {key: nn.functional.one_hot(base.part(x), len(names)).double() for key, x in samples.items()}
     for offset, (key, x) in enumerate(samples.items()):
-        scatter(axes[key], x[: effort.samples // 2], toy.bounds, COLOURS[key])
-        errors = shares[key].std(0) / len(x) ** 0.5
+        scatter(axes[key], x[: effort.samples], toy.bounds, COLOURS[key])
+        style = {"yerr": shares[key].std(0) / len(x) ** 0.5, "error_kw": {"lw": 0.8}, "color": COLOURS[key]}
         places = np.arange(len(names)) + 0.2 * (offset - 1.5)
-        axes["mass"].bar(places, shares[key].mean(0), 0.2, yerr=errors, color=COLOURS[key], label=key, error_kw={"lw": 0.8})
-    axes["mass"].set_xticks(range(len(names)), [f"{n}–" if label == "t" else n for n in names])
-    axes["mass"].set(title=f"{name}: share of the mass, by {label}")
+        axes["mass"].bar(places, shares[key].mean(0), 0.2, label=key, **style)
+    axes["mass"].set_xticks(range(len(names)), names)
+    axes["mass"].set_title(f"{name}: share of the mass, by {label}")
 
     support = model.generate(effort.draws, generator)  # dense on the true support, as the base's generator is true
     tree = KDTree(support.numpy())
@@ -191,16 +194,16 @@ def supports(name: str, base: Line | Flower, effort: Effort, seed: int, axes: di
 
 
 def scatter(axis: Axes, x: Tensor, bounds: tuple[tuple[float, float], ...], colour: str) -> None:
-    """Dots in the plane, or in space with those behind paler."""
+    """Dots within the bounds, in the plane or in space."""
+    low, high = torch.tensor(bounds).T
+    axis.plot(*x[((x > low) & (x < high)).all(1)].T, ".", color=colour, markersize=2, markeredgewidth=0, alpha=0.7)
+    axis.set(**{f"{way}lim": bound for way, bound in zip("xyz", bounds)})
     axis.set_aspect("equal")
-    axis.set(xlim=bounds[0], ylim=bounds[1])
     if len(bounds) == 3:
-        axis.set(zlim=bounds[2])
-        axis.view_init(elev=28, azim=28)
+        axis.view_init(elev=30, azim=35)
+        axis.set_box_aspect(None, zoom=1.25)
         axis.tick_params(labelsize=7, pad=-3)
-        for way in (axis.xaxis, axis.yaxis, axis.zaxis):
-            way.set_ticks([-2, 0, 2, 4])
-    axis.plot(*x.T, ".", color=colour, markersize=2, markeredgewidth=0, alpha=0.6)
+        axis.set(**{f"{way}ticks": [-2, 0, 2, 4] for way in "xyz"})
 
 
 def main() -> None:
@@ -214,15 +217,15 @@ def main() -> None:
     effort = QUICK if args.quick else Effort()
 
     table = [["", *COLOURS]]
-    figure = Figure(figsize=(9, 8), layout="constrained")
-    names = ("moons", "rings", "pinwheel")
-    axes = figure.subplots(3, 3, height_ratios=[0.62, 1, 1])
-    for name, row in zip(names, axes):
+    figure = Figure(figsize=(13, 5.8), layout="constrained")
+    axes = figure.subplots(3, 6, height_ratios=[0.62, 1, 1])
+    for name, row in zip(("moons", "rings", "pinwheel"), axes):
         print(f"{name} ...", flush=True)
-        table += densities(name, effort, args.seed, list(row))
-    for axis, key in zip(axes[0], COLOURS):
-        axis.set_title(key)
-    figure.savefig(args.out / "toy-gallery.png", dpi=150)
+        table += densities(name, effort, args.seed, row)
+    for i, key in enumerate(("data", "base", "GEBM")):
+        axes[0, i].set_title(f"{key}: density", fontsize=14)
+        axes[0, i + 3].set_title(f"{key}: samples", fontsize=14, color=COLOURS[key])
+    figure.savefig(args.out / "toy-gallery.png", dpi=110)
 
     figure = Figure(figsize=(9, 10), layout="constrained")
     for (name, base), part in zip({"line": Line(), "flower": Flower()}.items(), figure.subfigures(2, 1)):

@@ -126,6 +126,7 @@ class Training:
     initialize_log_partition: bool = flag(False, "start the log-partition c from a Monte-Carlo estimate")
     total_gen_iter: int = flag(150000, "base steps of the joint training", ge=0)
     ml_epochs: int = flag(0, "tables: passes of maximum likelihood on the base, a flow, before all else", ge=0)
+    ml_lr: float = flag(0.0, "tables: learning rate of the base in those passes, falling to 0; 0: `lr_generator`", ge=0)
     total_epochs: int = flag(
         100, "tables: passes of the joint training; 0: none. Images count `total_gen_iter`", ge=0
     )

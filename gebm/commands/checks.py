@@ -17,7 +17,7 @@ OF_IMAGES_ALONE = {
     "eval_kale": "likelihoods are measured instead", "no_trunc": "energies of tables have no floor",
 }  # fmt: skip
 OF_TABLES_ALONE = {
-    "ml_epochs": "", "refine_epochs": "see --refine_iter", "patience": "see --refine_kale", "n_splits": "",
+    "ml_epochs": "", "ml_lr": "", "refine_epochs": "see --refine_iter", "patience": "see --refine_kale", "n_splits": "",
     "protocol": "", "scaling": "", "fresh_noise": "", "dropout": "", "num_blocks": "", "bn": "",
 }  # fmt: skip
 SCHEDULERS_OF = {

@@ -287,6 +287,7 @@ def schedule_of(config: Config, rows: int = 0) -> Schedule:
         return Schedule(
             train_mode=config.train_mode,
             ml_steps=steps(config.ml_epochs) if config.train_mode != "energy" else 0,
+            ml_rate=config.ml_lr / config.lr_generator if config.ml_lr and config.lr_generator else 1.0,
             base_steps=math.ceil(steps(config.total_epochs) / each),
             n_iter_d=config.n_iter_d,
             n_iter_d_init=config.n_iter_d_init,

@@ -35,13 +35,15 @@ class Schedule:
     """How long and how often.
 
     train_mode: 'both', 'energy' (refinement only) or 'base' (base steps only); ml_steps: of maximum likelihood on the
-    base, a flow, before all else; base_steps: of the joint stage; n_iter_d, n_iter_d_init: energy steps before a base
-    step, ordinarily and at every 500th; refine_steps: energy steps with the base frozen; refine_kale: held-out KALE
-    that ends them early (0: none); log_every, checkpoint_every: in base steps, and in energy steps while refining.
+    base, a flow, before all else; ml_rate: factor on the base's learning rate there; base_steps: of the joint stage;
+    n_iter_d, n_iter_d_init: energy steps before a base step, ordinarily and at every 500th; refine_steps: energy steps
+    with the base frozen; refine_kale: held-out KALE that ends them early (0: none); log_every, checkpoint_every: in
+    base steps, and in energy steps while refining.
     """
 
     train_mode: str = "both"
     ml_steps: int = 0
+    ml_rate: float = 1.0
     base_steps: int = 150_000
     n_iter_d: int = 5
     n_iter_d_init: int = 100
@@ -128,9 +130,10 @@ def train(
             """Take a step at the learning rates of its moment."""
             if counters.stage == "joint":
                 trainer.scale_lr(trainer.lr_schedule.factor(trainer.epoch))
+            elif counters.stage == "base":
+                trainer.scale_lr(schedule.ml_rate * remaining(counters.ml_step, schedule.ml_steps))
             else:
-                steps = schedule.ml_steps if counters.stage == "base" else schedule.refine_steps
-                trainer.scale_lr(remaining(counters.stage_step, steps))
+                trainer.scale_lr(remaining(counters.refine_step, schedule.refine_steps))
             log.collect(step())
 
         def stop_if_asked() -> None:
