@@ -87,11 +87,12 @@ def ours(dim: int, blocks: int, real: Tensor, noise: int) -> dict[str, Callable[
     kale = KALE(model.energy, model.log_partition, "gradient_l2", LAMBDA)
     likelihood = MaximumLikelihood(model.energy, model.log_partition, "none")
     energy_optimizer, base_optimizer = _adam(kale.parameters()), _adam(model.base.parameters())
+    weights = list(kale.parameters())
 
     def step_energy() -> None:
         with torch.no_grad():
             fake = model.generate(noise * len(real))
-        _descend(energy_optimizer, kale(real, fake)[0])
+        _descend(energy_optimizer, kale(real, fake)[0], weights)
 
     def step_base() -> None:
         model.energy.requires_grad_(False)
@@ -108,9 +109,9 @@ def _adam(parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, 1e-4, (0.5, 0.9))
 
 
-def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, inputs: list[Tensor] | None = None) -> None:
     optimizer.zero_grad()
-    loss.backward()
+    loss.backward(inputs=inputs)
     optimizer.step()
 
 

@@ -33,7 +33,7 @@ from gebm.samplers import SIR
 from gebm.seeds import stream
 from gebm.training.trainer import Trainer
 
-BATCH, LEARNING_RATE = 500, 2e-3
+LEARNING_RATE, PIXELS = 2e-3, 200
 KERNEL = SIR()  # in so few dimensions no chain need travel between modes: each holds one of many draws from the prior
 COLOURS = {"data": "#555555", "base": "#d55e00", "GEBM": "#0072b2", "flow alone": "#009e73"}
 
@@ -43,18 +43,16 @@ class Effort:
     """How much of everything; rows: to train on, and as many to test on; draws: of the base, for means over it."""
 
     rows: int = 20_000
+    batch: int = 500
     base_steps: int = 300
     flow_steps: int = 1000  # of the flow that is a model by itself
     energy_steps: int = 2000
     samples: int = 4000
     sampler_steps: int = 300
     draws: int = 300_000
-    pixels: int = 200
 
 
-QUICK = Effort(
-    rows=2000, base_steps=50, flow_steps=100, energy_steps=100, samples=800, sampler_steps=30, draws=10_000, pixels=40
-)
+QUICK = Effort(2000, 200, base_steps=50, flow_steps=50, energy_steps=150, samples=800, sampler_steps=30, draws=10_000)
 
 
 class Line(nn.Module):
@@ -94,15 +92,12 @@ class Flower(nn.Module):
         return -flower_energy(x.double())
 
 
-def fit(model: gebm.GEBM, rows: Tensor, generator: torch.Generator, *, base_steps: int = 0, energy_steps: int = 0):
+def fit(model: gebm.GEBM, batches: Batches, *, base_steps: int = 0, energy_steps: int = 0) -> None:
     """Fit the base by maximum likelihood, then the energy by KALE with the base frozen; rates fall to zero in both."""
     objective = gebm.KALE(model.energy, model.log_partition, penalty_type="none")  # rows are plenty, and E may be steep
-    trainer = Trainer(
-        model, Batches(rows, BATCH, generator=generator), objective,
-        torch.optim.Adam(objective.parameters(), lr=LEARNING_RATE),
-        torch.optim.Adam(model.parameters(), lr=LEARNING_RATE),  # of the model, as a base may have no parameters
-        generator=generator,
-    )  # fmt: skip
+    energy_optimizer = torch.optim.Adam(objective.parameters(), lr=LEARNING_RATE)
+    base_optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)  # all: a base may have none of its own
+    trainer = Trainer(model, batches, objective, energy_optimizer, base_optimizer, generator=batches.generator)
     stages = (("base", base_steps, trainer.likelihood_step), ("refine", energy_steps, trainer.energy_step))
     for stage, steps, step in stages:
         trainer.start(stage)
@@ -130,13 +125,14 @@ def densities(name: str, effort: Effort, seed: int, axes: Sequence[Axes]) -> lis
     torch.manual_seed(stream(seed, name, "networks"))
     train, test = toy.sample(effort.rows, generator), toy.sample(effort.rows, generator)
     model = gebm.GEBM.build(gebm.Architecture("nvp", "mlp", shape=(2,), latent_dim=2, blocks=2))
-    fit(model, train, generator, base_steps=effort.base_steps, energy_steps=effort.energy_steps)
+    batches = Batches(train, effort.batch, generator=generator)
+    fit(model, batches, base_steps=effort.base_steps, energy_steps=effort.energy_steps)
     a = log_partition(model, effort.draws, generator)
     log_probs = (toy.log_density, partial(base_log_prob, model), partial(model_log_prob, model, log_partition=a.value))
     samples = (test, model.generate(effort.samples, generator), refined(model, effort, seed))
 
-    grid = torch.cartesian_prod(*(torch.linspace(low, high, effort.pixels) for low, high in toy.bounds))
-    images = [log_prob(grid).exp().view(effort.pixels, effort.pixels).T for log_prob in log_probs]
+    grid = torch.cartesian_prod(*(torch.linspace(low, high, PIXELS) for low, high in toy.bounds))
+    images = [log_prob(grid).exp().view(PIXELS, PIXELS).T for log_prob in log_probs]
     style = {"origin": "lower", "cmap": "Blues", "vmin": 0, "vmax": float(images[0].max())}  # one scale for the three
     for axis, image in zip(axes[:3], images):
         shown = axis.imshow(image, extent=sum(toy.bounds, ()), interpolation="nearest", **style)
@@ -161,9 +157,10 @@ def supports(name: str, base: Line | Flower, effort: Effort, seed: int, axes: di
     torch.manual_seed(stream(seed, name, "networks"))
     train, test = toy.sample(effort.rows, generator), toy.sample(effort.rows, generator)
     model = gebm.GEBM(base.prior, base, ENERGIES["mlp"]((toy.dim,), blocks=2))
-    fit(model, train, generator, energy_steps=effort.energy_steps)
+    batches = Batches(train, effort.batch, generator=generator)
+    fit(model, batches, energy_steps=effort.energy_steps)
     flow = gebm.GEBM.build(gebm.Architecture("nvp", "mlp", shape=(toy.dim,), latent_dim=toy.dim, blocks=5))
-    fit(flow, train, generator, base_steps=effort.flow_steps)
+    fit(flow, batches, base_steps=effort.flow_steps)
     samples = {
         "data": test,
         "base": model.generate(effort.samples, generator),
@@ -178,6 +175,7 @@ def supports(name: str, base: Line | Flower, effort: Effort, seed: int, axes: di
         places = np.arange(len(names)) + 0.2 * (offset - 1.5)
         axes["mass"].bar(places, shares[key].mean(0), 0.2, label=key, **style)
     axes["mass"].set_xticks(range(len(names)), names)
+    axes["mass"].margins(x=0.02, y=0.15)
     axes["mass"].set_title(f"{name}: share of the mass, by {label}")
 
     support = model.generate(effort.draws, generator)  # dense on the true support, as the base's generator is true
@@ -235,10 +233,11 @@ def main() -> None:
         for key in COLOURS:
             axes[key].set_title(f"{name}: {key}", color=COLOURS[key])
         table += supports(name, base, effort, args.seed, axes)
-        axes["mass"].legend(frameon=False)
+        axes["mass"].legend(frameon=False, ncols=4, loc="upper center")
     figure.savefig(args.out / "toy-line-flower.png", dpi=130)
 
     print(f"means with standard errors; seed {args.seed}; {KERNEL}, {effort.sampler_steps} steps, beta 1")
+    print("the support is given by points, whose spacing shows in the distance of the data to it")
     for first, *cells in table:
         print(f"{first:32}", *(f"{cell:>16}" for cell in cells))
     print(f"pictures in {args.out}/")

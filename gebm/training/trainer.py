@@ -267,7 +267,8 @@ class Trainer:
 
     def _descend(self, optimizer: torch.optim.Optimizer, loss: Tensor, parameters: Iterable[nn.Parameter]) -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        # Of these alone: the gradient penalty would have its second derivative in the samples too.
+        loss.backward(inputs=[p for group in optimizer.param_groups for p in group["params"] if p.requires_grad])
         if self.grad_clip:
             nn.utils.clip_grad_norm_(parameters, self.grad_clip)
         optimizer.step()
