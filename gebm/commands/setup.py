@@ -59,7 +59,7 @@ def choose_device(config: Config, given: frozenset[str]) -> torch.device:
 OF_TABLES = {
     "scaling": "standardise", "fresh_noise": True, "g_model": "mogmaf", "d_model": "mlp", "num_blocks": 1,
     "dropout": 0.2, "penalty_type": "gradient", "penalty_lambda": 0.05, "noise_factor": 5, "b_size": 100, "ema": 0.99,
-    "initialize_log_partition": True, "ml_epochs": 100, "total_epochs": 0, "refine_epochs": 60, "lr": 5e-4,
+    "initialize_log_partition": True, "ml_epochs": 100, "total_epochs": 0, "refine_epochs": 20, "lr": 5e-4,
     "lr_generator": 2e-3, "beta_1": 0.9, "beta_2": 0.99, "temperature": 1.0, "latent_sampler": "sir",
     "num_sampler_steps": 20,
 }  # fmt: skip
