@@ -91,7 +91,9 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
     if len(summaries) > 1:
         # A demo's folder is a trained pair and the samples of one.
         columns = {name: {**found.get("samples", {}), **found} for name, found in summaries.items()}
-        log.info("\n%s", table(side_by_side(columns), "evaluation, side by side; 95 % intervals"))
+        rows = any("nll" in found for found in summaries.values())
+        errors = "nats a row, standard errors over rows" if rows else "95 % intervals"
+        log.info("\n%s", table(side_by_side(columns), f"evaluation, side by side; {errors}"))
     if config.json:
         _write_json(Path(config.json), summaries)
     return summaries

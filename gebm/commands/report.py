@@ -71,6 +71,8 @@ def write_report(run: Path, allow: Collection[str] = ()) -> Path:
         InputError: the folder is not a run's.
     """
     file = run / "config.yaml"
+    if made := [name for name in ("likelihood.txt", "pairs.png") if (run / name).is_file()]:
+        raise InputError(f"{run}: pages are of images; of a run on a table see {run / made[0]}")
     if not file.is_file() or (run / "training.json").is_file():
         raise InputError(f"{run}: not a run; give a folder that gebm train, sample or demo made")
     report = collect(run, Config.load(file), allow)

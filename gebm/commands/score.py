@@ -33,6 +33,8 @@ def main(config: Config, given: frozenset[str], words: list[str]) -> Path:
     output = Path(config.output or file.with_suffix(".scores.csv"))
     if output.resolve() == file.resolve():
         raise InputError(f"--output {output}: is the file to score; name another")
+    if output.is_dir() or not output.absolute().parent.is_dir():
+        raise InputError(f"--output {output}: must be a file in a folder that exists")
     check_writable(output.absolute().parent, "--output")
     config, given = settled(config, given)
     device = choose_device(config, given)

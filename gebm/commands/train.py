@@ -105,6 +105,8 @@ def train_run(config: Config, given: frozenset[str], run: Path | None) -> Path:
     refine = schedule.refine_steps if schedule.refines else 0
     what = "rows" if of_table(config) else "images"
     log.info("training on %s: %d %s %s, in %s", data.name, len(data.train), what, data.shape, run)
+    if len(data.train) < config.b_size:
+        log.info("fewer than a batch of %d: %s repeat within it; see --b_size", config.b_size, what)
     likelihood = f"{schedule.ml_steps} of maximum likelihood on the base, " if schedule.ml_steps else ""
     log.info("%s%d base steps, then %d energy steps with the base frozen", likelihood, joint, refine)
     lr_schedule = trainer.lr_schedule
