@@ -139,11 +139,25 @@ def test_several_splits_and_their_mean():
     assert found["seeds"] == [5, 6, 7] and len(set(of)) == 3
     assert mean["value"] == pytest.approx(np.mean(of)) and mean["se"] == pytest.approx(np.std(of, ddof=1) / 3**0.5)
     # A split that is missing is made again, the others are read.
+    assert main(["sample", "--g_path", "runs/three", "--device", "-2"]) == 2  # which of them?
     kept = Path("runs/three/split-5/likelihood.json").stat().st_mtime_ns
     Path("runs/three/split-7/likelihood.json").unlink()
     assert main(["train", "--resume", "runs/three"]) == 0
     assert likelihood(Path("runs/three"))["nll"] == found["nll"]
     assert Path("runs/three/split-5/likelihood.json").stat().st_mtime_ns == kept
+
+
+def test_a_base_without_a_density_trains_and_says_that_there_is_no_likelihood(capsys, monkeypatch):
+    Path("own.py").write_text(
+        "from torch import nn\n"
+        "def base(shape, latent_dim, **options):\n"
+        "    return nn.Linear(latent_dim, shape[0])\n"
+    )
+    monkeypatch.syspath_prepend(".")
+    flags = ["train", "--dataset", "csv:t.csv", "--g_model", "own:base", *TINY, "--refine_epochs", "1"]
+    assert main(flags) == 2 and "give --ml_epochs 0" in capsys.readouterr().err
+    assert main([*flags, "--ml_epochs", "0", "--total_epochs", "2", "--log_name", "own"]) == 0
+    assert "no likelihoods" in capsys.readouterr().out and not Path("runs/own/likelihood.json").exists()
 
 
 def test_early_stopping_keeps_the_weights_of_the_least_validation_loss():

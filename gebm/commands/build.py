@@ -14,6 +14,7 @@ from gebm.commands.metrics import base_features, check_features, evaluate_model,
 from gebm.commands.setup import architecture_of, newest_checkpoint, of_table, schedule_of
 from gebm.config import Config
 from gebm.data import Batches, ImageData, TableData, from_uint8, set_aside
+from gebm.errors import InputError
 from gebm.latent import LatentPosterior
 from gebm.metrics import Frechet, extract, metric_name
 from gebm.model import GEBM
@@ -42,6 +43,8 @@ def build_trainer(
         model.load_base(newest_checkpoint(Path(config.g_path)) or config.g_path)
     if config.d_path:
         model.load_energy(newest_checkpoint(Path(config.d_path)) or config.d_path)
+    if schedule_of(config, len(data.train)).ml_steps and not model.has_density:
+        raise InputError(f"--ml_epochs {config.ml_epochs}: the base has no density (log_prob); give --ml_epochs 0")
     images, held_out, noise, selection = data.train, None, None, None
     if of_table(config):
         if config.fresh_noise and data.noise is not None:

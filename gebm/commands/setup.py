@@ -207,6 +207,9 @@ def find_pair(config: Config) -> tuple[Path, Path]:
     A path may be a weights file, a checkpoint folder, or a run's folder, of which the newest checkpoint is meant. Where
     one is given, the other is taken from beside it.
     """
+    for path in filter(None, (config.g_path, config.d_path)):
+        if split := next(Path(path).glob("split-*"), None):
+            raise InputError(f"{path}: holds the runs of several splits; name one, as {split}")
     base, energy = (newest_checkpoint(Path(p)) or Path(p) if p else None for p in (config.g_path, config.d_path))
     if base or energy:
         return base or folder_of(energy), energy or folder_of(base)

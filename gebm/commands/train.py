@@ -138,7 +138,10 @@ def train_run(config: Config, given: frozenset[str], run: Path | None) -> Path:
 
 def _write_likelihoods(run: Path, trainer: Trainer, data: TableData, config: Config) -> Path:
     """What a finished run on a table comes to, into its folder."""
-    summary = evaluate_table(trainer.model, data, config)
+    if not trainer.model.has_density:
+        log.info("no likelihoods: the base has no density (log_prob)")
+        return run
+    summary = evaluate_table(trainer.sampled_model, data, config)
     write_table(run, summary, text_of(summary, run.name))
     return run
 
