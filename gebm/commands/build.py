@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from gebm.commands.chains import kernel_of
 from gebm.commands.density import ValidationNLL
 from gebm.commands.metrics import base_features, check_features, evaluate_model, features_of
-from gebm.commands.setup import architecture_of, newest_checkpoint, of_table, schedule_of
+from gebm.commands.setup import architecture_of, newest_checkpoint, schedule_of
+from gebm.commands.tables import of_table
 from gebm.config import Config
 from gebm.data import Batches, ImageData, TableData, from_uint8, set_aside
 from gebm.errors import InputError

@@ -3,7 +3,8 @@
 from itertools import pairwise
 
 from gebm.commands.build import milestones
-from gebm.commands.setup import of_table, schedule_of
+from gebm.commands.setup import schedule_of
+from gebm.commands.tables import of_table
 from gebm.config import Config
 from gebm.errors import InputError
 from gebm.networks import BASES, FLOWS

@@ -15,17 +15,8 @@ import torch
 from gebm.commands.chains import POPULATION, check_sampler, draw_chains, sampler_summary, with_beta
 from gebm.commands.density import evaluate_table, text_of
 from gebm.commands.metrics import check_features, compare, evaluate_model, features_of, measure, observed_features
-from gebm.commands.setup import (
-    choose_device,
-    dataset,
-    dataset_for,
-    load_pair,
-    log,
-    newest_checkpoint,
-    of_table,
-    settled,
-    start_log,
-)
+from gebm.commands.setup import choose_device, dataset, dataset_for, load_pair, log, newest_checkpoint, start_log
+from gebm.commands.tables import of_table, settled
 from gebm.config import Config
 from gebm.data import TableData
 from gebm.data.folder import SUFFIXES

@@ -16,17 +16,8 @@ from gebm.commands.chains import check_sampler, check_space, draw_chains, sample
 from gebm.commands.density import load_units, write_rows
 from gebm.commands.metrics import check_features, compare, distances_along, features_of, observed_features
 from gebm.commands.report import code_of, write_report
-from gebm.commands.setup import (
-    check_new_run,
-    choose_device,
-    dataset_for,
-    load_pair,
-    log,
-    open_run,
-    settled,
-    start_log,
-    with_table_defaults,
-)
+from gebm.commands.setup import check_new_run, choose_device, dataset_for, load_pair, log, open_run, start_log
+from gebm.commands.tables import settled, with_table_defaults
 from gebm.config import Config
 from gebm.data import ImageData, TableData
 from gebm.errors import InputError

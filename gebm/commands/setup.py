@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from gebm.config import UCI, Config
+from gebm.commands.tables import of_table
+from gebm.config import Config
 from gebm.data import ImageData, TableData, load_images, load_table
 from gebm.errors import InputError
 from gebm.files import atomic_folder, atomic_write, check_writable
@@ -20,8 +21,7 @@ from gebm.training.loop import Schedule
 
 __all__ = [
     "architecture_of", "check_new_run", "choose_device", "dataset", "dataset_for", "folder_of", "load_pair", "log",
-    "log_dir", "newest_checkpoint", "of_table", "open_run", "runs_of", "schedule_of", "settled", "start_log",
-    "with_table_defaults",
+    "log_dir", "newest_checkpoint", "open_run", "runs_of", "schedule_of", "start_log",
 ]  # fmt: skip
 
 log = logging.getLogger("gebm")
@@ -53,49 +53,6 @@ def choose_device(config: Config, given: frozenset[str]) -> torch.device:
         raise InputError(f"--device {config.device}: {there}; give --device -2 for the CPU")
     log.info("device: the CPU (no GPU here; --device -2 says so without this line)")
     return torch.device("cpu")
-
-
-# What the flags of tables are where they are not given: chosen on validation rows, docs/results.md.
-OF_TABLES = {
-    "scaling": "standardise", "fresh_noise": True, "g_model": "mogmaf", "d_model": "mlp", "num_blocks": 1,
-    "dropout": 0.2, "penalty_type": "gradient", "penalty_lambda": 0.05, "noise_factor": 5, "b_size": 100, "ema": 0.99,
-    "initialize_log_partition": True, "ml_epochs": 100, "total_epochs": 0, "refine_epochs": 20, "lr": 5e-4,
-    "lr_generator": 2e-3, "beta_1": 0.9, "beta_2": 0.99, "temperature": 1.0, "latent_sampler": "sir",
-    "num_sampler_steps": 20,
-}  # fmt: skip
-
-
-def of_table(config: Config) -> bool:
-    """Whether the dataset is a table of rows.
-
-    Raises:
-        InputError: `--dataset_type` or `--trainer_type` contradicts the dataset.
-    """
-    kind, _, rest = config.dataset.partition(":")
-    named = kind in UCI or (rest and kind in ("csv", "toy"))
-    either = rest and kind not in ("folder", "hub", "csv", "toy")  # npz: and the user's own code
-    if config.dataset_type == "uci" and not (named or either):
-        raise InputError(f"--dataset_type uci: --dataset {config.dataset} are images; leave it out")
-    if config.trainer_type != "default" and not (named or config.dataset_type == "uci"):
-        raise InputError(f"--trainer_type {config.trainer_type}: is for tables, as {', '.join(UCI)}; leave it out")
-    return bool(named or config.dataset_type == "uci")
-
-
-def settled(config: Config, given: frozenset[str]) -> tuple[Config, frozenset[str]]:
-    """The configuration with the defaults of tables where the dataset is one, and the networks `--generator` and
-    `--discriminator` name; with the flags that count as given."""
-    for family, network in (("generator", "g_model"), ("discriminator", "d_model")):
-        name = getattr(config, family)
-        if name != "convolutional":
-            if network in given and getattr(config, network) != name:
-                raise InputError(f"--{family} {name} contradicts --{network} {getattr(config, network)}: give one")
-            config, given = replace(config, **{network: name}), given | {network}
-    return (with_table_defaults(config, given) if of_table(config) else config), given
-
-
-def with_table_defaults(config: Config, given: frozenset[str]) -> Config:
-    """The configuration with what the flags of tables are where they are not given."""
-    return replace(config, **{flag: value for flag, value in OF_TABLES.items() if flag not in given})
 
 
 def dataset(config: Config) -> ImageData | TableData:

@@ -14,13 +14,12 @@ from gebm.commands.setup import (
     dataset,
     log,
     newest_checkpoint,
-    of_table,
     open_run,
     runs_of,
     schedule_of,
-    settled,
     start_log,
 )
+from gebm.commands.tables import of_table, settled
 from gebm.config import Config
 from gebm.data import TableData
 from gebm.errors import InputError
