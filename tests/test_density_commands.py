@@ -161,12 +161,17 @@ def test_a_base_without_a_density_trains_and_says_that_there_is_no_likelihood(ca
 
 
 def test_early_stopping_keeps_the_weights_of_the_least_validation_loss():
-    flags = [*TRAIN, "--ml_epochs", "40", "--patience", "4", "--lr_generator", "0.1", "--refine_epochs", "0"]
-    assert main([*flags, "--train_mode", "base", "--ema", "0", "--log_name", "p", "--disp_freq", "1"]) == 0
+    flags = [*TRAIN, "--ml_epochs", "40", "--patience", "4", "--lr_generator", "0.1", "--refine_epochs", "0", "--ema", "0"]
+    often = ["--disp_freq", "1", "--checkpoint_freq", "1"]
+    assert main([*flags, "--train_mode", "base", "--log_name", "p", *often]) == 0
     rows = [json.loads(line) for line in Path("runs/p/stats.jsonl").read_text().splitlines()]
     losses = [row["valid_nll"] for row in rows if "valid_nll" in row]
     assert len(losses) < 40, "patience did not end the stage"
     assert likelihood(Path("runs/p"))["nll"]["valid"]["gebm"]["value"] == pytest.approx(min(losses), abs=1e-5)
+    # and so do the weights that later commands read, though others were saved at the same step
+    assert main(["evaluate", "runs/p", "--device", "-2", "--json", "e.json"]) == 0
+    (found,) = json.loads(Path("e.json").read_text()).values()
+    assert found["nll"]["valid"]["gebm"]["value"] == pytest.approx(min(losses), abs=1e-5)
 
 
 @pytest.mark.parametrize("criterion", ["donsker", "ml", "cd", "kale"])

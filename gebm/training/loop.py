@@ -182,6 +182,7 @@ def train(
             log.grid()
             if trainer.selection is not None:
                 trainer.selection.restore(trainer)
+                saved_at = None  # at these counters other weights may have been saved
             checkpoint()
             log.write()
         checkpoint()  # where no stage had a step
