@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,17 @@ REFUSED = {
     "itself": ("score t.csv --g_path {run} --output t.csv", "is the file to score"),
     "a page": ("report {run}", "pages are of images"),
     "output elsewhere": ("score t.csv --g_path {run} --output no/where.csv", "folder that exists"),
+    "another split": ("evaluate {run} --seed 3", "was trained on"),
+    "other units": ("evaluate {run} --scaling whiten", "was trained on"),
+    "an energy for another split": ("train --dataset csv:t.csv --seed 1 --d_path {run} --ml_epochs 0", "was trained on"),
+    "resumed on another split": ("train --resume {run} --seed 1 --refine_epochs 9", "was trained on"),
+    "resumed as several": ("train --resume {run} --n_splits 2", "was made with 1"),
+    "several of no file": ("train --dataset csv:none.csv --n_splits 2", "no such file"),
+    "a schedule of images": ("train --dataset csv:t.csv --use_scheduler --scheduler mmd", "compares images"),
+    "the demo": ("demo --dataset csv:t.csv", "is of images"),
+    "passes of no stage": ("train --dataset csv:t.csv --train_mode base --refine_epochs 3", "has no part"),
+    "chains that cannot go on": ("train --dataset csv:t.csv --criterion cd --latent_sampler sir", "cannot go on"),
+    "too few rows": ("train --dataset csv:few.csv", "too few to train on"),
     "Z_dim": ("train --dataset csv:t.csv --g_model nvp --Z_dim 7", "--Z_dim"),
 }
 
@@ -205,6 +217,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_bad_input_is_one_line_and_nothing_is_written(case, trained, capsys):
     Path("bad.csv").write_text("a,x,c\n1,2,3\n4,5,6\n")
+    write("few.csv", 20)
     before = {str(p): p.read_bytes() for p in Path().rglob("*") if p.is_file()}
     command, reason = REFUSED[case]
     device = [] if command.startswith("report") else ["--device", "-2"]
@@ -212,3 +225,100 @@ def test_bad_input_is_one_line_and_nothing_is_written(case, trained, capsys):
     err = capsys.readouterr().err
     assert reason in err and err.count("\n") == 1
     assert {str(p): p.read_bytes() for p in Path().rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("mean", np.zeros(())),
+        ("mean", np.full(3, np.nan)),
+        ("whitening", np.eye(2)),
+        ("whitening", np.zeros((3, 3))),
+        ("valid", np.zeros((5, 2), np.float32)),
+        ("valid", np.zeros((0, 3), np.float32)),
+        ("shift", np.zeros(2)),
+        ("seed", np.array("x")),
+    ],
+)
+def test_a_damaged_table_of_a_run_is_one_line(trained, capsys, key, value):
+    shutil.copytree(trained, "run")
+    with np.load("run/table.npz") as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    np.savez("run/table.npz", **{**arrays, key: value})
+    assert main(["score", "t.csv", "--g_path", "run", "--device", "-2"]) == 2
+    err = capsys.readouterr().err
+    assert "damaged" in err and err.count("\n") == 1 and not Path("t.scores.csv").exists()
+
+
+def test_rows_too_far_for_a_number_are_the_least_likely(trained, capsys):
+    Path("far.csv").write_text("a,b,c\n10,-3,0\n1e39,5,5\n1e300,0,0\n")
+    assert main(["score", "far.csv", "--g_path", str(trained), "--device", "-2"]) == 0
+    near, *far = scores("far.scores.csv")
+    assert np.isfinite(near).all() and near[3] > 0
+    assert all(row[1] == -np.inf and row[3] == 0 for row in far)
+    assert "2 rows, left out" in capsys.readouterr().out
+
+
+def test_a_log_partition_of_other_weights_is_not_used(trained, capsys):
+    shutil.copytree(trained, "run")
+    stored = likelihood(Path("run"))
+    stored["log_partition"]["value"] += 5
+    Path("run/likelihood.json").write_text(json.dumps(stored))
+
+    def mean() -> float:
+        assert main(["score", "t.csv", "--g_path", "run", "--device", "-2"]) == 0
+        return scores("t.scores.csv")[:, 1].mean()
+
+    trusted = mean()
+    Path("run/likelihood.json").write_text(json.dumps({**stored, "checkpoint": "refine-00000001"}))
+    assert mean() == pytest.approx(trusted + 5, abs=0.5)
+    Path("run/likelihood.json").write_text("{}")
+    assert mean() == pytest.approx(trusted + 5, abs=0.5)
+
+
+def test_the_newest_run_is_evaluated_on_its_own_split():
+    assert main([*TRAIN, "--seed", "4", "--scaling", "whiten", "--log_name", "run"]) == 0
+    assert main(["evaluate", "--dataset", "csv:t.csv", "--device", "-2", "--partition_samples", "2000"]) == 0
+    found = json.loads(Path("runs/run/evaluation.json").read_text())
+    assert found["nll"]["test"]["base"]["value"] == likelihood(Path("runs/run"))["nll"]["test"]["base"]["value"]
+
+
+def test_base_steps_against_a_frozen_energy_are_kept(trained):
+    flags = ["--train_mode", "base", "--d_path", str(trained), "--ml_epochs", "0", "--lr_generator", "1e-2"]
+    assert main(["train", "--dataset", "csv:t.csv", "--g_model", "nvp", *TINY, *flags, "--total_epochs", "20", "--ema", "0", "--log_name", "b"]) == 0
+    rows = [json.loads(line) for line in Path("runs/b/stats.jsonl").read_text().splitlines()]
+    looks = [row["valid_nll"] for row in rows if "valid_nll" in row]
+    assert len(looks) > 1 and rows[-1]["images"] >= 20 * 324  # a look a pass
+    best = likelihood(Path("runs/b"))["nll"]["valid"]["gebm"]["value"]
+    assert best <= min(looks) + 0.05
+
+
+def test_an_energy_that_was_trained_is_not_made_a_copy_of_the_base():
+    pair = ["--d_model", "nvp", "--ema", "0", "--lr", "0"]
+    assert main([*TRAIN, *pair, "--log_name", "first"]) == 0
+    first = likelihood(Path("runs/first"))["nll"]["test"]
+    assert first["gain"]["value"] == pytest.approx(0, abs=1e-5)  # a copy: nothing was learnt on top
+    assert main([*TRAIN, *pair, "--ml_epochs", "9", "--d_path", "runs/first", "--log_name", "second"]) == 0
+    second = likelihood(Path("runs/second"))["nll"]["test"]
+    assert second["gebm"]["value"] == pytest.approx(first["gebm"]["value"], abs=1e-4)
+    assert abs(second["gain"]["value"]) > 0.01
+    flags = ["train", "--dataset", "csv:t.csv", "--refine_epochs", "3", *TINY, "--g_path", "runs/first"]
+    assert main([*flags, *pair, "--train_mode", "energy", "--log_name", "third"]) == 0
+    assert likelihood(Path("runs/third"))["nll"]["test"]["gain"]["value"] == pytest.approx(0, abs=1e-5)
+
+
+def test_contrastive_divergence_ends_with_a_log_partition():
+    flags = ["--criterion", "cd", "--d_model", "mlp", "--cd_steps", "2", "--log_name", "cd"]
+    assert main([*TRAIN, *flags]) == 0
+    found = likelihood(Path("runs/cd"))
+    assert found["c"] != 0 and abs(found["c"] - found["log_partition"]["value"]) < 0.1
+
+
+def test_splits_go_on_together():
+    assert main([*TRAIN, "--n_splits", "2", "--log_name", "r"]) == 0
+    first = {seed: likelihood(Path(f"runs/r/split-{seed}")) for seed in (0, 1)}
+    assert main(["train", "--resume", "runs/r", "--refine_epochs", "4", "--device", "-2"]) == 0
+    again = {seed: likelihood(Path(f"runs/r/split-{seed}")) for seed in (0, 1)}
+    assert all(first[seed]["checkpoint"] != again[seed]["checkpoint"] for seed in (0, 1))
+    mean = likelihood(Path("runs/r"))["nll"]["test"]["gebm"]["value"]
+    assert mean == pytest.approx(np.mean([again[s]["nll"]["test"]["gebm"]["value"] for s in (0, 1)]))

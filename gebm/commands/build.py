@@ -19,6 +19,7 @@ from gebm.errors import InputError
 from gebm.latent import LatentPosterior
 from gebm.metrics import Frechet, extract, metric_name
 from gebm.model import GEBM
+from gebm.networks import DensityRatio
 from gebm.objectives import OBJECTIVES
 from gebm.seeds import stream
 from gebm.training.negatives import Fresh, Negatives, Pool, Replay
@@ -44,6 +45,8 @@ def build_trainer(
         model.load_base(newest_checkpoint(Path(config.g_path)) or config.g_path)
     if config.d_path:
         model.load_energy(newest_checkpoint(Path(config.d_path)) or config.d_path)
+    if config.criterion == "ml" and not model.has_density:
+        raise InputError("--criterion ml: the base has no density (log_prob); take another criterion")
     if schedule_of(config, len(data.train)).ml_steps and not model.has_density:
         raise InputError(f"--ml_epochs {config.ml_epochs}: the base has no density (log_prob); give --ml_epochs 0")
     images, held_out, noise, selection = data.train, None, None, None
@@ -69,8 +72,10 @@ def build_trainer(
         grad_clip=config.grad_clip,
         ema=config.ema,
         lr_schedule=_lr_schedule(config, model, data, images, device),
-        negatives=_negatives(config, model),
+        negatives=_negatives(config, given, model),
         selection=selection,
+        match_base=isinstance(model.energy, DensityRatio) and not config.d_path,
+        set_log_partition=config.initialize_log_partition,
         generator=torch.Generator(device).manual_seed(stream(config.seed, "latents")),
     )
     if schedule_of(config, len(data.train)).ml_steps:
@@ -82,14 +87,15 @@ def build_trainer(
     return trainer, held_out
 
 
-def _negatives(config: Config, model: GEBM) -> Negatives:
+def _negatives(config: Config, given: frozenset[str], model: GEBM) -> Negatives:
     """Where the samples of energy steps come from: chains for cd, a pool where sampling takes d passes."""
     if config.criterion == "cd":
         kernel = kernel_of(config)
         persists = kernel.moves and kernel.anneals  # as the default of tables does not: chains of `Replay`'s own kernel
-        return Replay(kernel if persists else None, config.cd_steps)
+        return Replay(kernel if persists or "latent_sampler" in given else None, config.cd_steps)
     if getattr(model.base, "sequential", False):
-        return Pool(POOL * config.noise_factor * config.b_size)
+        used = min(POOL, config.n_iter_d) if config.total_epochs else POOL  # before a base step empties it
+        return Pool(used * config.noise_factor * config.b_size)
     return Fresh()
 
 

@@ -48,6 +48,14 @@ def check_kind(config: Config, given: frozenset[str]) -> None:
             what, instead = ("a table", OF_IMAGES_ALONE) if rows else ("images", OF_TABLES_ALONE)
             hint = f"; {instead[flag]}" if instead[flag] else ""
             raise InputError(f"--{flag} {getattr(config, flag)}: --dataset {config.dataset} is {what}{hint}")
+    unused = {"energy": ("ml_epochs", "ml_lr"), "base": ("refine_epochs",)}.get(config.train_mode, ())
+    if config.dataset.startswith("toy:"):
+        unused = *unused, "scaling"
+    for flag in sorted(flag for flag in given & set(unused) if getattr(config, flag)):
+        where = f"--train_mode {config.train_mode}" if flag != "scaling" else f"--dataset {config.dataset}"
+        raise InputError(f"--{flag} {getattr(config, flag)}: has no part in {where}; leave it out")
+    if rows and config.use_scheduler and config.scheduler == "mmd":
+        raise InputError("--scheduler mmd: compares images; for a table take MultiStepLR or ExponentialLR")
     if config.criterion == "ml" and config.g_model in BASES and config.g_model not in FLOWS:
         raise InputError(f"--criterion ml: needs a base with a density, --g_model {', '.join(FLOWS)}")
 

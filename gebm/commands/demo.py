@@ -13,6 +13,7 @@ from gebm.commands.metrics import check_features, evaluate_model, observed_featu
 from gebm.commands.report import code_of, write_report
 from gebm.commands.sample import sample_into, spaced, write_summary
 from gebm.commands.setup import choose_device, dataset, load_pair, log, log_dir, start_log
+from gebm.commands.tables import of_table
 from gebm.config import Config
 from gebm.data import ImageData
 from gebm.errors import InputError
@@ -75,6 +76,8 @@ def main(config: Config, given: frozenset[str]) -> Path:
     torch.set_num_threads(1)  # the networks are too small for more, and figures do not depend on the number of cores
     config = replace(config, **{flag: value for flag, value in SETTINGS.items() if flag not in given})
     run = log_dir(config) / (config.log_name or "demo")
+    if of_table(config):
+        raise InputError(f"--dataset {config.dataset}: the demo is of images; use gebm train")
     for flag in ("resume", "save_nothing", "train_mode"):
         if flag in given:
             raise InputError(f"--{flag}: the demo always trains both networks anew; use gebm train")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gebm.commands.setup import log, newest_checkpoint
+from gebm.commands.setup import log
 from gebm.config import Config
 from gebm.data import TableData
 from gebm.errors import InputError
@@ -27,7 +27,7 @@ from gebm.sampling import Draws
 from gebm.seeds import stream
 from gebm.training.trainer import Trainer
 
-__all__ = ["ValidationNLL", "evaluate_table", "mean_over_splits"]
+__all__ = ["ValidationNLL", "check_split", "evaluate_table", "mean_over_splits"]
 __all__ += ["LIKELIHOOD", "load_units", "partition_of", "save_units", "write_rows", "text_of", "write_table"]
 
 LIKELIHOOD, UNITS = "likelihood.json", "table.npz"
@@ -124,8 +124,10 @@ def mean_over_splits(summaries: Sequence[Mapping]) -> dict:
     found = {}
     for split in SPLITS:
         values = {which: [s["nll"][split][which]["value"] for s in summaries] for which in ("base", "gebm", "gain")}
+        values = {which: [math.inf if x is None else x for x in v] for which, v in values.items()}
         found[split] = {
-            which: NLL(fmean(v), stdev(v) / math.sqrt(len(v)), len(v))._asdict() for which, v in values.items()
+            which: NLL(fmean(v), stdev(v) / math.sqrt(len(v)) if math.inf not in v else math.inf, len(v))._asdict()
+            for which, v in values.items()
         }
     return {"dataset": summaries[0]["dataset"], "seeds": [s["seed"] for s in summaries], "nll": found}
 
@@ -133,7 +135,7 @@ def mean_over_splits(summaries: Sequence[Mapping]) -> dict:
 def write_table(folder: Path, summary: Mapping, text: str) -> None:
     """Write `likelihood.json` and `likelihood.txt` and print the latter."""
     with atomic_write(folder / LIKELIHOOD) as temporary:
-        temporary.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps(_plain(summary), indent=1, allow_nan=False) + "\n")
     with atomic_write(folder / "likelihood.txt") as temporary:
         temporary.write_text(text + "\n")
     log.info("\n%s", text)
@@ -157,22 +159,36 @@ def load_units(weights: Path) -> TableData:
     try:
         with np.load(file, allow_pickle=False) as stored:
             arrays = {key: stored[key] for key in stored.files}
-        none = np.empty((0, len(arrays["mean"])), np.float32)
+        d = len(arrays["columns"])
+        shapes = [arrays[key].shape for key in ("mean", "whitening")], arrays["valid"].shape[1:]
+        finite = all(np.isfinite(arrays[key]).all() for key in ("mean", "whitening", "valid", "shift"))
+        if shapes != ([(d,), (d, d)], (d,)) or not len(arrays["valid"]) or not finite:
+            raise ValueError("arrays of the wrong shape, or not finite")
+        if not np.isfinite(np.linalg.slogdet(arrays["whitening"])[1]):
+            raise ValueError("its whitening has no inverse")
+        none = np.empty((0, d), np.float32)
         return TableData(
             name=str(arrays["name"]), columns=tuple(map(str, arrays["columns"])), train=none, valid=arrays["valid"],
             test=none, mean=arrays["mean"], whitening=arrays["whitening"], protocol=str(arrays["protocol"]),
             seed=int(arrays["seed"]), key=str(arrays["key"]), notes=(), shift=float(arrays["shift"]),
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{file}: damaged ({' '.join(str(error).split())}); train again") from None
 
 
-def partition_of(model: GEBM, config: Config, base: Path, energy: Path, device: torch.device) -> float:
-    """The log-partition: the one measured at the end of the run, where both halves are its newest weights."""
-    run = base.parent.parent
-    stored = run / LIKELIHOOD
-    if base == energy == newest_checkpoint(run) and stored.is_file():
-        return json.loads(stored.read_text())["log_partition"]["value"]
+def partition_of(
+    model: GEBM, config: Config, given: frozenset[str], base: Path, energy: Path, device: torch.device
+) -> float:
+    """The log-partition: the one measured of these weights at the end of their run, unless a number of samples is given
+    or there is none."""
+    stored = base.parent.parent / LIKELIHOOD
+    if base == energy and stored.is_file() and "partition_samples" not in given:
+        try:
+            found = json.loads(stored.read_text())
+            if found["checkpoint"] == base.name:
+                return float(found["log_partition"]["value"])
+        except (OSError, ValueError, TypeError, KeyError):
+            log.info("%s: not readable, so the log-partition is measured again", stored)
     generator = torch.Generator(device).manual_seed(stream(config.seed, "partition"))
     return log_partition(model, config.partition_samples, generator).value
 
@@ -195,6 +211,25 @@ def write_rows(folder: Path, draws: Draws, units: TableData, n: int) -> None:
 def text_of(summary: Mapping, title: str) -> str:
     """The table of one split with its notes."""
     return "\n".join([table(nll_rows(summary), f"negative log-likelihood, {title}"), *likelihood_notes(summary)])
+
+
+def check_split(weights: Path, data: TableData) -> None:
+    """Raise InputError if weights of a run on a table were trained on another split of it, or on other units."""
+    trained = load_units(weights)
+    if trained.key == data.key:
+        return
+    made, asked = ((t.name, t.protocol, f"seed {t.seed}") for t in (trained, data))
+    raise InputError(
+        f"{weights}: was trained on {' '.join(made)}, in other rows or units than these, {' '.join(asked)}, of which "
+        "some test rows were its training rows; leave --seed, --protocol and --scaling as they were in its config.yaml"
+    )
+
+
+def _plain(value: object) -> object:
+    """JSON knows no NaN and no infinity."""
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _tensor(rows: np.ndarray, like: Tensor) -> Tensor:

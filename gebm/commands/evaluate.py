@@ -13,9 +13,19 @@ import numpy as np
 import torch
 
 from gebm.commands.chains import POPULATION, check_sampler, draw_chains, sampler_summary, with_beta
-from gebm.commands.density import evaluate_table, text_of
+from gebm.commands.density import check_split, evaluate_table, text_of
 from gebm.commands.metrics import check_features, compare, evaluate_model, features_of, measure, observed_features
-from gebm.commands.setup import choose_device, dataset, dataset_for, load_pair, log, newest_checkpoint, start_log
+from gebm.commands.setup import (
+    choose_device,
+    dataset,
+    dataset_for,
+    find_pair,
+    folder_of,
+    load_pair,
+    log,
+    newest_checkpoint,
+    start_log,
+)
 from gebm.commands.tables import of_table, settled
 from gebm.config import Config
 from gebm.data import TableData
@@ -68,6 +78,8 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
     device = choose_device(config, given)
     # All samples are read before the first chain runs, so that what is wrong with the last costs no time.
     paths = [split for path in dict.fromkeys(map(os.path.normpath, subjects)) for split in splits_of(Path(path))]
+    if not paths and of_table(config) and not config.g_path and not config.d_path:
+        paths = [folder_of(find_pair(config)[0]).parent.parent]  # with the split that it was trained on
     opened = [_open(path, config, given) for path in paths]
     summaries = {}
     for subject in opened or [Subject(None, config, None)]:
@@ -185,6 +197,7 @@ def _evaluate_pair(config: Config, given: frozenset[str], device: torch.device) 
     model, base, energy = load_pair(config, given)
     data = dataset_for(model, config)
     if isinstance(data, TableData):
+        check_split(base, data)
         summary = evaluate_table(model.to(device), data, config)
         return {**summary, **(evaluate_partition(config, model, device) if config.eval_partition else {})}
     if config.eval_fid:

@@ -1,6 +1,7 @@
 """`gebm score`: the log-density of new rows under a trained model, for novelty detection."""
 
 import csv
+import math
 from pathlib import Path
 
 import numpy as np
@@ -43,13 +44,17 @@ def main(config: Config, given: frozenset[str], words: list[str]) -> Path:
     if not model.has_density:
         raise InputError(f"{base}: its base has no density; score with a run on a table, trained with a flow")
     units = load_units(base)
+    if units.shape != model.architecture.shape:
+        raise InputError(f"{base}: a model of {model.architecture.shape} rows beside a table of {units.shape}")
     rows = units.whiten(read_rows(file, units.columns))
     model.to(device)
-    partition = partition_of(model, config, base, energy, device)
+    partition = partition_of(model, config, given, base, energy, device)
     c = model.log_partition
     x, valid = (torch.from_numpy(np.array(part)).to(c) for part in (rows, units.valid))
-    ours = model_log_prob(model, x, partition) + units.log_det
-    base_alone = base_log_prob(model, x) + units.log_det
+    ours, base_alone = (
+        torch.nan_to_num(log_prob, nan=-math.inf, posinf=math.inf, neginf=-math.inf) + units.log_det  # nan: overflow
+        for log_prob in (model_log_prob(model, x, partition), base_log_prob(model, x))
+    )
     seen = np.sort(model_log_prob(model, valid, partition).numpy() + units.log_det)
     quantiles = np.searchsorted(seen, ours.numpy(), side="right") / len(seen)
     with atomic_write(output) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
@@ -57,10 +62,15 @@ def main(config: Config, given: frozenset[str], words: list[str]) -> Path:
         writer.writerow(("row", "log_density", "log_density_base", "quantile"))
         for i, values in enumerate(zip(ours.tolist(), base_alone.tolist(), quantiles.tolist())):
             writer.writerow((i, *(f"{value:.6g}" for value in values)))
-    rare = float((quantiles < RARE).mean())
+    rare, near = float((quantiles < RARE).mean()), ours.isfinite() & base_alone.isfinite()
+    far = len(rows) - int(near.sum())
     found = [
         ("rows", f"{len(rows):,}"),
-        ("mean log-density", f"{float(ours.mean()):.4f} nats (base alone {float(base_alone.mean()):.4f})"),
+        (
+            "mean log-density",
+            f"{float(ours[near].mean()):.4f} nats (base alone {float(base_alone[near].mean()):.4f})",
+        ),
+        *([("too far for a number", f"{far:,} rows, left out of the mean")] if far else []),
         ("validation rows", f"{float(seen.mean()):.4f} nats, {len(seen):,} rows"),
         (f"rarer than {1 - RARE:.0%} of those", f"{rare:.1%} of the rows"),
         ("written", str(output)),

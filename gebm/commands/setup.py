@@ -20,8 +20,8 @@ from gebm.training.checkpoint import checkpoints
 from gebm.training.loop import Schedule
 
 __all__ = [
-    "architecture_of", "check_new_run", "choose_device", "dataset", "dataset_for", "folder_of", "load_pair", "log",
-    "log_dir", "newest_checkpoint", "open_run", "runs_of", "schedule_of", "start_log",
+    "architecture_of", "check_new_run", "choose_device", "dataset", "dataset_for", "find_pair", "folder_of",
+    "load_pair", "log", "log_dir", "newest_checkpoint", "open_run", "runs_of", "schedule_of", "start_log",
 ]  # fmt: skip
 
 log = logging.getLogger("gebm")
@@ -133,6 +133,9 @@ def open_run(
         except FileExistsError:
             raise _exists(path, config) from None
     if config.log_in_file:
+        for old in [handler for handler in log.handlers if isinstance(handler, logging.FileHandler)]:
+            log.removeHandler(old)  # of the split before
+            old.close()
         log.addHandler(logging.FileHandler(path / "log.txt", encoding="utf-8"))
     return resolved
 
@@ -170,8 +173,13 @@ def find_pair(config: Config) -> tuple[Path, Path]:
     base, energy = (newest_checkpoint(Path(p)) or Path(p) if p else None for p in (config.g_path, config.d_path))
     if base or energy:
         return base or folder_of(energy), energy or folder_of(base)
-    newest = next((c for run in reversed(runs_of(config)) if (c := newest_checkpoint(run))), None)
-    if newest is None:
+    runs = reversed(runs_of(config))
+    for run in runs:
+        if split := next(run.glob("split-*"), None):
+            raise InputError(f"{run}: the newest run holds several splits; name one, as --g_path {split}")
+        if newest := newest_checkpoint(run):
+            break
+    else:
         raise InputError(
             f"no trained pair of --dataset {config.dataset} under {log_dir(config)}/: train one "
             f"(gebm train --dataset {config.dataset}), or give --log_dir, or --g_path and --d_path"
@@ -247,7 +255,7 @@ def schedule_of(config: Config, rows: int = 0) -> Schedule:
         return Schedule(
             train_mode=config.train_mode,
             ml_steps=steps(config.ml_epochs) if config.train_mode != "energy" else 0,
-            ml_rate=config.ml_lr / config.lr_generator if config.ml_lr and config.lr_generator else 1.0,
+            ml_lr=config.ml_lr or None,
             base_steps=math.ceil(steps(config.total_epochs) / each),
             n_iter_d=config.n_iter_d,
             n_iter_d_init=config.n_iter_d_init,

@@ -6,9 +6,18 @@ from pathlib import Path
 
 from gebm.commands.build import build_trainer, evaluations_of
 from gebm.commands.checks import check_flags, check_kind, check_scheduler
-from gebm.commands.density import LIKELIHOOD, evaluate_table, mean_over_splits, save_units, text_of, write_table
+from gebm.commands.density import (
+    LIKELIHOOD,
+    check_split,
+    evaluate_table,
+    mean_over_splits,
+    save_units,
+    text_of,
+    write_table,
+)
 from gebm.commands.report import code_of, write_report
 from gebm.commands.setup import (
+    architecture_of,
     check_new_run,
     choose_device,
     dataset,
@@ -24,6 +33,7 @@ from gebm.config import Config
 from gebm.data import TableData
 from gebm.errors import InputError
 from gebm.files import atomic_folder, check_writable
+from gebm.model import GEBM
 from gebm.report import nll_rows, table
 from gebm.training.checkpoint import load_checkpoint
 from gebm.training.loop import Interrupted, train
@@ -40,6 +50,8 @@ def main(config: Config, given: frozenset[str]) -> Path:
     run = _run_to_resume(config, given)
     if run is None:
         check_kind(config, given)
+    else:
+        _check_splits(run, config, given)
     splits = Config.load(run / "config.yaml").n_splits if run is not None else config.n_splits
     return train_splits(config, given, run) if splits > 1 else train_run(config, given, run)
 
@@ -51,22 +63,25 @@ def train_splits(config: Config, given: frozenset[str], run: Path | None) -> Pat
         config = _changed(Config.load(run / "config.yaml"), config, given)
     else:
         run = check_new_run(config)
+        check_flags(config)
+        check_scheduler(config, given)
+        if not GEBM.build(architecture_of(config, given, dataset(config).shape)).has_density:
+            raise InputError("--n_splits: averages likelihoods, and this base has no density (log_prob); leave it out")
         with atomic_folder(run, new=True) as temporary:
             config.save(temporary / "config.yaml")
     found = []
     for seed in range(config.seed, config.seed + config.n_splits):
         split = run / f"split-{seed}"
-        if not (split / LIKELIHOOD).is_file():
-            own = replace(config, seed=seed, n_splits=1, log_dir=str(run), log_name=split.name, resume="")
-            train_run(own, given, split if split.exists() else None)
+        own = replace(config, seed=seed, n_splits=1, log_dir=str(run), log_name=split.name, resume="")
+        train_run(own, given, split if split.exists() else None, whole=run)
         found.append(json.loads((split / LIKELIHOOD).read_text()))
     summary = mean_over_splits(found)
     write_table(run, summary, table(nll_rows(summary), run.name))
     return run
 
 
-def train_run(config: Config, given: frozenset[str], run: Path | None) -> Path:
-    """Train one pair, or go on with the run that is given."""
+def train_run(config: Config, given: frozenset[str], run: Path | None, whole: Path | None = None) -> Path:
+    """Train one pair, or go on with the run that is given; `whole` is the folder of all splits, for one of them."""
     stored = None
     checkpoint = newest_checkpoint(run) if run is not None else None
     if run is not None:
@@ -85,6 +100,9 @@ def train_run(config: Config, given: frozenset[str], run: Path | None) -> Path:
     data = dataset(config)
     # A checkpoint holds all that --g_path and --d_path gave, and they may be gone.
     start = replace(config, g_path="", d_path="") if checkpoint else config
+    if of_table(config):
+        for weights in {path for path in (start.g_path, start.d_path) if path} | ({str(run)} if checkpoint else set()):
+            check_split(Path(weights), data)
     trainer, held_out = build_trainer(start, given, data, device)
     schedule = schedule_of(config, len(data.train))
     if checkpoint is not None:
@@ -98,8 +116,8 @@ def train_run(config: Config, given: frozenset[str], run: Path | None) -> Path:
     resolved = open_run(run, config, device, trainer.model.architecture, resume=stored is not None)
     if of_table(config):
         save_units(run, data)
-    if checkpoint is None and config.initialize_log_partition:
-        trainer.initialize_log_partition()
+    if checkpoint is None and trainer.counters.stage != "base":
+        trainer.prepare_energy()
     joint = schedule.base_steps if schedule.train_mode != "energy" else 0
     refine = schedule.refine_steps if schedule.refines else 0
     what = "rows" if of_table(config) else "images"
@@ -124,7 +142,8 @@ def train_run(config: Config, given: frozenset[str], run: Path | None) -> Path:
             evaluations=evaluations,
         )
     except Interrupted as stop:
-        kept = f"saved as {stop.checkpoint}; go on with --resume {run}" if stop.checkpoint else "nothing was saved"
+        onward = f"saved as {stop.checkpoint}; go on with --resume {whole or run}"
+        kept = onward if stop.checkpoint else "nothing was saved"
         log.info("stopped by signal %d: %s", stop.signum, kept)
         raise SystemExit(128 + stop.signum) from None
     log.info("done: %s", newest_checkpoint(run) or run)
@@ -141,6 +160,7 @@ def _write_likelihoods(run: Path, trainer: Trainer, data: TableData, config: Con
         log.info("no likelihoods: the base has no density (log_prob)")
         return run
     summary = evaluate_table(trainer.sampled_model, data, config)
+    summary["checkpoint"] = getattr(newest_checkpoint(run), "name", "")  # that these are of
     write_table(run, summary, text_of(summary, run.name))
     return run
 
@@ -148,6 +168,15 @@ def _write_likelihoods(run: Path, trainer: Trainer, data: TableData, config: Con
 def _changed(stored: Config, config: Config, given: frozenset[str]) -> Config:
     """A run's configuration with the flags given now."""
     return replace(stored, **{k: getattr(config, k) for k in given - {"mode", "resume", "log_dir", "log_name"}})
+
+
+def _check_splits(run: Path, config: Config, given: frozenset[str]) -> None:
+    """Refuse another set of splits than the run was made with."""
+    stored = Config.load(run / "config.yaml")
+    for flag in ("n_splits", "seed") if stored.n_splits > 1 else ("n_splits",):
+        have, want = getattr(stored, flag), getattr(config, flag)
+        if flag in given and have != want:
+            raise InputError(f"--{flag} {want}: {run} was made with {have} and goes on so; leave the flag out")
 
 
 def _run_to_resume(config: Config, given: frozenset[str]) -> Path | None:

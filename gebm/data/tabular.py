@@ -18,7 +18,6 @@ __all__ = ["PROTOCOLS", "SCALINGS", "TABLES", "TableData", "load_table"]
 
 PROTOCOLS, SCALINGS = ("standard", "paper"), ("whiten", "standardise")
 FORMAT = 1  # raise it when the same table, protocol and seed come to mean other arrays
-FEWEST_ROWS = 20
 MOST_VALID = 1000  # rows
 CORRELATION = 0.98  # from which on a column is a copy of another
 SINGULAR = 1e-10  # least eigenvalue of a correlation matrix that can be whitened
@@ -71,8 +70,9 @@ class TableData:
         return float(np.linalg.slogdet(self.whitening)[1])
 
     def whiten(self, rows: np.ndarray) -> np.ndarray:
-        """Rows of `columns` in original units, (N, d), whitened, float32."""
-        return ((rows - self.mean) @ self.whitening).astype(np.float32)
+        """Rows of `columns` in original units, (N, d), whitened, float32; infinite where that has no number."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return ((rows - self.mean) @ self.whitening).astype(np.float32)
 
     def unwhiten(self, rows: np.ndarray) -> np.ndarray:
         """Whitened rows (N, d) in original units, float64."""
@@ -187,13 +187,12 @@ def _prepared(name: str, table: Table, protocol: str, scaling: str, seed: int) -
 def _sizes(name: str, table: Table, paper: bool) -> tuple[int, int, int]:
     """Numbers of training, validation and test rows."""
     count = len(table.values)
-    if count < FEWEST_ROWS:
-        raise InputError(f"--dataset {name}: {count} rows, at least {FEWEST_ROWS} are needed")
     n_test = table.n_test or (paper and table.paper_test) or int(0.1 * count)
     n_valid = table.n_valid or min(int(0.1 * (count - n_test)), MOST_VALID)
     n_train = count - n_test - n_valid
-    if n_train < 1 or n_valid < 1:
-        raise InputError(f"--dataset {name}: {count} rows, too few to train on beside {n_test} test rows")
+    if n_train < 1 or min(n_valid, n_test) < 2:
+        held = f"1 beside {n_test} for testing and {max(n_valid, 0)} for validation, of which it takes 2 each at least"
+        raise InputError(f"--dataset {name}: {count} rows are too few to train on {held}")
     return n_train, n_valid, n_test
 
 

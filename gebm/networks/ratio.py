@@ -1,5 +1,6 @@
 """An energy from two densities, with a partition that is known."""
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -22,7 +23,7 @@ class DensityRatio(nn.Module):
     The base is used, not owned: it is no submodule, and g depends on x but not on the base's parameters. They drop out
     of E_G[exp(-E)] = exp(-b), so their gradient would be noise. An energy is a function of one row, so batch
     normalisation goes by running statistics on both sides; those of p stay what they are (0 and 1 at first: right for
-    whitened data).
+    whitened data), and p has no dropout.
 
     Arguments:
         flow: p, with parameters of its own.
@@ -55,6 +56,12 @@ class DensityRatio(nn.Module):
         if same:
             self.flow.load_state_dict(theirs)
         return same
+
+    def on(self, base: nn.Module) -> "DensityRatio":
+        """The same p, weights shared, on another base."""
+        other = copy.copy(self)
+        other._base = (base,)
+        return other
 
     def log_density(self, x: Tensor) -> Tensor:
         """log p of rows (N, d), (N,): the model's log-density, which needs no g."""

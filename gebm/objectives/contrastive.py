@@ -17,7 +17,7 @@ class ContrastiveDivergence(Objective):
     not quite from Q, and neither is the energy that this ends at the most likely one; more steps a draw lessen it.
 
     The value says nothing of how good the energy is, and samples of the model do not tell its log-partition: c is left
-    as it is. Set it at the end (`Trainer.initialize_log_partition`), or estimate log Z. A base step is that of KALE.
+    as it is until the stage ends, when `gebm.training.train` estimates it. A base step is that of KALE.
     Du and Mordatch 2019 also shrink the squared energies: needless here, where the penalty bounds their slope.
     """
 

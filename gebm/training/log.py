@@ -40,13 +40,14 @@ class TrainingLog:
         generator = torch.Generator(like.device).manual_seed(0)
         self.latents = trainer.model.prior.sample(64, generator, like=like.detach())
         self.sums: dict[str, tuple[Tensor, int]] = {}
+        self.latest: dict[str, float] = {}  # values of a moment, of which a mean would say little
         self.first_bad = torch.full((), -1, device=like.device)  # twice the step, plus one for a base step
         self.bar: tqdm | None = None
         self.started_s, self.started_images = time.monotonic(), trainer.counters.images
 
     def __enter__(self) -> "TrainingLog":
         self._drop_rows_ahead()
-        self.board = SummaryWriter(str(self.run / "tensorboard"), purge_step=self.trainer.counters.e_step + 1)
+        self.board = SummaryWriter(str(self.run / "tensorboard"), purge_step=self._step() + 1)
         self.lines = open(self.file, "a", encoding="utf-8")
         return self
 
@@ -79,11 +80,12 @@ class TrainingLog:
 
     def write(self) -> None:
         """Write one line of the means since the last one, if there is anything new."""
-        if not self.sums:
+        if not self.sums and not self.latest:
             return
         elapsed_s = time.monotonic() - self.started_s
-        means = {name: float(total / count) for name, (total, count) in self.sums.items()}
+        means = {name: float(total / count) for name, (total, count) in self.sums.items()} | self.latest
         self.sums.clear()
+        self.latest.clear()
         if all(means.get(name) == ENERGY_FLOOR for name in ("energy_real", "energy_fake")):
             raise DivergenceError(
                 f"every energy lies on the floor {ENERGY_FLOOR:g}, where it has no gradient, since energy step "
@@ -117,8 +119,12 @@ class TrainingLog:
         self.lines.write(json.dumps({**counters, **values}) + "\n")
         self.lines.flush()
         for name, value in values.items():
-            step = counters["e_step"] or counters["g_step"] or counters["ml_step"]
-            self.board.add_scalar(f"{counters['stage']}/{name}", value, step)
+            self.board.add_scalar(f"{counters['stage']}/{name}", value, self._step())
+
+    def _step(self) -> int:
+        """Where TensorBoard's curves stand."""
+        counters = self.trainer.counters
+        return counters.e_step or counters.g_step or counters.ml_step
 
     def grid(self) -> None:
         """Write the base's images of the 64 fixed latents, where the samples are images."""

@@ -35,7 +35,7 @@ class Schedule:
     """How long and how often.
 
     train_mode: 'both', 'energy' (refinement only) or 'base' (base steps only); ml_steps: of maximum likelihood on the
-    base, a flow, before all else; ml_rate: factor on the base's learning rate there; base_steps: of the joint stage;
+    base, a flow, before all else; ml_lr: its learning rate there (None: the base's); base_steps: of the joint stage;
     n_iter_d, n_iter_d_init: energy steps before a base step, ordinarily and at every 500th; refine_steps: energy steps
     with the base frozen; refine_kale: held-out KALE that ends them early (0: none); log_every, checkpoint_every: in
     base steps, and in energy steps while refining.
@@ -43,7 +43,7 @@ class Schedule:
 
     train_mode: str = "both"
     ml_steps: int = 0
-    ml_rate: float = 1.0
+    ml_lr: float | None = None
     base_steps: int = 150_000
     n_iter_d: int = 5
     n_iter_d_init: int = 100
@@ -111,7 +111,7 @@ def train(
 
         def look() -> None:
             if trainer.selection is not None:
-                log.collect(trainer.selection.look(trainer))
+                log.latest |= trainer.selection.look(trainer)
 
         def after_step(step: int) -> None:
             look()
@@ -131,7 +131,7 @@ def train(
             if counters.stage == "joint":
                 trainer.scale_lr(trainer.lr_schedule.factor(trainer.epoch))
             elif counters.stage == "base":
-                trainer.scale_lr(schedule.ml_rate * remaining(counters.ml_step, schedule.ml_steps))
+                trainer.scale_lr(remaining(counters.ml_step, schedule.ml_steps), schedule.ml_lr)
             else:
                 trainer.scale_lr(remaining(counters.refine_step, schedule.refine_steps))
             log.collect(step())
@@ -183,6 +183,9 @@ def train(
             if trainer.selection is not None:
                 trainer.selection.restore(trainer)
                 saved_at = None  # at these counters other weights may have been saved
+            if trainer.objective.fake_from == "model" and name != "base":  # c did not follow its samples
+                trainer.initialize_log_partition()
+                saved_at = None
             checkpoint()
             log.write()
         checkpoint()  # where no stage had a step

@@ -11,6 +11,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from gebm.data import Batches
 from gebm.errors import InputError
 from gebm.model import GEBM
+from gebm.networks import DensityRatio
+from gebm.networks.common import evaluating
 from gebm.objectives import Objective, log_mean_exp
 from gebm.seeds import stream
 from gebm.training.negatives import Fresh, Negatives
@@ -27,7 +29,7 @@ class Counters:
     stage: 'base' (maximum likelihood of the base, a flow), 'joint' (base and energy in turn) or 'refine' (the energy
     alone, base frozen); ml_step: steps done in the first; g_step: base steps done in the second; pending: energy steps
     done since the last of those; refine_step: energy steps done in the third; e_step: energy steps done in all; images:
-    data seen.
+    data seen by energy steps, or drawn by base steps where there are none.
     """
 
     stage: str = "joint"
@@ -61,6 +63,8 @@ class Trainer:
         ema: decay of the moving average of the base; 0: none.
         lr_schedule: of both learning rates in the joint stage; None: constant.
         selection: of each stage's weights, and of its end; None: the last ones are kept.
+        match_base: whether an energy that is a flow starts as a copy of the base, E = 0; not one that was trained.
+        set_log_partition: whether c starts at the Monte-Carlo log-partition.
         generator: source of the latents and of the penalty's interpolation, on the model's device.
 
     Raises:
@@ -81,6 +85,8 @@ class Trainer:
         ema: float = 0.0,
         lr_schedule: LRSchedule | None = None,
         selection: EarlyStopping | None = None,
+        match_base: bool = False,
+        set_log_partition: bool = False,
         generator: torch.Generator | None = None,
     ):
         self.model = model.train()
@@ -96,6 +102,8 @@ class Trainer:
         self.grad_clip = grad_clip
         self.lr_schedule = lr_schedule or LRSchedule()
         self.selection = selection
+        self.match_base = match_base
+        self.set_log_partition = set_log_partition
         self.generator = generator
         self.lrs = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self.trained = [p for p in objective.parameters() if p.requires_grad]  # a user's energy may hold frozen parts
@@ -128,11 +136,13 @@ class Trainer:
             self._follow(c_batch)
         self.counters.g_step += 1
         self.counters.pending = 0
+        if not self.objective.energy.training:  # no energy steps that count them
+            self.counters.images += self.batches.batch_size
         return {"base_loss": loss.detach(), "lr_generator": _lr(self.base_optimizer)}
 
     def initialize_log_partition(self, batches: int = 100) -> None:
         """Set c to the Monte-Carlo log-partition, log-mean-exp of -E over `batches` batches of base samples."""
-        with torch.no_grad():
+        with evaluating(self.model.energy):
             energies = [self.model.energy(self._generate_batch()) for _ in range(batches)]
             self.model.log_partition.copy_(log_mean_exp(-torch.cat(energies)))
 
@@ -153,9 +163,7 @@ class Trainer:
         """
         if stage == self.counters.stage:
             return
-        if self.counters.stage == "base" and hasattr(self.model.energy, "match_base"):
-            self.model.energy.match_base()  # as other energies do, it starts where it changes nothing
-        self.counters.stage = stage
+        trained_base, self.counters.stage = self.counters.stage == "base", stage
         self.counters.pending = 0
         if self.selection is not None:
             self.selection.start(self.epoch)
@@ -165,16 +173,29 @@ class Trainer:
                 self.average = None
             self.negatives.base_changed()
             self._freeze_base()
+        if trained_base:
+            self.prepare_energy()
+
+    def prepare_energy(self) -> None:
+        """Before the first step that looks at the energy, on the base as it then is: `match_base`, and c."""
+        if self.match_base:
+            self.model.energy.match_base()
+        if self.set_log_partition:
+            self.initialize_log_partition()
 
     def freeze_energy(self) -> None:
         """Leave the energy as it is, in evaluation mode, for base steps alone; c goes on following the base."""
         self.model.energy.eval()
 
-    def scale_lr(self, factor: float) -> None:
-        """Set the learning rates of both networks and of c to `factor` times the configured ones."""
+    def scale_lr(self, factor: float, base_lr: float | None = None) -> None:
+        """Set the learning rates of both networks and of c to `factor` times the configured ones.
+
+        base_lr: in the place of that of the base.
+        """
         for optimizer, lrs in zip(self.optimizers, self.lrs):
             for group, lr in zip(optimizer.param_groups, lrs):
-                group["lr"] = factor * lr
+                own = base_lr if base_lr is not None and optimizer is self.base_optimizer else lr
+                group["lr"] = factor * own
 
     @property
     def optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
@@ -196,7 +217,9 @@ class Trainer:
         """The model with that base."""
         if self.average is None:
             return self.model
-        sampled = GEBM(self.model.prior, self.sampled_base, self.model.energy, self.model.architecture)
+        base, energy = self.sampled_base, self.model.energy
+        energy = energy.on(base) if isinstance(energy, DensityRatio) else energy
+        sampled = GEBM(self.model.prior, base, energy, self.model.architecture)
         sampled.log_partition = self.model.log_partition
         return sampled
 

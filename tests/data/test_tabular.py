@@ -120,7 +120,7 @@ NUMBERS = "".join(f"{a},{a**2},{a**3 % 7}\n" for a in range(1, 31))
         ("a,a,b\n" + NUMBERS, "two columns are named 'a'"),
         ("a,b,c\n", "a header and no rows"),
         ("\n", "is empty"),
-        ("1,2\n" * 19, "19 rows, at least 20"),
+        ("1,2\n" * 19, "19 rows are too few"),
         ("1,2\n" * 30, "all 2 columns are constant"),
         ("".join(f"{i},{i * i % 13},{3 * i - 2 * (i * i % 13) + 1}\n" for i in range(99)), "x1, x2, x3 depend on"),
         ("".join(",".join(str((i * j) % 37) for j in range(1, 31)) + "\n" for i in range(30)), "25 training rows of"),

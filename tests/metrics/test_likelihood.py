@@ -66,3 +66,26 @@ def test_a_partition_is_exact_where_it_is_known_and_estimated_where_not():
     found = log_partition(model, 200_000, generator(1))
     assert abs(found.value - 0.125) < 4 * found.se and found.n == 200_000
     assert found.relative_ess == pytest.approx(math.exp(-0.25), rel=0.02)
+
+
+def test_with_a_moving_average_the_sampled_model_is_still_normalised():
+    """A flow's energy is relative to a base: to the average where the average is what is sampled."""
+    torch.manual_seed(0)
+    model = GEBM.build(Architecture("nvp", "nvp", shape=(2,), latent_dim=2, blocks=2, width=0.2))
+    objective = KALE(model.energy, model.log_partition, "none")
+    trainer = Trainer(
+        model, Batches(torch.randn(200, 2, generator=generator(1)), 50, generator=generator(2)), objective,
+        torch.optim.Adam(objective.parameters(), 1e-2), torch.optim.Adam(model.base.parameters(), 1e-2), ema=0.99,
+        generator=generator(3),
+    )  # fmt: skip
+    for _ in range(20):
+        trainer.likelihood_step()
+    x = torch.randn(100, 2, generator=generator(4))
+    raw, average = (base_log_prob(m, x) for m in (model, trainer.sampled_model))
+    assert (raw - average).abs().max() > 0.01, "the average is to be another base"
+    exact = model.energy.log_density(x).double()
+    for sampled in (model, trainer.sampled_model):
+        torch.testing.assert_close(model_log_prob(sampled, x, 0.0), exact, rtol=0, atol=1e-4)
+    before = exact.clone()
+    trainer.sampled_model.energy.flow.load_state_dict(trainer.average.module.state_dict())  # the weights are shared
+    assert (model.energy.log_density(x).double() - before).abs().max() > 0.01
