@@ -149,13 +149,13 @@ def test_several_splits_and_their_mean():
 
 
 def test_a_base_without_a_density_trains_and_says_that_there_is_no_likelihood(capsys, monkeypatch):
-    Path("own.py").write_text(
+    Path("without_density.py").write_text(
         "from torch import nn\n"
         "def base(shape, latent_dim, **options):\n"
         "    return nn.Linear(latent_dim, shape[0])\n"
     )
     monkeypatch.syspath_prepend(".")
-    flags = ["train", "--dataset", "csv:t.csv", "--g_model", "own:base", *TINY, "--refine_epochs", "1"]
+    flags = ["train", "--dataset", "csv:t.csv", "--g_model", "without_density:base", *TINY, "--refine_epochs", "1"]
     assert main(flags) == 2 and "give --ml_epochs 0" in capsys.readouterr().err
     assert main([*flags, "--ml_epochs", "0", "--total_epochs", "2", "--log_name", "own"]) == 0
     assert "no likelihoods" in capsys.readouterr().out and not Path("runs/own/likelihood.json").exists()
