@@ -5,18 +5,23 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from gebm import fast
 from gebm.errors import InputError
+from gebm.graphs import Graphed
 from gebm.networks.folding import folded
 
 __all__ = [
     "PRIORS", "GaussianPrior", "LatentPosterior", "Prior", "Target", "UniformPrior", "prior_potential",
     "value_and_grad",
 ]  # fmt: skip
+
+
+T = TypeVar("T", Tensor, tuple[Tensor, Tensor])
 
 
 class Target(Protocol):
@@ -159,8 +164,9 @@ class LatentPosterior:
         self.beta = beta
         tensors = (t for network in (energy, base) if isinstance(network, nn.Module) for t in _tensors(network))
         self._like = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
-        self._network_dtype = self._like.dtype  # of the convolutions; positions keep that of `_like`
-        self._value_and_grad = value_and_grad(self.potential)
+        self._moving = base, energy  # what chains move by; of a frozen form in half precision, copies of less
+        self._rows = 0
+        self._value_and_grad = value_and_grad(self._potential)
 
     @property
     def device(self) -> torch.device:
@@ -170,7 +176,7 @@ class LatentPosterior:
     @property
     def exact(self) -> bool:
         """Whether potentials are precise enough for an accept step: networks in float32 or float64."""
-        return self._network_dtype in (torch.float32, torch.float64)
+        return self._moving == (self.base, self.energy) and self._like.dtype in (torch.float32, torch.float64)
 
     def start(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw n starts (n, d) from the prior, as Gaussian coordinates."""
@@ -179,7 +185,7 @@ class LatentPosterior:
     def decode(self, u: Tensor) -> Tensor:
         """Samples x = G(T(u)) of positions (N, d), without gradients, in the dtype of u."""
         with torch.no_grad():
-            return self._generate(u).to(u.dtype)
+            return self._by_rows(lambda u: self.base(self.prior.from_gaussian(u)).to(u.dtype), u)
 
     def energies(self, u: Tensor) -> Tensor:
         """E(G(T(u))) of positions (N, d): (N,), without gradients."""
@@ -187,47 +193,69 @@ class LatentPosterior:
 
     def decode_with_energies(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Samples x = G(T(u)) of positions (N, d) and their energies (N,), without gradients."""
-        with torch.no_grad():
-            x = self._generate(u)
+
+        def both(u: Tensor) -> tuple[Tensor, Tensor]:
+            x = self.base(self.prior.from_gaussian(u))
             return x.to(u.dtype), self.energy(x).to(u.dtype)
+
+        with torch.no_grad():
+            return self._by_rows(both, u)
 
     def potential(self, u: Tensor) -> Tensor:
         """U of positions (N, d): (N,), differentiable."""
         with _no_tf32():
-            energy = one_a_row(self.energy(self._generate(u)), u, "the energy")
-            return prior_potential(u) + self.beta * energy.to(u.dtype)
+            return self._by_rows(self._potential, u)
 
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        with _no_tf32():  # again: the backward pass is outside `potential`
-            return self._value_and_grad(u)
+        with _no_tf32():
+            return self._by_rows(self._value_and_grad, u)
 
     def at(self, beta: float) -> "LatentPosterior":
         """The same networks at another inverse temperature."""
         other = copy.copy(self)
         other.beta = beta
-        other._value_and_grad = value_and_grad(other.potential)
+        other._value_and_grad = value_and_grad(other._potential)
         return other
 
-    def frozen(self, dtype: torch.dtype | None = None) -> "LatentPosterior":
+    def frozen(self, dtype: torch.dtype | None = None, rows: int = 0) -> "LatentPosterior":
         """Inference form: the same function with norms folded, no parameter gradients, channels-last layout.
 
-        Plain functions stay as they are. `dtype=torch.bfloat16` runs the convolutions in bfloat16; positions, the
-        energy's head, the potential and its prior term keep their precision. The potential then moves by whole nats at
-        beta 100 (measured in design.md), so `run` refuses it to kernels with an accept step.
+        Plain functions stay as they are. On a GPU potential and gradient are one CUDA graph (untested on CUDA).
+
+        Arguments:
+            dtype: torch.bfloat16 lets chains move by the gradient of networks in bfloat16, while samples, energies,
+                positions, the energy's head and the prior term keep their precision. The potential then moves by whole
+                nats at beta 100 (measured in design.md), so `run` refuses it to kernels with an accept step.
+            rows: positions that go through the networks at a time, which bounds the memory; 0: all.
+
+        Raises:
+            InputError: a dtype for plain functions.
         """
         base, energy = (folded(n) if isinstance(n, nn.Module) else n for n in (self.base, self.energy))
         frozen = LatentPosterior(self.prior, base, energy, self.beta)
-        frozen._like = self._like.detach()
-        if dtype is not None:
+        frozen._like, frozen._rows = self._like.detach(), rows
+        if dtype not in (None, self._like.dtype):
             if not isinstance(base, nn.Module) or not isinstance(energy, nn.Module):
                 raise InputError("frozen: a dtype can be given to networks (torch modules), not to plain functions")
-            base.to(dtype)
-            getattr(energy, "features", energy).to(dtype)
-            frozen._network_dtype = dtype
-        for network in (base, energy):
-            if isinstance(network, nn.Module):
-                network.to(memory_format=torch.channels_last)
+            frozen._moving = copy.deepcopy(base).to(dtype), copy.deepcopy(energy)
+            getattr(frozen._moving[1], "features", frozen._moving[1]).to(dtype)
+        if fast.enabled():
+            for network in {base, energy, *frozen._moving}:
+                if isinstance(network, nn.Module):
+                    network.to(memory_format=torch.channels_last)
+            if self.device.type == "cuda":
+                frozen._value_and_grad = Graphed(frozen._value_and_grad)
         return frozen
 
-    def _generate(self, u: Tensor) -> Tensor:
-        return self.base(self.prior.from_gaussian(u).to(self._network_dtype))
+    def _potential(self, u: Tensor) -> Tensor:
+        base, energy = self._moving
+        weight = next(base.parameters(), u) if isinstance(base, nn.Module) else u
+        e = one_a_row(energy(base(self.prior.from_gaussian(u).to(weight.dtype))), u, "the energy")
+        return prior_potential(u) + self.beta * e.to(u.dtype)
+
+    def _by_rows(self, function: Callable[[Tensor], T], u: Tensor) -> T:
+        """function(u), `rows` positions at a time."""
+        parts = [function(part) for part in u.split(self._rows or max(len(u), 1))]
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat(parts) if isinstance(parts[0], Tensor) else tuple(map(torch.cat, zip(*parts)))

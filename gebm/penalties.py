@@ -3,6 +3,8 @@ r"""Penalties on the energy: what keeps it smooth."""
 import torch
 from torch import Tensor, nn
 
+from gebm.second_order import input_gradient
+
 __all__ = ["PENALTIES", "gradient_penalty", "l2_penalty"]
 
 
@@ -23,8 +25,7 @@ def gradient_penalty(energy: nn.Module, real: Tensor, fake: Tensor, generator: t
     """
     n = min(len(real), len(fake))
     t = torch.rand(n, *[1] * (real.ndim - 1), generator=generator, device=real.device, dtype=real.dtype)
-    x = torch.lerp(fake[:n].detach(), real[:n], t).requires_grad_()
-    (gradient,) = torch.autograd.grad(energy(x).sum(), x, create_graph=True)
+    gradient = input_gradient(energy, torch.lerp(fake[:n].detach(), real[:n], t))
     return gradient.flatten(1).square().sum(1).mean()
 
 

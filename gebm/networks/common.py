@@ -7,12 +7,13 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
 from gebm.errors import InputError
 
 __all__ = ["ENERGY_FLOOR", "ImageEnergy", "doublings", "evaluating", "initialise", "scaled", "spectral_norm"]
-__all__ += ["ladder", "upsampler"]
+__all__ += ["ladder", "upsampler", "weights_once"]
 
 ENERGY_FLOOR = -10.0
 
@@ -65,13 +66,28 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+@contextmanager
+def weights_once(network: nn.Module) -> Iterator[None]:
+    """Compute parametrised weights now, and for all passes within: one power iteration of a spectral norm, in full.
+
+    `torch.autocast` would let parts of that iteration run in half precision.
+    """
+    with parametrize.cached():
+        with torch.autocast(next(network.parameters(), torch.empty(0)).device.type, enabled=False):
+            for layer in filter(parametrize.is_parametrized, network.modules()):
+                for name in layer.parametrizations:
+                    getattr(layer, name)
+        yield
+
+
 class ImageEnergy(nn.Module):
     r"""Scalar energy of an image: features, a linear head, an optional floor.
 
     .. math:: E(x) = \max(w^\top \phi(x) + b,\; f)
 
     The floor f = -10 is that of the reference code (paper.md section 6, item 17): below it the energy is flat.
-    The head works in the precision of its own weights, so the energy stays float32 when the features are bfloat16.
+    The head works in the precision of its own weights, so the energy stays float32 when the features are bfloat16, by
+    their weights or by `torch.autocast`.
 
     Arguments:
         features: network (N, C, H, W) -> (N, ...), flattened before the head.
@@ -88,8 +104,10 @@ class ImageEnergy(nn.Module):
         self.trunc = trunc
 
     def forward(self, x: Tensor) -> Tensor:
-        # The bias, not the weight: reading a spectrally normalised weight would run its power iteration.
-        e = self.head(self.features(x).flatten(1).to(self.head.bias.dtype)).squeeze(1)
+        phi = self.features(x).flatten(1)
+        with torch.autocast(x.device.type, enabled=False):
+            # The bias, not the weight: reading a spectrally normalised weight would run its power iteration.
+            e = self.head(phi.to(self.head.bias.dtype)).squeeze(1)
         return e.clamp(min=ENERGY_FLOOR) if self.trunc else e
 
     def extra_repr(self) -> str:

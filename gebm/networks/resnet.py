@@ -5,6 +5,7 @@ import math
 from torch import Tensor, nn
 
 from gebm.networks.common import ImageEnergy, doublings, initialise, scaled, spectral_norm
+from gebm.networks.resampling import Paired
 
 __all__ = ["ResNetBase", "ResNetEnergy"]
 
@@ -29,7 +30,7 @@ def _xavier(layer: nn.Module, gain: float = 1.0) -> nn.Module:
 def _up_block(channels: int) -> nn.Module:
     conv1, conv2 = (_xavier(nn.Conv2d(channels, channels, 3, 1, 1), math.sqrt(2)) for _ in range(2))
     norm1, norm2 = nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)
-    path = nn.Sequential(norm1, nn.ReLU(), nn.Upsample(scale_factor=2), conv1, norm2, nn.ReLU(), conv2)
+    path = Paired(norm1, nn.ReLU(), nn.Upsample(scale_factor=2), conv1, norm2, nn.ReLU(), conv2)
     return _Residual(path, nn.Upsample(scale_factor=2))
 
 
@@ -41,8 +42,8 @@ def _energy_block(channels: int, out: int, down: bool, first: bool = False) -> n
     if not down:
         return _Residual(nn.Sequential(*path), nn.Identity())
     project = spectral_norm(_xavier(nn.Conv2d(channels, out, 1)))
-    bypass = [nn.AvgPool2d(2), project] if first else [project, nn.AvgPool2d(2)]
-    return _Residual(nn.Sequential(*path, nn.AvgPool2d(2)), nn.Sequential(*bypass))
+    # Mean pooling commutes with a convolution 1x1, which is four times as cheap after it.
+    return _Residual(Paired(*path, nn.AvgPool2d(2)), nn.Sequential(nn.AvgPool2d(2), project))
 
 
 class ResNetBase(nn.Module):

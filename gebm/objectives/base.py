@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
+from gebm.networks.common import weights_once
 from gebm.penalties import PENALTIES, gradient_penalty, l2_penalty
 
 __all__ = ["Objective", "log_mean_exp"]
@@ -107,8 +107,14 @@ class Objective(nn.Module, ABC):
             z: latents (M, d).
             real: draws a batch of data, for criteria whose base steps look at data.
         """
-        e_fake = self.energy(base(z))
+        with weights_once(self.energy):
+            e_fake = self.energies(base(z))
         return self.base_criterion(e_fake), log_mean_exp(-e_fake.detach())
+
+    def energies(self, x: Tensor) -> Tensor:
+        """E of samples (N, ...): (N,), in float32 at least; exponentials of energies take no less."""
+        e = self.energy(x)
+        return e.to(torch.promote_types(e.dtype, torch.float32))
 
     def slope(self, c_batch: Tensor) -> Tensor:
         """Corrected derivative of the loss in c, exp(c - c~) - 1, for the log-partition c~ of a batch; no graph."""
@@ -118,12 +124,11 @@ class Objective(nn.Module, ABC):
         self, real: Tensor, fake: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Energies of the data and of the samples, and the penalty."""
-        # Cached: a spectrally normalised weight is computed, and its power iteration advanced, once a step.
-        with parametrize.cached():
+        with weights_once(self.energy):
             if fake is None:
-                e_real, e_fake = self.energy(real), None
+                e_real, e_fake = self.energies(real), None
             else:
-                e_real, e_fake = self.energy(torch.cat([real, fake])).split([len(real), len(fake)])
+                e_real, e_fake = self.energies(torch.cat([real, fake])).split([len(real), len(fake)])
             penalty = self._penalty(real, fake, generator)
         return e_real, e_fake, penalty
 

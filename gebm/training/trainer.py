@@ -66,6 +66,8 @@ class Trainer:
         match_base: whether an energy that is a flow starts as a copy of the base, E = 0; not one that was trained.
         set_log_partition: whether c starts at the Monte-Carlo log-partition.
         generator: source of the latents and of the penalty's interpolation, on the model's device.
+        autocast: dtype the networks compute in, while weights, energies and their exponentials keep that of the model;
+            None: no other.
 
     Raises:
         InputError: the objective needs samples of the model and the negatives are the base's, or the reverse.
@@ -88,6 +90,7 @@ class Trainer:
         match_base: bool = False,
         set_log_partition: bool = False,
         generator: torch.Generator | None = None,
+        autocast: torch.dtype | None = None,
     ):
         self.model = model.train()
         self.batches = batches
@@ -105,6 +108,7 @@ class Trainer:
         self.match_base = match_base
         self.set_log_partition = set_log_partition
         self.generator = generator
+        self.autocast = autocast
         self.lrs = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self.trained = [p for p in objective.parameters() if p.requires_grad]  # a user's energy may hold frozen parts
         self.average = None
@@ -116,9 +120,10 @@ class Trainer:
     def energy_step(self) -> dict[str, Tensor]:
         """Fit E and c to one batch of data against the negatives; returns the objective's statistics."""
         real, fake = self._real(), None
-        if self.objective.uses_samples:
-            fake = self.negatives(self.model, self.noise_factor * len(real), self.generator)
-        loss, stats = self.objective(real, fake, self.generator)
+        with self._precision():
+            if self.objective.uses_samples:
+                fake = self.negatives(self.model, self.noise_factor * len(real), self.generator).to(real.dtype)
+            loss, stats = self.objective(real, fake, self.generator)
         self._descend(self.energy_optimizer, loss, self.objective.parameters())
         self.counters.e_step += 1
         self.counters.images += len(real)
@@ -128,7 +133,8 @@ class Trainer:
         """Move the base by its part of the objective, most often towards low energy; returns its loss."""
         self._train_energy(False)
         z = self.model.prior.sample(self.batches.batch_size, self.generator, like=self.model.log_partition)
-        loss, c_batch = self.objective.base_loss(self.model.base, z, self._real)
+        with self._precision():
+            loss, c_batch = self.objective.base_loss(self.model.base, z, self._real)
         self._descend(self.base_optimizer, loss, self.model.base.parameters())
         self._train_energy(True)
         self._base_moved()
@@ -269,6 +275,10 @@ class Trainer:
 
     def _generate_batch(self) -> Tensor:
         return self.model.generate(self.noise_factor * self.batches.batch_size, self.generator)
+
+    def _precision(self) -> torch.autocast:
+        on = self.autocast is not None
+        return torch.autocast(self.model.log_partition.device.type, self.autocast or torch.bfloat16, enabled=on)
 
     def _follow(self, c_batch: Tensor) -> None:
         """Move c alone towards the log-partition of a batch of the base."""

@@ -154,7 +154,7 @@ PUBLISHED = {
     ],
     ("energy", "resnet-sn"): [
         *("conv 3-128 k3 SN", "ReLU", "conv 128-128 k3 SN", "pool", "pool", "conv 3-128 k1 SN"),
-        *(*PLAIN, "pool", "conv 128-128 k1 SN", "pool", *PLAIN, "Identity", *PLAIN, "Identity"),
+        *(*PLAIN, "pool", "pool", "conv 128-128 k1 SN", *PLAIN, "Identity", *PLAIN, "Identity"),
         *("ReLU", "mean", "linear 128-1 SN"),
     ],
     ("energy", "dcgan"): [
@@ -186,7 +186,7 @@ def test_resnet_energy_by_hand():
     h = F.avg_pool2d(conv(F.relu(conv(x, down1.path[0])), down1.path[2]), 2) + conv(F.avg_pool2d(x, 2), down1.bypass[1])
     for block, down in ((down2, True), (plain1, False), (plain2, False)):
         path = conv(F.relu(conv(F.relu(h), block.path[1])), block.path[3])
-        h = F.avg_pool2d(path, 2) + F.avg_pool2d(conv(h, block.bypass[0]), 2) if down else path + h
+        h = F.avg_pool2d(path, 2) + F.avg_pool2d(conv(h, block.bypass[1]), 2) if down else path + h
     assert h.shape[2:] == (8, 8)
     torch.testing.assert_close(energy(x), energy.head(F.relu(h).mean((2, 3))).squeeze(1))
 
