@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from itertools import takewhile
 
+from gebm import fast
 from gebm.errors import InputError
 from gebm.flags import hint, show
 from gebm.parsing import parse
@@ -70,7 +71,8 @@ def run(argv: Sequence[str], mode: str | None = None) -> int:
         config, given = parse(argv, mode)
         command = importlib.import_module(f"gebm.commands.{config.mode}")
         arguments = (config, given, subjects) if config.mode in SUBJECTS else (config, given)
-        command.main(*arguments)
+        with fast.plain(config.fast == "off"):
+            command.main(*arguments)
     except InputError as error:
         return _fail(str(error), 2)
     except FloatingPointError as error:

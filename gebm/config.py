@@ -232,6 +232,10 @@ class Machine:
 
     device: int = flag(0, "GPU number; -1: any GPU, -2: the CPU; the default falls back to the CPU", ge=-2)
     dtype: int = flag(32, "float32 or float64", choices=(32, 64))
+    precision: int | str = flag(
+        "auto", "of networks while they work; auto: bf16 where that was found right", choices=("auto", 32, "bf16", 64)
+    )
+    fast: str = flag("auto", "off: every layer and derivative as it is written down", choices=("auto", "off"))
     seed: int = flag(0, "seed of every random number", ge=0, le=2**32 - 1)
     dataparallel: bool = flag(False, "use all GPUs of this machine")
     slurm_id: str = flag("", "job number under SLURM")

@@ -9,7 +9,7 @@ _enabled = True
 
 
 def enabled() -> bool:
-    """Whether fast forms are taken: exact pairs of layers, folded norms, the cheap double backward pass, CUDA graphs."""
+    """Whether fast forms are taken: pairs of layers as one, folded norms, cheap double backward passes, CUDA graphs."""
     return _enabled
 
 

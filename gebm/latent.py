@@ -166,7 +166,7 @@ class LatentPosterior:
         self._like = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
         self._moving = base, energy  # what chains move by; of a frozen form in half precision, copies of less
         self._rows = 0
-        self._value_and_grad = value_and_grad(self._potential)
+        self._value_and_grad = value_and_grad(self.potential)
 
     @property
     def device(self) -> torch.device:
@@ -214,7 +214,7 @@ class LatentPosterior:
         """The same networks at another inverse temperature."""
         other = copy.copy(self)
         other.beta = beta
-        other._value_and_grad = value_and_grad(other._potential)
+        other._value_and_grad = value_and_grad(other.potential)
         return other
 
     def frozen(self, dtype: torch.dtype | None = None, rows: int = 0) -> "LatentPosterior":

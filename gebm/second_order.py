@@ -5,7 +5,7 @@ A gradient penalty needs the derivative of :math:`v = \nabla_x E(x)` in the para
 back along the forward pass, and with the signals :math:`\delta_l` that the first pass backward left and the forward
 product t of the network along :math:`\bar v` (the units held fixed) the weight of layer l gets
 :math:`\delta_l \otimes t_{l-1}`. That is a forward and a weight pass. Autograd by itself makes two passes more, which
-carry zeros, and asks the processor for weight gradients in the form of a convolution with kernels as large as the image.
+carry zeros, and computes weight gradients as convolutions with kernels as large as the image.
 
 Networks with other layers get what autograd gives, by its own rules; the derivative is exact for every network.
 """

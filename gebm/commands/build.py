@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gebm import fast
 from gebm.commands.chains import kernel_of
 from gebm.commands.density import ValidationNLL
 from gebm.commands.metrics import base_features, check_features, evaluate_model, features_of
-from gebm.commands.setup import architecture_of, newest_checkpoint, schedule_of
+from gebm.commands.setup import architecture_of, dtype_of, newest_checkpoint, schedule_of
 from gebm.commands.tables import of_table
 from gebm.config import Config
 from gebm.data import Batches, ImageData, TableData, from_uint8, set_aside
@@ -21,6 +22,7 @@ from gebm.metrics import Frechet, extract, metric_name
 from gebm.model import GEBM
 from gebm.networks import DensityRatio
 from gebm.objectives import OBJECTIVES
+from gebm.precision import for_training
 from gebm.seeds import stream
 from gebm.training.negatives import Fresh, Negatives, Pool, Replay
 from gebm.training.schedules import Exponential, LRSchedule, MultiStep, ThreeSample
@@ -30,6 +32,7 @@ from gebm.training.trainer import Trainer
 __all__ = ["build_trainer", "evaluations_of", "milestones"]
 
 KALE_FORMS = ("fenchel", "donsker_varadhan")
+NARROW = 16  # pixels: images below it were slower in channels-last layout
 POOL = 20  # energy steps' worth of samples of a base that is slow to sample
 TEST_SAMPLES = 2000  # of the base, and as many training images, that `--scheduler mmd` compares
 
@@ -39,8 +42,11 @@ def build_trainer(
 ) -> tuple[Trainer, torch.Tensor | None]:
     """Networks, optimisers and batches as configured, and the images set aside for `--refine_kale`."""
     torch.manual_seed(config.seed)
-    dtype = torch.float64 if config.dtype == 64 else torch.float32
+    dtype = dtype_of(config)
+    autocast = for_training(config.precision, dtype, not of_table(config))
     model = GEBM.build(architecture_of(config, given, data.shape), dtype).to(device)
+    if fast.enabled() and model.architecture.shape[-1] >= NARROW and not of_table(config):
+        model.to(memory_format=torch.channels_last)
     if config.g_path:
         model.load_base(newest_checkpoint(Path(config.g_path)) or config.g_path)
     if config.d_path:
@@ -77,6 +83,7 @@ def build_trainer(
         match_base=isinstance(model.energy, DensityRatio) and not config.d_path,
         set_log_partition=config.initialize_log_partition,
         generator=torch.Generator(device).manual_seed(stream(config.seed, "latents")),
+        autocast=autocast,
     )
     if schedule_of(config, len(data.train)).ml_steps:
         trainer.counters.stage = "base"
@@ -104,9 +111,10 @@ def _optimizer(config: Config, network: nn.Module, lr: float, c: nn.Parameter | 
     groups: list[dict] = [{"params": list(network.parameters()), "weight_decay": config.weight_decay}]
     if c is not None:
         groups.append({"params": [c], "weight_decay": 0.0})
+    fused = fast.enabled() or None
     if config.optimizer == "SGD":
-        return torch.optim.SGD(groups, lr, momentum=config.sgd_momentum)
-    return torch.optim.Adam(groups, lr, betas=(config.beta_1, config.beta_2))
+        return torch.optim.SGD(groups, lr, momentum=config.sgd_momentum, fused=fused)
+    return torch.optim.Adam(groups, lr, betas=(config.beta_1, config.beta_2), fused=fused)
 
 
 def milestones(config: Config) -> list[int]:

@@ -12,14 +12,17 @@ from gebm.config import Config
 from gebm.data import from_uint8, set_aside
 from gebm.errors import InputError
 from gebm.latent import LatentPosterior
+from gebm.memory import rows_that_fit
 from gebm.metrics.partition import energies, relative_ess
 from gebm.metrics.temperature import fit_beta
 from gebm.model import GEBM
+from gebm.precision import for_chains
 from gebm.samplers import SAMPLERS, Kernel, ramp, step_decay
 from gebm.sampling import Draws, Observer, draw
 from gebm.seeds import stream
 
 __all__ = ["check_sampler", "check_space", "draw_chains", "kernel_of", "sampler_summary", "with_beta"]
+__all__ += ["with_precision"]
 
 FIT_IMAGES = 10_000  # that `--temperature auto` looks at
 POPULATION = 100  # chains that smc takes at least
@@ -68,12 +71,26 @@ def check_space(config: Config, n: int, dim: int, folder: Path) -> None:
         raise InputError(f"--thin {config.thin}: the draws take {needed / 1e9:.3g} GB, {free / 1e9:.3g} GB are free")
 
 
+def with_precision(config: Config, posterior: LatentPosterior) -> Config:
+    """The configuration with the precision that `--precision auto` stands for, which is said."""
+    choice = for_chains(config.precision, SAMPLERS[config.latent_sampler], posterior.frozen())
+    if choice.reason:
+        log.info("%s", choice.reason)
+    return replace(config, precision=choice.precision)
+
+
 def draw_chains(config: Config, posterior: LatentPosterior, n: int, observer: Observer) -> Draws:
     """Run n chains as configured; beta is that of the posterior."""
-    kernel = kernel_of(config)
+    kernel, target = kernel_of(config), posterior.frozen()
+    rows = rows_that_fit(target, min(n, config.sample_b_size))
+    if rows:
+        log.info("memory: %d chains go through the networks at a time", rows)
+    half = config.precision == "bf16" and not kernel.exact
+    if rows or half:
+        target = posterior.frozen(torch.bfloat16 if half else None, rows)
     decay = step_decay(config.step_decay**kernel.gamma_power, config.step_decay_every)
     return draw(
-        posterior,
+        target,
         kernel,
         n,
         config.num_sampler_steps,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from gebm.commands.chains import POPULATION, check_sampler, draw_chains, sampler_summary, with_beta
+from gebm.commands.chains import POPULATION, check_sampler, draw_chains, sampler_summary, with_beta, with_precision
 from gebm.commands.density import check_split, evaluate_table, text_of
 from gebm.commands.metrics import check_features, compare, evaluate_model, features_of, measure, observed_features
 from gebm.commands.setup import (
@@ -210,7 +210,8 @@ def _evaluate_pair(config: Config, given: frozenset[str], device: torch.device) 
         extractor, reference = features_of(config, data, device)
         config, fit = with_beta(config, model, energy, device)
         observer = Observer(observed_features(extractor, config, device), (0, config.num_sampler_steps))
-        posterior = model.posterior(config.temperature).frozen()
+        posterior = model.posterior(config.temperature)
+        config = with_precision(config, posterior)
         sampler = sampler_summary(config, draw_chains(config, posterior, config.fid_samples, observer))
         found = compare(observer.features(), reference, extractor, f"{data.name} test", device)
         summary.update(sampler, **found, temperature_fit=fit, warning=mixing_warning(sampler))

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from gebm.commands.chains import check_sampler, check_space, draw_chains, sampler_summary, with_beta
+from gebm.commands.chains import check_sampler, check_space, draw_chains, sampler_summary, with_beta, with_precision
 from gebm.commands.density import load_units, write_rows
 from gebm.commands.metrics import check_features, compare, distances_along, features_of, observed_features
 from gebm.commands.report import code_of, write_report
@@ -57,6 +57,7 @@ def main(config: Config, given: frozenset[str]) -> Path:
     check_space(config, chains_of(config), model.prior.dim, folder)
     model.to(device)
     config, fit = with_beta(config, model, energy, device)
+    config = with_precision(config, model.posterior(config.temperature))
     resolved = open_run(folder, replace(config, g_path=str(base), d_path=str(energy)), device, model.architecture)
     log.info("sampling %s\n  base   %s\n  energy %s", folder, base, energy)
     try:
@@ -108,7 +109,7 @@ def sample_into(
         observer.on_step = bar.update
         if config.thin:
             observer.files = DrawFiles(draws_folder, n, steps, model.prior.dim, config.thin)
-        draws = draw_chains(config, model.posterior(config.temperature).frozen(), n, observer)
+        draws = draw_chains(config, model.posterior(config.temperature), n, observer)
     write_trace(folder, draws)
     if units is not None:
         write_rows(folder, draws, units, config.n_samples)

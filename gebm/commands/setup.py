@@ -20,7 +20,8 @@ from gebm.training.checkpoint import checkpoints
 from gebm.training.loop import Schedule
 
 __all__ = [
-    "architecture_of", "check_new_run", "choose_device", "dataset", "dataset_for", "find_pair", "folder_of",
+    "architecture_of", "check_new_run", "choose_device", "dataset", "dataset_for", "dtype_of", "find_pair",
+    "folder_of",
     "load_pair", "log", "log_dir", "newest_checkpoint", "open_run", "runs_of", "schedule_of", "start_log",
 ]  # fmt: skip
 
@@ -228,11 +229,15 @@ def own_networks(config: Config, given: frozenset[str], *weights: Path) -> set[s
     return names
 
 
+def dtype_of(config: Config) -> torch.dtype:
+    """Of weights and energies: `--dtype 64` and `--precision 64` say the same."""
+    return torch.float64 if 64 in (config.dtype, config.precision) else torch.float32
+
+
 def load_pair(config: Config, given: frozenset[str]) -> tuple[GEBM, Path, Path]:
     """The trained model to sample or evaluate and the paths of its two halves; flags that contradict it are refused."""
     base, energy = find_pair(config)
-    dtype = torch.float64 if config.dtype == 64 else torch.float32
-    model = GEBM.load(base, energy, allow=own_networks(config, given, base, energy), dtype=dtype)
+    model = GEBM.load(base, energy, allow=own_networks(config, given, base, energy), dtype=dtype_of(config))
     for part, path in (("base", base), ("energy", energy)):
         for flag, field in ARCHITECTURE_FLAGS[part].items():
             stored, wanted = getattr(model.architecture, field), getattr(config, flag)

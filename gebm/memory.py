@@ -1,0 +1,53 @@
+"""How much memory there is, and how many chains go through the networks at a time."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from gebm.latent import LatentPosterior
+
+__all__ = ["free_bytes", "rows_that_fit"]
+
+MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory that new tensors on a device can have; infinite where the system does not tell."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    free = float("inf")
+    if MEMINFO.exists():
+        (kib,) = (line.split()[1] for line in MEMINFO.read_text().splitlines() if line.startswith("MemAvailable"))
+        free = 1024.0 * int(kib)
+    limit, used = (CGROUP / "memory.max", CGROUP / "memory.current")
+    if limit.exists() and limit.read_text().strip() != "max":
+        free = min(free, float(limit.read_text()) - float(used.read_text()))
+    return free
+
+
+def rows_that_fit(target: LatentPosterior, rows: int) -> int:
+    """The positions to send through the networks at a time, so that they take half of the free memory; 0: all `rows`.
+
+    What a pass holds at its end is measured on two rows and on one, and its largest passing tensors are taken to
+    be as much again.
+    """
+    saved = _saved_bytes(target, 2) - _saved_bytes(target, 1)
+    fit = int(0.5 * min(free_bytes(target.device), 2.0**62) // max(2 * saved, 1))
+    return 0 if fit >= rows else max(fit, 1)
+
+
+def _saved_bytes(target: LatentPosterior, rows: int) -> int:
+    """Bytes that a potential keeps for its gradient, each storage once."""
+    found: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    u = target.start(rows, torch.Generator(target.device).manual_seed(0)).requires_grad_()
+    with saved_tensors_hooks(pack, lambda tensor: tensor), torch.enable_grad():
+        target.potential(u)
+    return sum(found.values())

@@ -1,0 +1,105 @@
+"""Which precision networks compute in, by what was measured to be right (docs/speed.md)."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from gebm import fast
+from gebm.errors import InputError
+from gebm.latent import LatentPosterior
+from gebm.samplers import Kernel
+
+__all__ = ["Choice", "Operations", "for_chains", "for_training", "has_bfloat16"]
+
+# From so many operations of a potential and its gradient on, bfloat16 was 1.6 times as fast or more, and below less.
+PAYS = 1e8
+
+
+class Choice(NamedTuple):
+    """The value of `--precision` that was settled on, and what to say of it (empty: nothing)."""
+
+    precision: int | str
+    reason: str = ""
+
+
+class Operations(TorchDispatchMode):
+    """Counts the floating-point operations of convolutions and matrix products within: a multiply-add is two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        self.total += formula(*args, **(kwargs or {}), out_val=out) if formula else 0
+        return out
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    # Older torch does not tell: then float32 it is.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def for_chains(asked: int | str, kernel: Kernel | type[Kernel], target: LatentPosterior) -> Choice:
+    """The precision of the gradients that chains move by.
+
+    `auto` takes bfloat16 for kernels without an accept step, on images, on a device that has it, where the networks are
+    large enough; samples and energies are float32 in any case.
+
+    Arguments:
+        asked: 'auto', 32, 'bf16' or 64.
+        target: a frozen posterior, on its device.
+
+    Raises:
+        InputError: bfloat16 for an exact kernel, for a table, or with networks in float64.
+    """
+    if asked == "bf16":
+        if kernel.exact:
+            raise InputError("--precision bf16: this sampler is exact only with float32 potentials; leave the flag out")
+        _check(target.start(1).dtype, of_images(target))
+    could = fast.enabled() and not kernel.exact and of_images(target) and has_bfloat16(target.device)
+    if asked != "auto" or not could:
+        return Choice(32 if asked == "auto" else asked)
+    start = target.start(2, torch.Generator(target.device).manual_seed(0))
+    with Operations() as operations:
+        target(start[:1])
+    if start.dtype != torch.float32 or operations.total < PAYS:
+        return Choice(32)
+    size = f"{operations.total / 1e6:,.0f} million operations a chain and step"
+    try:
+        target.frozen(torch.bfloat16)(start)
+    except (RuntimeError, InputError) as error:
+        return Choice(32, f"precision: float32, as bfloat16 fails here ({str(error).splitlines()[0]})")
+    return Choice("bf16", f"precision: bfloat16 gradients, float32 samples and energies ({size}); see --precision")
+
+
+def for_training(asked: int | str, dtype: torch.dtype, images: bool) -> torch.dtype | None:
+    """The dtype that training computes in below that of the weights; None: no other. `auto` is none.
+
+    Raises:
+        InputError: bfloat16 for a table, or with weights in float64.
+    """
+    if asked != "bf16":
+        return None
+    _check(dtype, images)
+    return torch.bfloat16
+
+
+def of_images(target: LatentPosterior) -> bool:
+    """Whether the base is a network that makes images."""
+    return isinstance(target.base, nn.Module) and target.decode(target.start(1)).ndim == 4
+
+
+def _check(dtype: torch.dtype, images: bool) -> None:
+    if not images:
+        raise InputError("--precision bf16: is for networks of images; leave the flag out")
+    if dtype != torch.float32:
+        raise InputError("--precision bf16: contradicts float64 (--dtype 64); give one of them")
