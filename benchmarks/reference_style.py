@@ -1,13 +1,16 @@
-"""A plain eager baseline: latent samplers written the way the paper's 2021 code works, in our own words."""
+"""A plain eager baseline: samplers and training steps the way the paper's 2021 code works, in our own words."""
 
 import copy
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-__all__ = ["ReferenceStyle"]
+from gebm import fast
+
+__all__ = ["ReferenceStyle", "ReferenceTraining"]
 
 
 class ReferenceStyle:
@@ -85,3 +88,68 @@ class ReferenceStyle:
         log_ratio = (self.potential(z) - self.potential(proposal)).detach() + correction
         accepted = (torch.rand_like(log_ratio).log() < log_ratio)[:, None]
         return torch.where(accepted, proposal, z), torch.where(accepted, onward, gradient)
+
+
+class ReferenceTraining:
+    r"""An energy step and a base step of KALE with the penalty gradient_l2.
+
+    What makes it slower than `gebm.training.trainer.Trainer`: data, samples and the points between go through the energy
+    one after the other, each with a power iteration of every spectral norm of its own; the gradient penalty is plain
+    double differentiation; a base step also evaluates the data, which its loss reports, and computes the gradients of
+    the energy's parameters; optimisers are the default ones. What it shares: weights, layers, loss, batch sizes.
+
+    Arguments:
+        base, energy: networks; copied.
+        data: batches (N, ...), one a step.
+        dim: of the latents.
+        penalty: weight of gradient_l2.
+    """
+
+    def __init__(
+        self, base: nn.Module, energy: nn.Module, data: Iterator[Tensor], dim: int, lr: float = 1e-4, penalty: float = 0.1
+    ):
+        self.base, self.energy = copy.deepcopy(base).train(), copy.deepcopy(energy).train()
+        self.data, self.dim, self.penalty = data, dim, penalty
+        self.log_partition = nn.Parameter(torch.zeros((), device=next(base.parameters()).device))
+        self.energy_optimizer = torch.optim.Adam([*self.energy.parameters(), self.log_partition], lr, (0.0, 0.9))
+        self.base_optimizer = torch.optim.Adam(self.base.parameters(), lr, (0.0, 0.9))
+
+    def energy_step(self) -> Tensor:
+        """One step of the energy and of c; returns its loss."""
+        with fast.plain():
+            self._forget()
+            loss = self.energy_loss(next(self.data))
+            loss.backward()
+            self.energy_optimizer.step()
+        return loss.detach()
+
+    def energy_loss(self, real: Tensor) -> Tensor:
+        """Minus KALE in Fenchel form, and the penalty."""
+        with torch.no_grad():
+            fake = self.base(self._latents(real))
+        e_real, e_fake, c = self.energy(real), self.energy(fake), self.log_partition
+        t = torch.rand(len(real), 1, 1, 1, device=real.device)
+        between = torch.lerp(fake, real, t).requires_grad_()
+        (gradient,) = torch.autograd.grad(self.energy(between).sum(), between, create_graph=True)
+        weights = list(self.energy.parameters())
+        l2 = sum(w.square().sum() for w in weights) / sum(w.numel() for w in weights)
+        slope = gradient.flatten(1).square().sum(1).mean()
+        return e_real.mean() + c + torch.exp(-(e_fake + c)).mean() - 1 + self.penalty * (slope + l2)
+
+    def base_step(self) -> Tensor:
+        """One step of the base; returns its loss."""
+        with fast.plain():
+            self._forget()
+            real = next(self.data)
+            e_fake, e_real = self.energy(self.base(self._latents(real))), self.energy(real)
+            loss = math.log(len(e_fake)) - torch.logsumexp(-e_fake, 0) - e_real.mean()
+            loss.backward()
+            self.base_optimizer.step()
+        return loss.detach()
+
+    def _latents(self, real: Tensor) -> Tensor:
+        return torch.randn(len(real), self.dim, device=real.device)
+
+    def _forget(self) -> None:
+        for optimizer in (self.energy_optimizer, self.base_optimizer):
+            optimizer.zero_grad()

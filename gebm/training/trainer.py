@@ -12,7 +12,6 @@ from gebm.data import Batches
 from gebm.errors import InputError
 from gebm.model import GEBM
 from gebm.networks import DensityRatio
-from gebm.networks.common import evaluating
 from gebm.objectives import Objective, log_mean_exp
 from gebm.seeds import stream
 from gebm.training.negatives import Fresh, Negatives
@@ -147,8 +146,11 @@ class Trainer:
         return {"base_loss": loss.detach(), "lr_generator": _lr(self.base_optimizer)}
 
     def initialize_log_partition(self, batches: int = 100) -> None:
-        """Set c to the Monte-Carlo log-partition, log-mean-exp of -E over `batches` batches of base samples."""
-        with evaluating(self.model.energy):
+        """Set c to the Monte-Carlo log-partition, log-mean-exp of -E over `batches` batches of base samples.
+
+        In the modes of training, as energy steps see it: with dropout where there is any, and power iterations go on.
+        """
+        with torch.no_grad():
             energies = [self.model.energy(self._generate_batch()) for _ in range(batches)]
             self.model.log_partition.copy_(log_mean_exp(-torch.cat(energies)))
 

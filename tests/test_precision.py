@@ -1,0 +1,198 @@
+"""What `--precision` and `--fast` come to."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from gebm import fast, graphs, memory, precision
+from gebm.cli import main
+from gebm.config import Config
+from gebm.errors import InputError
+from gebm.graphs import Graphed
+from gebm.latent import GaussianPrior, LatentPosterior
+from gebm.model import GEBM, Architecture
+from gebm.networks import BASES, ENERGIES
+from gebm.precision import Operations, for_chains, for_training
+from gebm.samplers import MALA, KineticLangevin, Langevin, run
+
+CPU = torch.device("cpu")
+
+
+def posterior(width: float = 0.1, beta: float = 2.0) -> LatentPosterior:
+    torch.manual_seed(0)
+    base, energy = BASES["sngan"]((3, 16, 16), latent_dim=5, width=width), ENERGIES["sngan"]((3, 16, 16), width=width)
+    return LatentPosterior(GaussianPrior(5), base, energy, beta)
+
+
+@pytest.fixture
+def able(monkeypatch):
+    """A device that has bfloat16, and networks that are large enough."""
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(precision, "PAYS", 0)
+
+
+def test_operations_are_counted():
+    conv = nn.Conv2d(3, 4, 3, bias=False)
+    x = torch.randn(2, 3, 10, 10, requires_grad=True)
+    with Operations() as counted:
+        conv(x)
+    assert counted.total == 2 * (2 * 4 * 8 * 8) * (3 * 3 * 3)
+    with Operations() as counted:
+        conv(x).sum().backward()
+    assert counted.total == 3 * 2 * (2 * 4 * 8 * 8) * 27
+
+
+def test_auto_takes_bfloat16_where_it_may(able, monkeypatch):
+    target = posterior().frozen()
+    assert for_chains("auto", Langevin(0.1), target)[0] == "bf16"
+    assert "bfloat16" in for_chains("auto", KineticLangevin, target).reason
+    assert for_chains("auto", MALA(0.1), target) == (32, "")
+    assert for_chains(32, Langevin(0.1), target) == (32, "") and for_chains(64, Langevin(0.1), target) == (64, "")
+    plain = LatentPosterior(GaussianPrior(5), lambda z: z, lambda x: x.square().sum(1)).frozen()
+    assert for_chains("auto", Langevin(0.1), plain)[0] == 32
+    with fast.plain():
+        assert for_chains("auto", Langevin(0.1), target)[0] == 32
+    monkeypatch.setattr(precision, "PAYS", 1e12)
+    assert for_chains("auto", Langevin(0.1), target)[0] == 32
+    monkeypatch.setattr(precision, "PAYS", 0)
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: False)
+    assert for_chains("auto", Langevin(0.1), target)[0] == 32
+
+
+def test_auto_falls_back_with_one_line(able, monkeypatch):
+    target = posterior().frozen()
+
+    def fails(dtype=None, rows=0):
+        raise RuntimeError("no kernel for this\nand more")
+
+    monkeypatch.setattr(target, "frozen", fails)
+    choice = for_chains("auto", Langevin(0.1), target)
+    assert choice.precision == 32 and "no kernel for this" in choice.reason and "\n" not in choice.reason
+
+
+def test_bfloat16_is_refused_where_it_would_be_wrong(able):
+    target = posterior().frozen()
+    with pytest.raises(InputError, match="float32 potentials"):
+        for_chains("bf16", MALA(0.1), target)
+    with pytest.raises(InputError, match="float64"):
+        for_training("bf16", torch.float64, True)
+    with pytest.raises(InputError, match="images"):
+        for_training("bf16", torch.float32, False)
+    assert for_training("auto", torch.float32, True) is None
+    assert for_training("bf16", torch.float32, True) == torch.bfloat16
+    with pytest.raises(ValueError, match="exact only"):
+        run(MALA(0.1), target.frozen(torch.bfloat16), target.start(2), 1)
+
+
+def test_bfloat16_chains_move_alike_and_look_in_full():
+    target = posterior(width=0.25, beta=50.0).frozen()
+    half = target.frozen(torch.bfloat16)
+    u = target.start(16, torch.Generator().manual_seed(0))
+    (value, gradient), (low, low_gradient) = target(u), half(u)
+    assert not torch.equal(value, low) and low.dtype == torch.float32
+    assert (low_gradient - gradient).norm() < 0.2 * (gradient - u).norm()
+    assert torch.equal(half.decode(u), target.decode(u)) and torch.equal(half.energies(u), target.energies(u))
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7, 100])
+def test_slices_are_the_same_chains(rows):
+    whole, sliced = posterior().frozen(), posterior().frozen(rows=rows)
+    u = whole.start(7, torch.Generator().manual_seed(0))
+    for one, other in ((whole(u), sliced(u)), (whole.decode_with_energies(u), sliced.decode_with_energies(u))):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(whole.potential(u), sliced.potential(u), rtol=1e-5, atol=1e-5)
+    assert torch.equal(whole.decode(u[:0]), sliced.decode(u[:0]))
+
+
+def test_rows_that_fit(monkeypatch):
+    target = posterior().frozen()
+    monkeypatch.setattr(memory, "free_bytes", lambda device: float("inf"))
+    assert memory.rows_that_fit(target, 10_000) == 0
+    sizes = {}
+    for free in (1e6, 1e7):
+        monkeypatch.setattr(memory, "free_bytes", lambda device, free=free: free)
+        sizes[free] = memory.rows_that_fit(target, 10_000)
+    assert 0 < sizes[1e6] and sizes[1e7] == pytest.approx(10 * sizes[1e6], rel=0.2)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1.0)
+    assert memory.rows_that_fit(target, 10) == 1
+
+
+def test_free_memory_is_what_the_system_and_the_container_leave(tmp_path, monkeypatch):
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 3000 kB\n")
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    assert memory.free_bytes(CPU) == 3000 * 1024
+    (tmp_path / "memory.current").write_text("100\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.free_bytes(CPU) == 3000 * 1024
+    (tmp_path / "memory.max").write_text("1100\n")
+    assert memory.free_bytes(CPU) == 1000
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "nothing")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.free_bytes(CPU) == float("inf")
+
+
+def test_a_capture_that_fails_is_gone_on_without(monkeypatch, caplog):
+    def fails(self, x):
+        raise RuntimeError("operation not permitted when stream is capturing\n...")
+
+    monkeypatch.setattr(graphs.Graphed, "_capture", fails)
+    graphed = Graphed(lambda x: (x + 1, 2 * x))
+    with caplog.at_level("INFO", "gebm"):
+        for _ in range(3):
+            assert torch.equal(graphed(torch.ones(2))[0], torch.full((2,), 2.0))
+    assert len(caplog.messages) == 1 and "not permitted" in caplog.messages[0]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+TRAIN = "train --dataset digits --g_model sngan --d_model sngan --width 0.05 --Z_dim 4 --b_size 8 --total_gen_iter 2 " \
+    "--n_iter_d_init 3 --n_iter_d 2 --refine_iter 2 --disp_freq 1 --device -2 --log_name t".split()  # fmt: skip
+
+
+def stats(run: str) -> list[dict]:
+    return [json.loads(line) for line in Path(run, "stats.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("flags", [["--precision", "bf16"], ["--fast", "off"], ["--precision", "64"]])
+def test_training_under_each_flag_is_near_to_the_default(here, flags):
+    assert main([*TRAIN, "--log_name", "a"]) == 0
+    assert main([*TRAIN, "--log_name", "b", *flags]) == 0
+    ours, other = stats("runs/a")[-1], stats("runs/b")[-1]
+    tolerance = {"bf16": 0.1, "off": 1e-3, "64": 1.0}[flags[1]]  # in float64 other latents are drawn
+    assert other["energy_loss"] == pytest.approx(ours["energy_loss"], rel=tolerance)
+    assert other["energy_loss"] != ours["energy_loss"]
+    dtype = torch.float64 if flags[1] == "64" else torch.float32
+    model = GEBM.load(sorted(Path("runs/b/checkpoints").iterdir())[-1], dtype=dtype)
+    assert all(p.dtype == dtype for p in model.parameters())
+
+
+def test_a_run_stores_the_precision_it_was_sampled_with(here, able, capsys):
+    assert main(TRAIN) == 0
+    flags = ["sample", "--g_path", "runs/t", "--n_samples", "4", "--num_sampler_steps", "2", "--device", "-2"]
+    assert main([*flags, "--log_name", "s"]) == 0
+    assert "bfloat16 gradients" in capsys.readouterr().out
+    assert Config.load("runs/s/config.yaml").precision == "bf16"
+    assert main([*flags, "--log_name", "x", "--latent_sampler", "mala"]) == 0
+    assert Config.load("runs/x/config.yaml").precision == 32
+    assert main([*flags, "--log_name", "y", "--latent_sampler", "mala", "--precision", "bf16"]) == 2
+    assert "float32 potentials" in capsys.readouterr().err and not Path("runs/y").exists()
+
+
+def test_both_precisions_may_not_contradict(here, capsys):
+    assert main([*TRAIN, "--dtype", "64", "--precision", "bf16"]) == 2
+    assert "contradicts" in capsys.readouterr().err and not Path("runs").exists()
+
+
+def test_the_head_of_an_energy_stays_precise_under_autocast():
+    model = GEBM.build(Architecture("sngan", "sngan", (3, 16, 16), latent_dim=4, width=0.1))
+    x = torch.randn(3, 3, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        e = model.energy(x)
+    assert e.dtype == torch.float32 and e.requires_grad
