@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 0
 
-.PHONY: demo test clean
+.PHONY: demo test bench clean
 
 # One stamp: the environment is made anew when the dependencies change.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -18,6 +18,10 @@ demo: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# Narrow networks, two minutes: finds what breaks. For speeds: benchmarks/bench.py --mode full on a quiet machine.
+bench: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py --threads 1 --json build/bench.json
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -73,8 +73,9 @@ def main() -> None:
     rates = {form: matmul_rate(torch.float32, args.device) for form in (BASELINE, FLOAT32)}
     rates[BFLOAT16] = matmul_rate(torch.bfloat16, args.device)
     where = environment() | {"gflop_s_float32": rates[FLOAT32] / 1e9, "gflop_s_bfloat16": rates[BFLOAT16] / 1e9}
-    print(", ".join(f"{name} {value:.0f}" if isinstance(value, float) else f"{name} {value}" for name, value in where.items()))
-    print(", ".join(f"{name} {value}" for name, value in asdict(size).items()), f"({args.mode})")
+    shown = {name: f"{value:.0f}" if isinstance(value, float) else value for name, value in where.items()}
+    for facts in (shown, {"mode": args.mode, **asdict(size)}):
+        print(", ".join(f"{name} {value}" for name, value in facts.items()))
     print(f"{'case':<40}{'form':<17}{'ms':>10}{'ratio (10-90 %)':>20}{'GFLOP':>10}{'matmul':>9}{'MB':>9}{'rounds':>8}")
     found = []
     for case, forms in cases(size):

@@ -29,7 +29,8 @@ def figures(out: Path, seed: int, precision: str, dataset: str) -> dict[str, flo
             )  # fmt: skip
     found = json.loads((run / "summary.json").read_text())
     distance = next(found["metrics"][name] for name in found["metrics"] if name.startswith("FD"))
-    return {"kale": found["kale"]["test"]["fenchel"], "base": distance["base"]["value"], "gebm": distance["gebm"]["value"]}
+    kale = found["kale"]["test"]["fenchel"]
+    return {"kale": kale, "base": distance["base"]["value"], "gebm": distance["gebm"]["value"]}
 
 
 def main() -> None:

@@ -106,7 +106,13 @@ class ReferenceTraining:
     """
 
     def __init__(
-        self, base: nn.Module, energy: nn.Module, data: Iterator[Tensor], dim: int, lr: float = 1e-4, penalty: float = 0.1
+        self,
+        base: nn.Module,
+        energy: nn.Module,
+        data: Iterator[Tensor],
+        dim: int,
+        lr: float = 1e-4,
+        penalty: float = 0.1,
     ):
         self.base, self.energy = copy.deepcopy(base).train(), copy.deepcopy(energy).train()
         self.data, self.dim, self.penalty = data, dim, penalty

@@ -1,12 +1,14 @@
-"""How much memory there is, and how many chains go through the networks at a time."""
+"""How much memory is free, and how many chains may go through the networks at a time."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from gebm.latent import LatentPosterior
+if TYPE_CHECKING:
+    from gebm.latent import LatentPosterior
 
 __all__ = ["free_bytes", "rows_that_fit"]
 
@@ -28,7 +30,7 @@ def free_bytes(device: torch.device) -> float:
     return free
 
 
-def rows_that_fit(target: LatentPosterior, rows: int) -> int:
+def rows_that_fit(target: "LatentPosterior", rows: int) -> int:
     """The positions to send through the networks at a time, so that they take half of the free memory; 0: all `rows`.
 
     What a pass holds at its end is measured on two rows and on one, and its largest passing tensors are taken to
@@ -39,7 +41,7 @@ def rows_that_fit(target: LatentPosterior, rows: int) -> int:
     return 0 if fit >= rows else max(fit, 1)
 
 
-def _saved_bytes(target: LatentPosterior, rows: int) -> int:
+def _saved_bytes(target: "LatentPosterior", rows: int) -> int:
     """Bytes that a potential keeps for its gradient, each storage once."""
     found: dict[int, int] = {}
 

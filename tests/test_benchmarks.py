@@ -15,7 +15,8 @@ import torch
 from gebm.cli import main
 from gebm.latent import GaussianPrior, LatentPosterior
 from gebm.networks import BASES, ENERGIES
-from gebm.samplers import HMC, MALA, KineticLangevin, Langevin
+from gebm.objectives import KALE
+from gebm.samplers import HMC, MALA, SAMPLERS, KineticLangevin, Langevin
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 DIM, BETA, GAMMA = 10, 1e4, 1e-4  # so large a beta because narrow networks have flat energies
@@ -150,22 +151,84 @@ def test_accept_steps_of_the_baseline_keep_the_target(monkeypatch, sampler, gamm
     torch.testing.assert_close(gradient, reference.gradient(z))
 
 
-def test_script_prints_a_table_and_writes_json(tmp_path):
-    flags = f"--samplers langevin hmc --width 0.05 --chains 2 --threads 1 --seconds 0 --json {tmp_path / 'out.json'}"
+def script(name: str, *flags: str) -> str:
+    """What a benchmark prints."""
     done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "sampler_step.py"), *flags.split()],
+        [sys.executable, str(BENCHMARKS / name), *flags],
         env=os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_suite_prints_a_table_and_writes_json(tmp_path):
+    flags = "--width 0.05 --chains 2 --batch 2 --threads 1 --seconds 0 --only sngan batch".split()
+    printed = script("bench.py", *flags, "--json", str(tmp_path / "out.json"))
     report = json.loads((tmp_path / "out.json").read_text())
-    assert report["environment"]["threads"] == 1
-    forms = {(row["step"], row["form"]) for row in report["rows"]}
-    exact = {("hmc", "reference style"), ("hmc", "gebm float32")}
-    assert forms == exact | {("langevin", f) for f in ("reference style", "gebm float32", "gebm bfloat16")}
-    assert all(row["ms"] > 0 and row["ratio"] > 0 for row in report["rows"])
-    assert all(str(part) in done.stdout for form in forms for part in form)
+    assert report["environment"]["threads"] == 1 and report["environment"]["gflop_s_float32"] > 0
+    rows = {(row["case"], row["form"]): row for row in report["rows"]}
+    cases = {case for case, _ in rows}
+    assert cases >= {"energy step, sngan", "base step, sngan", "batch of data", *(f"{s}, sngan" for s in SAMPLERS)}
+    for case in ("energy step", "base step", "langevin", "lmc", "mala", "hmc"):
+        theirs, ours = (rows[f"{case}, sngan", form] for form in ("reference style", "gebm float32"))
+        assert theirs["ratio"] == 1 and ours["ratio"] > 0 and ours["ms"] > 0
+        assert theirs["gflop"] > ours["gflop"] > 0
+    assert all(0 < row["share_of_matmul"] < 3 for row in rows.values() if row["gflop"] > 0)
+    assert all(row["peak_bytes"] is None or row["peak_bytes"] >= 0 for row in rows.values())
+    assert all(str(part) in printed for key in rows for part in key)
+
+
+def test_growth_is_measured_and_drawn(tmp_path):
+    printed = script("growth.py", str(tmp_path), "--quick", "--threads", "1", "--seconds", "0")
+    rows = json.loads((tmp_path / "growth.json").read_text())["rows"]
+    grown = {row["grows"] for row in rows}
+    assert grown == {"chains", "sampling steps", "batch", "image size", "images"} and all(g in printed for g in grown)
+    assert (tmp_path / "growth.png").stat().st_size > 10_000
+    assert not list(tmp_path.glob("tmp*"))
+
+
+@pytest.fixture
+def pair_of_trainers(monkeypatch):
+    """The baseline's training and ours from the same weights, in evaluation mode: power iterations stand still."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from reference_style import ReferenceTraining
+
+    torch.manual_seed(0)
+    base, energy = BASES["resnet-sn"]((3, 16, 16), DIM, 0.1).eval(), ENERGIES["resnet-sn"]((3, 16, 16), 0.1)
+    for _ in range(3):
+        energy(torch.randn(4, 3, 16, 16))
+    data = torch.rand(8, 3, 16, 16) * 2 - 1
+    reference = ReferenceTraining(base, energy.eval(), iter([data] * 9), DIM)
+    reference.base.eval(), reference.energy.eval()
+    return reference, base, energy, data
+
+
+def test_baseline_trains_on_the_same_loss(pair_of_trainers):
+    reference, base, energy, data = pair_of_trainers
+    ours = KALE(energy, torch.nn.Parameter(torch.zeros(())))
+    torch.manual_seed(1)
+    theirs = reference.energy_loss(data)
+    theirs.backward()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        fake = base(torch.randn(len(data), DIM))
+    loss, _ = ours(data, fake)
+    loss.backward()
+    torch.testing.assert_close(loss, theirs, rtol=1e-5, atol=1e-6)
+    gradients = [(p.grad, q.grad) for p, q in zip(energy.parameters(), reference.energy.parameters())]
+    scale = max(float(q.norm()) for _, q in gradients)
+    assert scale > 0 and all((p - q).norm() < 1e-4 * scale for p, q in gradients)
+
+
+def test_baseline_moves_its_weights(pair_of_trainers):
+    reference, *_ = pair_of_trainers
+    for step, moved, still in (("energy_step", "energy", "base"), ("base_step", "base", "energy")):
+        before = {n: [p.clone() for p in getattr(reference, n).parameters()] for n in (moved, still)}
+        assert getattr(reference, step)().isfinite()
+        after = {n: list(getattr(reference, n).parameters()) for n in (moved, still)}
+        assert not all(map(torch.equal, before[moved], after[moved])) and all(map(torch.equal, before[still], after[still]))
 
 
 def test_comparison_pairs_rounds(monkeypatch):

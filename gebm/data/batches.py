@@ -1,5 +1,6 @@
 """Endless batches of one split, cut on the device that trains."""
 
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from gebm.data.images import from_uint8
 from gebm.errors import InputError
+from gebm.memory import free_bytes
 
 __all__ = ["Batches"]
 
@@ -18,11 +20,12 @@ class Batches(Iterator[Tensor]):
 
     Each epoch goes through a fresh permutation, every item once; a batch that reaches its end goes on into the next
     one, so no item is dropped, and a split smaller than a batch is repeated within it. The array lies on the device
-    whole, and a batch is one `index_select`. The order depends on the generator alone, not on the device.
+    whole, and a batch is one `index_select`; a memory-mapped array that would take more than half of what is free
+    there stays where it is, and a batch reads its own rows. The order depends on the generator alone.
 
     Args:
-        data: images, uint8 (N, C, H, W), or a table, float32 (N, d); an array is copied into memory, a tensor is moved
-            to the device.
+        data: images, uint8 (N, C, H, W), or a table, float32 (N, d); an array is copied, a tensor is moved to the
+            device.
         noise: of a table, a map (d, d): each batch gets u @ noise added, u uniform on [-1, 1]^d.
         generator: draws one seed an epoch; may be shared with other users. None is a new one with torch's own seed.
 
@@ -38,14 +41,18 @@ class Batches(Iterator[Tensor]):
         generator: torch.Generator | None = None,
         noise: np.ndarray | None = None,
     ):
-        if not isinstance(data, Tensor):
+        self.device = torch.device(device)
+        mapped = isinstance(data, np.memmap) and data.nbytes > free_bytes(self.device) / 2
+        if mapped:
+            data = _as_it_is(data)
+        elif not isinstance(data, Tensor):
             data = torch.from_numpy(np.array(data))  # a copy: the cache is mapped read-only
         if (data.dtype, data.ndim) not in ((torch.uint8, 4), (torch.float32, 2)) or not len(data):
             allowed = "images uint8 (N, C, H, W) or a table float32 (N, d), N > 0"
             raise InputError(f"batches are of {allowed}, not of {data.dtype} {tuple(data.shape)}")
         if batch_size < 1:
             raise InputError(f"--b_size {batch_size}: must be at least 1")
-        self.data = data.to(device)
+        self.data = data if mapped else data.to(device)
         self.batch_size = batch_size
         self.noise = None if noise is None else torch.from_numpy(np.array(noise)).to(device)
         self.generator = generator or torch.Generator()
@@ -59,7 +66,7 @@ class Batches(Iterator[Tensor]):
             parts.append(self.order[self.position : self.position + missing])
             self.position += len(parts[-1])
             missing -= len(parts[-1])
-        batch = self.data.index_select(0, torch.cat(parts))
+        batch = self.data.index_select(0, torch.cat(parts)).to(self.device)
         if self.noise is not None:
             u = torch.rand(batch.shape, generator=self.generator, device=self.generator.device) * 2 - 1
             batch = batch + u.to(batch.device) @ self.noise
@@ -87,3 +94,10 @@ class Batches(Iterator[Tensor]):
         self.seed, self.position = seed, 0
         order = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(seed))
         self.order = order.to(self.data.device)
+
+
+def _as_it_is(data: np.memmap) -> Tensor:
+    """A tensor on a mapped file's memory, which is read only."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that writing to it would be undefined
+        return torch.from_numpy(data)

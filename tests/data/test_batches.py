@@ -70,3 +70,17 @@ def test_mapped_read_only_array_brings_no_warning(tmp_path, recwarn):
     np.save(tmp_path / "images.npy", IMAGES)
     next(Batches(np.load(tmp_path / "images.npy", mmap_mode="r"), 2))
     assert not recwarn.list
+
+
+def test_a_mapped_file_that_does_not_fit_is_read_row_by_row(tmp_path, monkeypatch):
+    images = np.random.default_rng(0).integers(256, size=(40, 1, 8, 8), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    copied = Batches(mapped, 7, generator=generator())
+    monkeypatch.setattr("gebm.data.batches.free_bytes", lambda device: 2 * images.nbytes - 1)
+    left = Batches(mapped, 7, generator=generator())
+    assert left.data.data_ptr() == mapped.ctypes.data != copied.data.data_ptr()
+    for _ in range(12):
+        assert next(left).equal(next(copied))
+    left.load_state_dict(copied.state_dict())
+    assert next(left).equal(next(copied))
