@@ -19,10 +19,10 @@ class ReferenceStyle:
     What makes it slower than `gebm.latent.LatentPosterior.frozen` (paper.md section 6, "Samplers"): the gradient comes
     from `backward()`, which also computes and accumulates the gradient of every parameter of both networks; spectral
     norms are recomputed in each forward (W / sigma, without power iterations: the networks are in evaluation mode);
-    BatchNorm is an operation of its own; tensors are contiguous float32. What it shares: the same weights and layers,
-    and algorithms that are right: MALA and HMC evaluate both potentials of their ratio anew, which is two forwards more
-    than they need, but accept by the right ratio and go on from the right gradient (paper.md section 6, items 1 and 2,
-    has what the 2021 code does instead).
+    BatchNorm, doubling and pooling are operations of their own; tensors are contiguous float32. What it shares: the
+    same weights and layers, and algorithms that are right: MALA and HMC evaluate both potentials of their ratio anew,
+    which is two forwards more than they need, but accept by the right ratio and go on from the right gradient (paper.md
+    section 6, items 1 and 2, has what the 2021 code does instead).
 
     Arguments:
         base: network (N, d) -> samples; copied.
@@ -38,7 +38,8 @@ class ReferenceStyle:
     def potential(self, z: Tensor) -> Tensor:
         """U of latents (N, d): (N,), differentiable."""
         prior = Normal(torch.zeros_like(z), 1.0).log_prob(z).sum(1)
-        return self.beta * self.energy(self.base(z)) - prior
+        with fast.plain():
+            return self.beta * self.energy(self.base(z)) - prior
 
     def gradient(self, z: Tensor) -> Tensor:
         """Gradient of U at latents (N, d): (N, d); leaves parameter gradients behind."""

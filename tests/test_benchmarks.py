@@ -16,6 +16,7 @@ from gebm.cli import main
 from gebm.latent import GaussianPrior, LatentPosterior
 from gebm.networks import BASES, ENERGIES
 from gebm.objectives import KALE
+from gebm.precision import Operations
 from gebm.samplers import HMC, MALA, SAMPLERS, KineticLangevin, Langevin
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -149,6 +150,19 @@ def test_accept_steps_of_the_baseline_keep_the_target(monkeypatch, sampler, gamm
     error = 2**0.5 / z.numel() ** 0.5  # relative standard error of a Gaussian's variance
     assert abs(4 * z.square().mean() - 1) < 4 * error
     torch.testing.assert_close(gradient, reference.gradient(z))
+
+
+def test_baseline_has_none_of_our_pairs_of_layers(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from reference_style import ReferenceStyle
+
+    base, energy = BASES["resnet-sn"]((3, 16, 16), DIM, 0.1).eval(), ENERGIES["resnet-sn"]((3, 16, 16), 0.1).eval()
+    target, z = LatentPosterior(GaussianPrior(DIM), base, energy), torch.randn(4, DIM)
+    with Operations() as ours:
+        target.frozen()(z)
+    with Operations() as theirs:
+        ReferenceStyle(base, energy).gradient(z)
+    assert theirs.total > 1.9 * ours.total  # 1.5 are the parameter gradients
 
 
 def script(name: str, *flags: str) -> str:
