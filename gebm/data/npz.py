@@ -85,6 +85,4 @@ def _read(path: Path, layouts: dict[str, tuple[int, int, int]]) -> list[np.ndarr
             arrays = {name: archive[name] for name in layouts}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error}); write it again") from error
-    return [
-        array.transpose(0, *layouts[name]) if array.ndim == 4 else array[:, None] for name, array in arrays.items()
-    ]
+    return [array.transpose(0, *layouts[name]) if array.ndim == 4 else array[:, None] for name, array in arrays.items()]

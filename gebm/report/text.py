@@ -114,9 +114,7 @@ def mixing_rows(summary: Mapping) -> list[tuple[str, str]]:
         size = f"{d['ess_energy']:.0f} of {d['chains'] * d['draws']} ({d['chains']} chains x {d['draws']} draws)"
         if summary["mixed"]:  # or the numbers would only say how far apart the chains are
             rows[-1] = (rows[-1][0], f"{rows[-1][1]}: mixed")
-            size += (
-                f", {d['ess_per_1000_evaluations']:.3g} per 1000 evaluations, {summary['ess_per_s']:.3g} a second"
-            )
+            size += f", {d['ess_per_1000_evaluations']:.3g} per 1000 evaluations, {summary['ess_per_s']:.3g} a second"
         rows.append(("ESS of the energy", size))
     if d["left_start"] is not None:
         rows.append(("left their start", "{left_start:.0%} of the chains".format(**d)))

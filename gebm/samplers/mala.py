@@ -39,7 +39,5 @@ class MALA(Kernel):
         position = state.position + s * move
         proposal = State(position, *target(position))
         back = h * s * proposal.gradient - move
-        log_ratio = (
-            state.potential - proposal.potential + 0.5 * noise.square().sum(1) - back.square().sum(1) / (4 * h)
-        )
+        log_ratio = state.potential - proposal.potential + 0.5 * noise.square().sum(1) - back.square().sum(1) / (4 * h)
         return accept(state, proposal, log_ratio, generator)
