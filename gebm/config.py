@@ -3,8 +3,9 @@
 `python -m gebm.config > docs/flags.md` renders the table of all flags. Nothing below `gebm.cli` reads a `Config`.
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import Field, asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -16,15 +17,15 @@ UCI = ("redwine", "whitewine", "parkinsons", "hepmass", "miniboone")
 FLOWS = ("gaussian", "nvp", "made", "maf", "mogmaf")
 
 # Values that are part of the interface and do not work yet (`...`: any but the default). Building one deletes it here.
-LATER: dict[str, tuple] = {
+LATER: dict[str, tuple[object, ...]] = {
     "dataparallel": (True,),
     "slurm_id": (...,),
 }
 
-section = dataclass(frozen=True, kw_only=True)  # a group of flags; its docstring is the group's title
+# Each class below is a group of flags; its docstring is the group's title.
 
 
-@section
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """The run and its files"""
 
@@ -45,7 +46,7 @@ class Run:
     checkpoint_freq: int = flag(1000, "base (refining: energy) steps between checkpoints; two a stage are kept", ge=1)
 
 
-@section
+@dataclass(frozen=True, kw_only=True)
 class Data:
     """Data"""
 
@@ -77,7 +78,7 @@ class Data:
     num_workers: int = flag(4, "accepted, no effect: batches are cut on the device, without worker processes", ge=0)
 
 
-@section
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """Model"""
 
@@ -109,7 +110,7 @@ class Model:
     num_blocks: int = flag(3, "blocks of the flows and of mlp", ge=1)
 
 
-@section
+@dataclass(frozen=True, kw_only=True)
 class Training:
     """Training"""
 
@@ -140,7 +141,7 @@ class Training:
     ema: float = flag(0.0, "decay of the moving average of the base; 0: none", ge=0, lt=1)
 
 
-@section
+@dataclass(frozen=True, kw_only=True)
 class Optimizer:
     """Optimizer"""
 
@@ -163,7 +164,7 @@ class Optimizer:
     lr_decay: float = flag(0.8, "factor when the three-sample mmd test fails to find progress 3 times", gt=0, le=1)
 
 
-@section
+@dataclass(frozen=True, kw_only=True)
 class Sampling:
     """Sampling"""
 
@@ -196,7 +197,7 @@ class Sampling:
     thin: int = flag(0, "write the positions of all chains at every thin-th step to `draws/`; 0: none", ge=0)
 
 
-@section
+@dataclass(frozen=True, kw_only=True)
 class Metrics:
     """Metrics"""
 
@@ -222,7 +223,7 @@ class Metrics:
     inception_weights: str = flag("", "weights file of the inception features; empty: its own download", text="a file")
 
 
-@section
+@dataclass(frozen=True, kw_only=True)
 class Machine:
     """Machine"""
 
@@ -264,9 +265,9 @@ class Config(Machine, Metrics, Sampling, Optimizer, Training, Model, Data, Run):
         return cls(**check_mapping(cls, read_yaml(path), f"{path}: ", LATER))
 
 
-def sections() -> dict[str, list]:
+def sections() -> dict[str, list[Field[Any]]]:
     """The fields of `Config` by the title of their section, in order."""
-    return {cls.__doc__: list(fields(cls)) for cls in reversed(Config.__bases__)}
+    return {str(cls.__doc__): list(fields(cls)) for cls in reversed(Config.__bases__)}
 
 
 def flags_table() -> str:

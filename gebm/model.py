@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -253,7 +253,7 @@ def _well_typed(a: Architecture) -> bool:
     return texts and whole and switches and len(a.shape) in (1, 3) and {type(a.width), type(a.dropout)} <= {int, float}
 
 
-def _make(flag: str, name: str, registry: dict, shape: tuple[int, ...], **arguments: object) -> nn.Module:
+def _make(flag: str, name: str, registry: dict[str, Any], shape: tuple[int, ...], **arguments: object) -> nn.Module:
     """Call the factory of that name."""
     if name in registry and (name in OF_ROWS) != (len(shape) == 1):
         kind, fitting = ("rows of a table", OF_ROWS) if len(shape) == 1 else ("images", registry.keys() - OF_ROWS)

@@ -50,7 +50,9 @@ class _CheapDoubleBackward(TorchFunctionMode):
         super().__init__()
         self.first = first
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         own = {F.conv2d: self._conv2d, F.relu: _relu, F.leaky_relu: _leaky_relu}.get(func, func)
         return own(*args, **(kwargs or {}))
 

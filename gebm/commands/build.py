@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,7 +109,7 @@ def _negatives(config: Config, given: frozenset[str], model: GEBM) -> Negatives:
 
 def _optimizer(config: Config, network: nn.Module, lr: float, c: nn.Parameter | None = None) -> torch.optim.Optimizer:
     """The configured optimiser of a network and, for the energy's, of c, which has no weight decay."""
-    groups: list[dict] = [{"params": list(network.parameters()), "weight_decay": config.weight_decay}]
+    groups: list[dict[str, Any]] = [{"params": list(network.parameters()), "weight_decay": config.weight_decay}]
     if c is not None:
         groups.append({"params": [c], "weight_decay": 0.0})
     fused = fast.enabled() or None

@@ -4,6 +4,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -104,7 +105,7 @@ def draw_chains(config: Config, posterior: LatentPosterior, n: int, observer: Ob
     )
 
 
-def with_beta(config: Config, model: GEBM, energy: Path, device: torch.device) -> tuple[Config, dict | None]:
+def with_beta(config: Config, model: GEBM, energy: Path, device: torch.device) -> tuple[Config, dict[str, Any] | None]:
     """With `--temperature auto`, the configuration with the beta it stands for and the summary of the fit.
 
     The images are those that the energy's training set aside, where it did (`--refine_kale`), else training images.
@@ -136,7 +137,7 @@ def with_beta(config: Config, model: GEBM, energy: Path, device: torch.device) -
     return replace(config, temperature=fit.beta), found
 
 
-def sampler_summary(config: Config, draws: Draws) -> dict:
+def sampler_summary(config: Config, draws: Draws) -> dict[str, Any]:
     """The sampler's full setting and how its chains fared."""
     kernel, name = draws.kernel, config.latent_sampler
     diagnostics = {key: _plain(value) for key, value in draws.diagnostics._asdict().items()}

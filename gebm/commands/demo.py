@@ -3,7 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -111,7 +111,7 @@ def main(config: Config, given: frozenset[str]) -> Path:
     return run
 
 
-def _table(run: Path, summary: dict) -> str:
+def _table(run: Path, summary: dict[str, Any]) -> str:
     posterior = summary["posterior"]
     mixing = "R-hat {rhat_energy:.2f}, worst projection {rhat_projection:.2f}".format(**posterior["diagnostics"])
     of_posterior = posterior["metrics"][posterior["distance"]]

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ SETTING = (
 )  # fmt: skip
 
 
-def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) -> dict[str, dict]:
+def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """Evaluate each subject: a training run or checkpoint, the samples of a run, an `.npz` or a folder of images.
 
     Without any it is the newest pair. What is found of a run goes into its `evaluation.json`, and of all into the file
@@ -150,7 +150,7 @@ def _is_pair(path: Path) -> bool:
     return newest_checkpoint(path) is not None or (path.is_dir() and any(path.glob("*.safetensors")))
 
 
-def _evaluate(subject: Subject, given: frozenset[str], device: torch.device) -> dict:
+def _evaluate(subject: Subject, given: frozenset[str], device: torch.device) -> dict[str, Any]:
     """The figures of one subject."""
     path, config, images = subject
     summary = {}
@@ -162,7 +162,7 @@ def _evaluate(subject: Subject, given: frozenset[str], device: torch.device) -> 
     return summary
 
 
-def _text(summary: dict, title: str) -> str:
+def _text(summary: dict[str, Any], title: str) -> str:
     """All that was found of one subject."""
     rows = []
     if "nll" in summary:
@@ -187,12 +187,12 @@ def _text(summary: dict, title: str) -> str:
     return "\n\n".join(parts)
 
 
-def _write_json(file: Path, found: dict) -> None:
+def _write_json(file: Path, found: dict[str, Any]) -> None:
     with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
 
 
-def _evaluate_pair(config: Config, given: frozenset[str], device: torch.device) -> dict:
+def _evaluate_pair(config: Config, given: frozenset[str], device: torch.device) -> dict[str, Any]:
     """KALE of a trained pair and, with `--eval_fid`, the metrics of its base and of chains as configured."""
     model, base, energy = load_pair(config, given)
     data = dataset_for(model, config)
@@ -218,7 +218,7 @@ def _evaluate_pair(config: Config, given: frozenset[str], device: torch.device) 
     return summary
 
 
-def evaluate_partition(config: Config, model: GEBM, device: torch.device) -> dict:
+def evaluate_partition(config: Config, model: GEBM, device: torch.device) -> dict[str, Any]:
     """log Z of the model, A(1), by a population and by annealing; for where base samples alone do not reach."""
     target = model.posterior().frozen()
     generator = torch.Generator(device).manual_seed(stream(config.seed, "partition"))
@@ -230,7 +230,9 @@ def evaluate_partition(config: Config, model: GEBM, device: torch.device) -> dic
     return {"partition": {"smc": smc._asdict(), "ais": ais._asdict()}}
 
 
-def _evaluate_samples(path: Path, images: dict[str, np.ndarray], config: Config, device: torch.device) -> dict:
+def _evaluate_samples(
+    path: Path, images: dict[str, np.ndarray], config: Config, device: torch.device
+) -> dict[str, Any]:
     """The metrics of samples, beside those of the base where its samples are there too."""
     data = dataset(config)
     check_features(config, data, device)
@@ -245,7 +247,7 @@ def _evaluate_samples(path: Path, images: dict[str, np.ndarray], config: Config,
     return found | _setting(made) if (made.parent / "samples.npz").is_file() else found
 
 
-def _setting(file: Path) -> dict:
+def _setting(file: Path) -> dict[str, Any]:
     """The sampler's setting and its warning from the summary of a sampling run; nothing if it is not one."""
     try:
         stored = json.loads(file.read_text())

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -169,12 +170,12 @@ def _command(mode: str, settings: Sequence[Setting]) -> list[str]:
     return [f"gebm {mode}", *(f"--{s.flag} {shlex.quote(s.value)}" for s in settings if s.value != s.default)]
 
 
-def _rows(file: Path) -> list[dict]:
+def _rows(file: Path) -> list[dict[str, Any]]:
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     return [json.loads(line) for line in lines if line.endswith("}")]  # the last may have been cut by a kill
 
 
-def _json(file: Path) -> dict:
+def _json(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
@@ -183,7 +184,7 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
         return {name: archive[name] for name in ("samples", "energies")}
 
 
-def _chains(summary: Mapping, folder: Path) -> Chains:
+def _chains(summary: Mapping[str, Any], folder: Path) -> Chains:
     title = f"Samples at beta {summary['beta']:g}" if summary["steps"] else "Samples of the base"
     return Chains(title, summary, folder)
 

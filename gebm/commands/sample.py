@@ -6,6 +6,7 @@ import signal
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,7 +90,7 @@ def sample_into(
     data: ImageData | None,
     device: torch.device,
     units: TableData | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Draw as configured, write pictures and samples into the folder, and return the summary.
 
     Arguments:
@@ -157,7 +158,7 @@ def write_samples(folder: Path, draws: Draws, frames: list[tuple[int, np.ndarray
         save_gif(folder / "chains.gif", [images for _, images in frames])
 
 
-def finish(folder: Path, summary: dict) -> None:
+def finish(folder: Path, summary: dict[str, Any]) -> None:
     """Write `summary.json` and `summary.txt` and print the latter."""
     rows = [
         sampler_row(summary),
@@ -178,7 +179,7 @@ def finish(folder: Path, summary: dict) -> None:
     write_summary(folder, summary, text)
 
 
-def write_summary(folder: Path, summary: dict, text: str) -> None:
+def write_summary(folder: Path, summary: dict[str, Any], text: str) -> None:
     with atomic_write(folder / "summary.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
     with atomic_write(folder / "summary.txt") as temporary:

@@ -45,9 +45,8 @@ def find(path: str | Path) -> Source:
 
     def read(size: int) -> tuple[Images, Images]:
         arrays = [resize(array, size) for array in _read(path, layouts)]
-        if not pair:
-            arrays = [arrays[0][part] for part in tenth(len(arrays[0]))]
-        return tuple(map(from_array, arrays))
+        train, test = arrays if pair else (arrays[0][part] for part in tenth(len(arrays[0])))
+        return from_array(train), from_array(test)
 
     return Source(fingerprint([path]), read, SQUARE, size=height if height == width else 0)
 

@@ -1,6 +1,7 @@
 """The sections on what the samples are: distances and energies along the chains, memorisation, the sampler's record."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def along_the_chains(report: Report) -> list[Html]:
     return [columns(charts)] if charts else []
 
 
-def _distance_chart(chains: Chains, curve: Mapping) -> Html:
+def _distance_chart(chains: Chains, curve: Mapping[str, Any]) -> Html:
     name = chains.summary["distance"]
     base = chains.summary["metrics"][name]["base"]
     values = {int(step): found for step, found in curve.items()}
