@@ -12,7 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from gebm.commands.chains import POPULATION, check_sampler, draw_chains, sampler_summary, with_beta, with_precision
+from gebm.commands.chains import (
+    POPULATION,
+    beta_of,
+    check_sampler,
+    draw_chains,
+    sampler_summary,
+    with_beta,
+    with_precision,
+)
 from gebm.commands.density import check_split, evaluate_table, text_of
 from gebm.commands.metrics import check_features, compare, evaluate_model, features_of, measure, observed_features
 from gebm.commands.setup import (
@@ -28,7 +36,7 @@ from gebm.commands.setup import (
 )
 from gebm.commands.tables import of_table, settled
 from gebm.config import Config
-from gebm.data import TableData
+from gebm.data import ImageData, TableData
 from gebm.data.folder import SUFFIXES
 from gebm.data.images import SOURCES
 from gebm.data.transform import as_they_are
@@ -134,7 +142,12 @@ def _open(path: Path, config: Config, given: frozenset[str]) -> Subject:
     if _is_pair(path) and source == path:
         return Subject(path, config, None)
     data = dataset(config)
-    images = _read_folder(source, data.shape) if source.is_dir() else _read_npz(source)
+    if not source.is_dir():
+        images = _read_npz(source)
+    elif isinstance(data, TableData):
+        raise InputError(f"{source}: a folder of images, but --dataset {data.name} is a table")
+    else:
+        images = _read_folder(source, data.shape)
     if images["samples"].shape[1:] != data.shape:
         raise InputError(f"{source}: samples {images['samples'].shape[1:]}, but --dataset {data.name} has {data.shape}")
     return Subject(path, config, images)
@@ -155,9 +168,9 @@ def _evaluate(subject: Subject, given: frozenset[str], device: torch.device) -> 
     path, config, images = subject
     summary = {}
     if path is None or _is_pair(path):
-        paths = {key: str(path) for key in ("g_path", "d_path") if path}
-        summary = _evaluate_pair(replace(config, **paths), given, device)
-    if images is not None:
+        of_pair = replace(config, g_path=str(path), d_path=str(path)) if path else config
+        summary = _evaluate_pair(of_pair, given, device)
+    if path is not None and images is not None:
         summary["samples"] = _evaluate_samples(path, images, config, device)
     return summary
 
@@ -210,7 +223,7 @@ def _evaluate_pair(config: Config, given: frozenset[str], device: torch.device) 
         extractor, reference = features_of(config, data, device)
         config, fit = with_beta(config, model, energy, device)
         observer = Observer(observed_features(extractor, config, device), (0, config.num_sampler_steps))
-        posterior = model.posterior(config.temperature)
+        posterior = model.posterior(beta_of(config))
         config = with_precision(config, posterior)
         sampler = sampler_summary(config, draw_chains(config, posterior, config.fid_samples, observer))
         found = compare(observer.features(), reference, extractor, f"{data.name} test", device)
@@ -235,6 +248,7 @@ def _evaluate_samples(
 ) -> dict[str, Any]:
     """The metrics of samples, beside those of the base where its samples are there too."""
     data = dataset(config)
+    assert isinstance(data, ImageData)
     check_features(config, data, device)
     extractor, reference = features_of(config, data, device)
     features = {name: extract(x, extractor, config.fid_b_size, device) for name, x in images.items()}

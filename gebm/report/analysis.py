@@ -35,8 +35,9 @@ def _distance_chart(chains: Chains, curve: Mapping[str, Any]) -> Html:
     base = chains.summary["metrics"][name]["base"]
     values = {int(step): found for step, found in curve.items()}
     low, high = zip(*(found["ci"] for found in values.values()))
+    base_low, base_high = ([end] for end in base["ci"])
     lines = [
-        Line("base", [0], [base["value"]], "base", *([end] for end in base["ci"]), level=True),
+        Line("base", [0], [base["value"]], "base", base_low, base_high, level=True),
         Line("GEBM", list(values), [v["value"] for v in values.values()], "gebm", low, high),
     ]
     counts = "{n_fake} samples, {n_real} images of {split}, {features} features".format(**chains.summary)

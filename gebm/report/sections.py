@@ -90,8 +90,8 @@ def figures(report: Report) -> list[Html]:
                 note(f"Features: {summary['features']}. {text.metric_note({**summary, 'metrics': metrics})}."),
             ]
     if of := kale_of(report):
-        rows = text.kale_rows(of) + (text.partition_rows(of) if "partition" in of else [])
-        blocks += [element("h3", "KALE and the log-partition"), table(rows)]
+        on_model = text.kale_rows(of) + (text.partition_rows(of) if "partition" in of else [])
+        blocks += [element("h3", "KALE and the log-partition"), table(on_model)]
     if not blocks and report.rows:
         end = report.rows[-1]
         counter, steps = STAGES[end["stage"]]

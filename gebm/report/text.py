@@ -151,7 +151,7 @@ def mixing_warning(summary: Mapping[str, Any]) -> str:
 def nll_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Rows of the negative log-likelihoods of one split, or of their means over splits; the first is the header."""
     title = f"mean of {len(summary['seeds'])} splits, nats" if "seeds" in summary else "nats a row"
-    rows = [(title, "base", "GEBM", "gain")]
+    rows: list[tuple[str, ...]] = [(title, "base", "GEBM", "gain")]
     for split, found in summary["nll"].items():
         name = split if "seeds" in summary else f"{split}, {found['base']['n']} rows"
         rows.append((name, *map(_with_error, found.values())))
