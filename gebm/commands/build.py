@@ -182,8 +182,9 @@ def evaluations_of(
         def progress(trainer: Trainer) -> dict[str, float]:
             """The schedule's own test."""
             schedule = trainer.lr_schedule
-            tests = trainer.counters.stage == "joint" and isinstance(schedule, ThreeSample)
-            return schedule.test(trainer.sampled_base) if tests else {}
+            if trainer.counters.stage != "joint" or not isinstance(schedule, ThreeSample):
+                return {}
+            return schedule.test(trainer.sampled_base)
 
         evaluations.append((ThreeSample.every, progress))
     return evaluations

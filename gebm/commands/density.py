@@ -61,7 +61,7 @@ class ValidationNLL:
             log_g, samples = self._base(model)
         else:
             log_g, samples = self._frozen = self._frozen or self._base(model)
-        log_z = getattr(model.energy, "known_log_partition", None)
+        log_z: Any = getattr(model.energy, "known_log_partition", None)
         if samples is not None:
             log_z = importance_sampling(-energies(model.energy, samples)).value
         return float((energies(model.energy, self.rows) - log_g).mean() + log_z) - self.shift
