@@ -79,9 +79,7 @@ class Study:
 
     def measure(self, setting: Setting, n: int, test: Reference, split: str) -> dict:
         """All metrics of n other chains on the test images; a setting without steps is the base's."""
-        features, sampler = self.run(
-            setting.sampler, setting.beta, setting.gamma, setting.steps, n, seed=1, places=2
-        )
+        features, sampler = self.run(setting.sampler, setting.beta, setting.gamma, setting.steps, n, seed=1, places=2)
         found = compare(features, test, self.extractor, split, self.device)
         return {**sampler, **found, "curve": distances_along(features, test, self.extractor, self.device)}
 

@@ -1,4 +1,4 @@
-"""How time and memory grow: with chains, sampling steps, batch, image size and dataset size; and how long a start takes.
+"""How time and memory grow: with chains, sampling steps, batch, image and dataset size; and how long a start takes.
 
 python benchmarks/growth.py build/growth --threads 2
 python benchmarks/growth.py build/growth --quick          # narrow networks, small numbers
@@ -91,8 +91,8 @@ def cases(sizes: dict[str, tuple[int, ...]], size: Size, folder: str) -> Iterato
 def start_up(data_path: str) -> float:
     """Seconds from the shell to the first logged training step on CIFAR-10, its cache at hand."""
     with tempfile.TemporaryDirectory() as runs:
-        words = "train --dataset cifar10 --total_gen_iter 1 --n_iter_d_init 1 --n_iter_d 1 --refine_iter 0 --disp_freq 1"
-        command = [sys.executable, "-m", "gebm", *words.split(), "--b_size", "4", "--device", "-2", "--save_nothing"]
+        words = "train --dataset cifar10 --total_gen_iter 1 --n_iter_d_init 1 --n_iter_d 1 --refine_iter 0 --b_size 4"
+        command = [sys.executable, "-m", "gebm", *words.split(), "--disp_freq", "1", "--device", "-2", "--save_nothing"]
         command += ["--width", "0.1", "--data_path", data_path, "--log_dir", runs, "--log_name", "r"]
         begin = time.monotonic()
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ}) as process:

@@ -94,10 +94,11 @@ class ReferenceStyle:
 class ReferenceTraining:
     r"""An energy step and a base step of KALE with the penalty gradient_l2.
 
-    What makes it slower than `gebm.training.trainer.Trainer`: data, samples and the points between go through the energy
-    one after the other, each with a power iteration of every spectral norm of its own; the gradient penalty is plain
-    double differentiation; a base step also evaluates the data, which its loss reports, and computes the gradients of
-    the energy's parameters; optimisers are the default ones. What it shares: weights, layers, loss, batch sizes.
+    What makes it slower than `gebm.training.trainer.Trainer`: data, samples and the points between go through the
+    energy one after the other, each with a power iteration of every spectral norm of its own; the gradient penalty
+    is plain double differentiation; a base step also evaluates the data, which its loss reports, and computes the
+    gradients of the energy's parameters; optimisers are the default ones. What it shares: weights, layers, loss,
+    batch sizes.
 
     Arguments:
         base, energy: networks; copied.

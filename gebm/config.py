@@ -3,8 +3,9 @@
 `python -m gebm.config > docs/flags.md` renders the table of all flags. Nothing below `gebm.cli` reads a `Config`.
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import Field, asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -16,15 +17,15 @@ UCI = ("redwine", "whitewine", "parkinsons", "hepmass", "miniboone")
 FLOWS = ("gaussian", "nvp", "made", "maf", "mogmaf")
 
 # Values that are part of the interface and do not work yet (`...`: any but the default). Building one deletes it here.
-LATER: dict[str, tuple] = {
+LATER: dict[str, tuple[object, ...]] = {
     "dataparallel": (True,),
     "slurm_id": (...,),
 }
 
-section = dataclass(frozen=True, kw_only=True)  # a group of flags; its docstring is the group's title
+# Each class below is a group of flags; its docstring is the group's title.
 
 
-@section
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """The run and its files"""
 
@@ -45,7 +46,7 @@ class Run:
     checkpoint_freq: int = flag(1000, "base (refining: energy) steps between checkpoints; two a stage are kept", ge=1)
 
 
-@section
+@dataclass(frozen=True, kw_only=True)
 class Data:
     """Data"""
 
@@ -77,7 +78,7 @@ class Data:
     num_workers: int = flag(4, "accepted, no effect: batches are cut on the device, without worker processes", ge=0)
 
 
-@section
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """Model"""
 
@@ -109,7 +110,7 @@ class Model:
     num_blocks: int = flag(3, "blocks of the flows and of mlp", ge=1)
 
 
-@section
+@dataclass(frozen=True, kw_only=True)
 class Training:
     """Training"""
 
@@ -119,17 +120,13 @@ class Training:
         "loss of the energy",
         choices=("kale", "donsker", "ml", "cd", "wasserstein", "logistic", "hinge"),
     )
-    penalty_type: str = flag(
-        "gradient_l2", "penalty on the energy", choices=("gradient_l2", "gradient", "l2", "none")
-    )
+    penalty_type: str = flag("gradient_l2", "penalty on the energy", choices=("gradient_l2", "gradient", "l2", "none"))
     penalty_lambda: float = flag(0.1, "weight of the penalty", ge=0)
     initialize_log_partition: bool = flag(False, "start the log-partition c from a Monte-Carlo estimate")
     total_gen_iter: int = flag(150000, "base steps of the joint training", ge=0)
     ml_epochs: int = flag(0, "tables: passes of maximum likelihood on the base, a flow, before all else", ge=0)
     ml_lr: float = flag(0.0, "tables: learning rate of the base in those passes, falling to 0; 0: `lr_generator`", ge=0)
-    total_epochs: int = flag(
-        100, "tables: passes of the joint training; 0: none. Images count `total_gen_iter`", ge=0
-    )
+    total_epochs: int = flag(100, "tables: passes of the joint training; 0: none. Images count `total_gen_iter`", ge=0)
     refine_epochs: int = flag(0, "tables: passes of the energy at the end, base frozen, rate falling to 0", ge=0)
     cd_steps: int = flag(20, "criterion cd: steps of `latent_sampler` its chains make before each energy step", ge=1)
     patience: int = flag(0, "tables: passes without a better validation likelihood that end a stage; 0: none", ge=0)
@@ -144,7 +141,7 @@ class Training:
     ema: float = flag(0.0, "decay of the moving average of the base; 0: none", ge=0, lt=1)
 
 
-@section
+@dataclass(frozen=True, kw_only=True)
 class Optimizer:
     """Optimizer"""
 
@@ -167,7 +164,7 @@ class Optimizer:
     lr_decay: float = flag(0.8, "factor when the three-sample mmd test fails to find progress 3 times", gt=0, le=1)
 
 
-@section
+@dataclass(frozen=True, kw_only=True)
 class Sampling:
     """Sampling"""
 
@@ -200,7 +197,7 @@ class Sampling:
     thin: int = flag(0, "write the positions of all chains at every thin-th step to `draws/`; 0: none", ge=0)
 
 
-@section
+@dataclass(frozen=True, kw_only=True)
 class Metrics:
     """Metrics"""
 
@@ -226,7 +223,7 @@ class Metrics:
     inception_weights: str = flag("", "weights file of the inception features; empty: its own download", text="a file")
 
 
-@section
+@dataclass(frozen=True, kw_only=True)
 class Machine:
     """Machine"""
 
@@ -268,9 +265,9 @@ class Config(Machine, Metrics, Sampling, Optimizer, Training, Model, Data, Run):
         return cls(**check_mapping(cls, read_yaml(path), f"{path}: ", LATER))
 
 
-def sections() -> dict[str, list]:
+def sections() -> dict[str, list[Field[Any]]]:
     """The fields of `Config` by the title of their section, in order."""
-    return {cls.__doc__: list(fields(cls)) for cls in reversed(Config.__bases__)}
+    return {str(cls.__doc__): list(fields(cls)) for cls in reversed(Config.__bases__)}
 
 
 def flags_table() -> str:

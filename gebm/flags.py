@@ -33,7 +33,7 @@ def flag(
     default: Any,
     help: str,
     *,
-    choices: tuple = (),
+    choices: tuple[object, ...] = (),
     forms: tuple[str, ...] = (),
     text: str = "text",
     alias: str | None = None,
@@ -54,12 +54,12 @@ def flag(
     return field(default=default, metadata=metadata)
 
 
-def kinds(f: Field) -> tuple[type, ...]:
+def kinds(f: Field[Any]) -> tuple[type, ...]:
     """The types a field admits: (int,), or (float, str) for `float | str`."""
     return get_args(f.type) or (f.type,)
 
 
-def allowed(f: Field, without: tuple = ()) -> str:
+def allowed(f: Field[Any], without: tuple[object, ...] = ()) -> str:
     """The values a field may take, in words, less the names in `without`."""
     if kinds(f) == (bool,):
         return ", ".join(word for word in ("true", "false") if TRUTH[word] not in without)
@@ -72,7 +72,7 @@ def allowed(f: Field, without: tuple = ()) -> str:
     return ", ".join(parts) or f.metadata["text"]
 
 
-def check(f: Field, value: Any, where: str = "", pending: tuple = ()) -> Any:
+def check(f: Field[Any], value: Any, where: str = "", pending: tuple[object, ...] = ()) -> Any:
     """`value`, given as itself or as the text of a command line, in the field's type; `where` says where it stands.
 
     Values in `pending` pass, but a message does not offer them.
@@ -135,12 +135,14 @@ def hint(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {spelt[near[0]]}?" if near else ""
 
 
-def by_name(cls: type) -> dict[str, Field]:
+def by_name(cls: type) -> dict[str, Field[Any]]:
     """The fields of a dataclass of flags by all their names."""
     return {name: f for f in fields(cls) for name in (f.name, f.metadata["alias"]) if name}
 
 
-def check_mapping(cls: type, given: Mapping, where: str, pending: Mapping[str, tuple]) -> dict[str, Any]:
+def check_mapping(
+    cls: type, given: Mapping[Any, Any], where: str, pending: Mapping[str, tuple[object, ...]]
+) -> dict[str, Any]:
     """The keys and values of a mapping as checked fields of a dataclass; a null value stands for the default.
 
     `pending` holds, by field, the values that messages do not offer.
@@ -163,7 +165,7 @@ def check_mapping(cls: type, given: Mapping, where: str, pending: Mapping[str, t
 class _Loader(yaml.SafeLoader):
     """Safe YAML that refuses a key given twice."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
@@ -172,7 +174,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(path: str | Path) -> dict:
+def read_yaml(path: str | Path) -> dict[Any, Any]:
     """The flat mapping of a YAML file, safe-loaded; an empty file is an empty mapping.
 
     Raises:

@@ -18,15 +18,15 @@ class Graphed:
     first call. A function that cannot be captured is called as it is from then on, and the log says so.
 
     Arguments:
-        function: tensor -> tuple of tensors.
+        function: tensor -> pair of tensors.
     """
 
-    def __init__(self, function: Callable[[Tensor], tuple[Tensor, ...]]):
+    def __init__(self, function: Callable[[Tensor], tuple[Tensor, Tensor]]):
         self.function = function
-        self.graphs: dict[torch.Size, tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, ...]]] = {}
+        self.graphs: dict[torch.Size, tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, Tensor]]] = {}
         self.failed = False
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.failed:
             return self.function(x)
         if x.shape not in self.graphs:
@@ -36,13 +36,13 @@ class Graphed:
                 self.failed = True
                 log.info("no CUDA graph (%s): going on without", str(error).splitlines()[0])
                 return self.function(x)
-        graph, given, results = self.graphs[x.shape]
+        graph, given, (first, second) = self.graphs[x.shape]
         given.copy_(x)
         graph.replay()
-        return tuple(result.clone() for result in results)
+        return first.clone(), second.clone()
 
-    def _capture(self, x: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, ...]]:
-        given, side = x.clone(), torch.cuda.Stream(x.device)
+    def _capture(self, x: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, Tensor]]:
+        given, side = x.clone(), torch.cuda.Stream(x.device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(x.device))
         with torch.cuda.stream(side):
             for _ in range(3):  # libraries choose their kernels and take their workspaces

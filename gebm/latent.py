@@ -5,7 +5,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +30,9 @@ class Target(Protocol):
     `potential` gives the first alone, which is all that kernels without gradients need.
     """
 
-    def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]: ...
+    def __call__(self, z: Tensor, /) -> tuple[Tensor, Tensor]: ...
 
-    def potential(self, z: Tensor) -> Tensor: ...
+    def potential(self, z: Tensor, /) -> Tensor: ...
 
 
 def prior_potential(u: Tensor) -> Tensor:
@@ -53,22 +53,26 @@ def value_and_grad(potential: Callable[[Tensor], Tensor]) -> Target:
     Raises (when called):
         InputError: the potential does not give one number a row.
     """
+    return _Differentiated(potential)
 
-    def target(z: Tensor) -> tuple[Tensor, Tensor]:
+
+class _Differentiated:
+    def __init__(self, potential: Callable[[Tensor], Tensor]):
+        self.potential = potential
+
+    def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            value = one_a_row(potential(z), z, "the potential")
+            value = one_a_row(self.potential(z), z, "the potential")
             (gradient,) = torch.autograd.grad(value.sum(), z)
         return value.detach(), gradient
-
-    target.potential = potential
-    return target
 
 
 @contextmanager
 def _no_tf32() -> Iterator[None]:
     """TF32 keeps 10 bits of a float32's 23: too few for an accept ratio at beta 100."""
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    backends: tuple[Any, ...] = cuda.matmul, cudnn.conv, cudnn.rnn  # type: ignore[attr-defined]  # torch: untyped
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:
@@ -123,7 +127,7 @@ class UniformPrior(Prior):
         return torch.erf(u / math.sqrt(2))
 
 
-PRIORS = {"gaussian": GaussianPrior, "uniform": UniformPrior}
+PRIORS: dict[str, type[Prior]] = {"gaussian": GaussianPrior, "uniform": UniformPrior}
 
 
 def _tensors(network: nn.Module) -> Iterator[Tensor]:
@@ -166,7 +170,7 @@ class LatentPosterior:
         self._like = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
         self._moving = base, energy  # what chains move by; of a frozen form in half precision, copies of less
         self._rows = 0
-        self._value_and_grad = value_and_grad(self.potential)
+        self._value_and_grad: Callable[[Tensor], tuple[Tensor, Tensor]] = value_and_grad(self.potential)
 
     @property
     def device(self) -> torch.device:
@@ -237,12 +241,13 @@ class LatentPosterior:
         if dtype not in (None, self._like.dtype):
             if not isinstance(base, nn.Module) or not isinstance(energy, nn.Module):
                 raise InputError("frozen: a dtype can be given to networks (torch modules), not to plain functions")
-            frozen._moving = copy.deepcopy(base).to(dtype), copy.deepcopy(energy)
-            getattr(frozen._moving[1], "features", frozen._moving[1]).to(dtype)
+            moving_base, moving_energy = copy.deepcopy(base).to(dtype), copy.deepcopy(energy)
+            getattr(moving_energy, "features", moving_energy).to(dtype)
+            frozen._moving = moving_base, moving_energy
         if fast.enabled():
             for network in {base, energy, *frozen._moving}:
                 if isinstance(network, nn.Module):
-                    network.to(memory_format=torch.channels_last)
+                    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch: lacks it
             if self.device.type == "cuda":
                 frozen._value_and_grad = Graphed(frozen._value_and_grad)
         return frozen
@@ -255,7 +260,10 @@ class LatentPosterior:
 
     def _by_rows(self, function: Callable[[Tensor], T], u: Tensor) -> T:
         """function(u), `rows` positions at a time."""
-        parts = [function(part) for part in u.split(self._rows or max(len(u), 1))]
+        parts = [function(part) for part in torch.split(u, self._rows or max(len(u), 1))]
         if len(parts) == 1:
             return parts[0]
-        return torch.cat(parts) if isinstance(parts[0], Tensor) else tuple(map(torch.cat, zip(*parts)))
+        if isinstance(parts[0], Tensor):
+            return torch.cat(parts)
+        first, second = zip(*parts)
+        return torch.cat(first), torch.cat(second)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import safetensors
 import safetensors.torch
@@ -15,7 +15,8 @@ from gebm.errors import InputError
 from gebm.files import atomic_write
 from gebm.latent import PRIORS, LatentPosterior, Prior
 from gebm.networks import BASES, ENERGIES, FLOWS, DensityRatio
-from gebm.networks.common import evaluating
+from gebm.networks.common import HasDensity, evaluating
+from gebm.networks.flows import Flow
 from gebm.registry import resolve
 
 __all__ = ["GEBM", "Architecture", "read_architecture"]
@@ -70,15 +71,20 @@ class GEBM(nn.Module):
     The scalar parameter `log_partition` is c, the learnt estimate of A(1) = log E_G[exp(-E)].
     """
 
-    def __init__(
-        self, prior: Prior, base: nn.Module, energy: nn.Module, architecture: Architecture | None = None
-    ):
+    def __init__(self, prior: Prior, base: nn.Module, energy: nn.Module, architecture: Architecture | None = None):
         super().__init__()
         self.prior = prior
         self.base = base
         self.energy = energy
         self.architecture = architecture
         self.log_partition = nn.Parameter(torch.zeros(()))
+
+    @property
+    def built_as(self) -> Architecture:
+        """The architecture; ValueError for a model of bare networks, which has none."""
+        if self.architecture is None:
+            raise ValueError("a model of bare networks has no architecture to save: use GEBM.build, or state_dict()")
+        return self.architecture
 
     @classmethod
     def build(cls, architecture: Architecture, dtype: torch.dtype = torch.float32) -> "GEBM":
@@ -104,16 +110,18 @@ class GEBM(nn.Module):
 
     def generate(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw n samples of the base alone, with the graph to its parameters."""
-        return self.base(self.prior.sample(n, generator, like=self.log_partition))
+        samples: Tensor = self.base(self.prior.sample(n, generator, like=self.log_partition))
+        return samples
 
     def log_ratio(self, x: Tensor) -> Tensor:
         """Log-density of the model (beta = 1) relative to its base, log dQ/dG(x) = -E(x) - c: (N,)."""
-        return -self.energy(x) - self.log_partition
+        energies: Tensor = self.energy(x)
+        return -energies - self.log_partition
 
     @property
     def has_density(self) -> bool:
         """Whether the base has a density, a flow's, and so the model."""
-        return hasattr(self.base, "log_prob")
+        return isinstance(self.base, HasDensity)
 
     def log_prob(self, x: Tensor, log_partition: float | Tensor | None = None) -> Tensor:
         r"""Log-density at beta = 1, on a base with a density: :math:`\log q(x) = \log g(x) - E(x) - A`, (N,).
@@ -126,12 +134,13 @@ class GEBM(nn.Module):
         Raises:
             InputError: the base has no density.
         """
-        if not self.has_density:
+        if not isinstance(self.base, HasDensity):
             raise InputError("log_prob: this base has no density; take a flow (--g_model nvp, maf, ...)")
         if log_partition is None:
             known = getattr(self.energy, "known_log_partition", None)
             log_partition = self.log_partition if known is None else known
-        return self.base.log_prob(x) - self.energy(x) - log_partition
+        energies: Tensor = self.energy(x)
+        return self.base.log_prob(x) - energies - log_partition
 
     def posterior(self, beta: float = 1.0) -> LatentPosterior:
         """Latent posterior at inverse temperature beta, of the networks as they are; `.frozen()` is faster."""
@@ -160,9 +169,7 @@ class GEBM(nn.Module):
         Raises:
             ValueError: the model has no architecture to store.
         """
-        if self.architecture is None:
-            raise ValueError("a model of bare networks has no architecture to save: use GEBM.build, or state_dict()")
-        metadata = {"gebm": json.dumps(asdict(self.architecture))}
+        metadata = {"gebm": json.dumps(asdict(self.built_as))}
         for name, tensors in (("base", self.base.state_dict()), ("energy", self._energy_state())):
             # Clones: the format refuses tensors that share memory, as tied weights do.
             tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
@@ -210,9 +217,9 @@ class GEBM(nn.Module):
 
     def _load(self, path: str | Path, part: str, fields: tuple[str, ...], state: dict[str, Tensor]) -> None:
         file = _weight_file(path, part)
-        stored = read_architecture(file, part, {self.architecture.base, self.architecture.energy})
+        stored = read_architecture(file, part, {self.built_as.base, self.built_as.energy})
         for field in fields:
-            have, want = getattr(stored, field), getattr(self.architecture, field)
+            have, want = getattr(stored, field), getattr(self.built_as, field)
             if have != want:
                 raise InputError(f"{file}: made with {field} {have}, not {want}: give the {part} of that architecture")
         tensors = _read(file, lambda f: {key: f.get_tensor(key) for key in f.keys()})
@@ -255,7 +262,7 @@ def _well_typed(a: Architecture) -> bool:
     return texts and whole and switches and len(a.shape) in (1, 3) and {type(a.width), type(a.dropout)} <= {int, float}
 
 
-def _make(flag: str, name: str, registry: dict, shape: tuple[int, ...], **arguments: object) -> nn.Module:
+def _make(flag: str, name: str, registry: dict[str, Any], shape: tuple[int, ...], **arguments: object) -> nn.Module:
     """Call the factory of that name."""
     if name in registry and (name in OF_ROWS) != (len(shape) == 1):
         kind, fitting = ("rows of a table", OF_ROWS) if len(shape) == 1 else ("images", registry.keys() - OF_ROWS)
@@ -274,9 +281,9 @@ def _make(flag: str, name: str, registry: dict, shape: tuple[int, ...], **argume
 
 def _ratio(a: Architecture, flow: nn.Module, base: nn.Module) -> nn.Module:
     """A flow as the energy of a base that has a density."""
-    if not hasattr(base, "log_prob"):
+    if not isinstance(base, HasDensity):
         raise InputError(f"--d_model {a.energy}: as an energy it needs a base with a density: take a flow as --g_model")
-    return DensityRatio(flow, base)
+    return DensityRatio(cast(Flow, flow), base)
 
 
 def _weight_file(path: str | Path, part: str) -> Path:
@@ -287,7 +294,7 @@ def _weight_file(path: str | Path, part: str) -> Path:
     return file
 
 
-def _read(file: Path, reader: Callable[[safetensors.safe_open], T]) -> T:
+def _read(file: Path, reader: Callable[[Any], T]) -> T:
     # Safetensors hold numbers and a header of text: no pickle is read.
     try:
         with safetensors.safe_open(file, framework="pt") as f:

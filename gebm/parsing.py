@@ -4,6 +4,7 @@ import re
 from argparse import SUPPRESS, ArgumentError, ArgumentParser
 from collections.abc import Sequence
 from dataclasses import Field, fields
+from typing import Any
 
 from gebm.config import LATER, Config, sections
 from gebm.errors import InputError
@@ -28,7 +29,7 @@ def parse(argv: Sequence[str], mode: str | None = None) -> tuple[Config, frozens
         InputError: a flag, a value or a file is wrong, or asks for what does not exist yet.
     """
     words = _tokens(argv, mode)
-    given = {}
+    given: dict[str, Any] = {}
     for path in words.pop("config", ()):
         given |= check_mapping(Config, read_yaml(path), f"{path}: ", LATER)
     command = check_mapping(Config, words, "--", LATER)
@@ -46,7 +47,7 @@ def help_text(mode: str | None = None) -> str:
     return _parser(mode).format_help()
 
 
-def _tokens(argv: Sequence[str], mode: str | None) -> dict:
+def _tokens(argv: Sequence[str], mode: str | None) -> dict[str, Any]:
     """The arguments as a mapping from flags to texts, only what is given."""
     argv = [re.sub("^[—–]", "--", word) for word in argv]  # the documents print `—device`
     known = {*CONFIG, "--help", *(f"--{name}" for name in by_name(Config))}
@@ -57,7 +58,7 @@ def _tokens(argv: Sequence[str], mode: str | None) -> dict:
     try:
         words, unknown = _parser(mode).parse_known_args(argv)
     except ArgumentError as error:
-        name = error.argument_name.partition("/")[0]
+        name = str(error.argument_name).partition("/")[0]
         raise InputError(f"{name} needs one value, as {name}=VALUE") from None
     if unknown:
         raise InputError(f"{show(unknown[0])} is not a flag; flags are given as --name value")
@@ -78,13 +79,13 @@ def _parser(mode: str | None) -> ArgumentParser:
         group = parser.add_argument_group(title)
         for f in flags:
             names = [f"--{name}" for name in (f.name, f.metadata["alias"]) if name]
-            switch = {"nargs": "?", "const": "true"} if f.type is bool else {}
+            switch: dict[str, Any] = {"nargs": "?", "const": "true"} if f.type is bool else {}
             metavar = METAVARS[kinds(f)[0]]
             group.add_argument(*names, type=str, metavar=metavar, help=_help(f).replace("%", "%%"), **switch)
     return parser
 
 
-def _help(f: Field) -> str:
+def _help(f: Field[Any]) -> str:
     """The help of one flag."""
     later = LATER.get(f.name, ())
     values = "" if f.type is bool or f.metadata["text"] == allowed(f) == "text" else f" ({allowed(f, later)})"
@@ -92,7 +93,7 @@ def _help(f: Field) -> str:
     return f"{f.metadata['help']}{values} [{show(f.default)}]{pending}"
 
 
-def _refuse_later(f: Field, value: object) -> None:
+def _refuse_later(f: Field[Any], value: object) -> None:
     """Raises `InputError` for a value that is part of the interface and not built yet."""
     later = LATER.get(f.name, ())
     if value != f.default and (value in later or ... in later):

@@ -1,5 +1,7 @@
 r"""Penalties on the energy: what keeps it smooth."""
 
+from functools import reduce
+
 import torch
 from torch import Tensor, nn
 
@@ -32,7 +34,8 @@ def gradient_penalty(energy: nn.Module, real: Tensor, fake: Tensor, generator: t
 def l2_penalty(energy: nn.Module) -> Tensor:
     """Mean square of all parameters of the energy: the sum of squares over the number of entries."""
     parameters = list(energy.parameters())
-    return sum(p.square().sum() for p in parameters) / sum(p.numel() for p in parameters)
+    total = reduce(torch.add, (p.square().sum() for p in parameters))
+    return total / sum(p.numel() for p in parameters)
 
 
 # name -> (gradient penalty, L2 penalty)

@@ -1,5 +1,6 @@
 """Which precision networks compute in, by what was measured to be right (docs/speed.md)."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -25,14 +26,16 @@ class Choice(NamedTuple):
     reason: str = ""
 
 
-class Operations(TorchDispatchMode):
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch: untyped
     """Counts the floating-point operations of convolutions and matrix products within: a multiply-add is two."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         out = func(*args, **(kwargs or {}))
         formula = flop_registry.get(func._overloadpacket)
         self.total += formula(*args, **(kwargs or {}), out_val=out) if formula else 0
@@ -44,7 +47,8 @@ def has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     # Older torch does not tell: then float32 it is.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    get: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+    capabilities = get() if device.type == "cpu" else {}
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 

@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Mapping
 from functools import reduce
+from typing import Any
 
 from gebm.errors import InputError
 from gebm.flags import hint
@@ -10,7 +11,7 @@ from gebm.flags import hint
 __all__ = ["resolve"]
 
 
-def resolve(name: str, registry: Mapping[str, object], what: str) -> object:
+def resolve(name: str, registry: Mapping[str, object], what: str) -> Any:
     """Returns `registry[name]`, or imports `name` when it is a dotted path `package.module:attribute`.
 
     Args:

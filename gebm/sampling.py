@@ -40,7 +40,7 @@ class Observer:
     frames_at: Sequence[int] = ()
     frame_chains: int = 64
     files: DrawFiles | None = None
-    on_step: Callable[[int], None] | None = None
+    on_step: Callable[[int], object] | None = None
     seen: dict[int, list[Tensor]] = field(default_factory=dict)
     energies: dict[int, list[Tensor]] = field(default_factory=dict)
     frames: list[tuple[int, np.ndarray]] = field(default_factory=list)
@@ -156,6 +156,7 @@ def draw(
         )  # fmt: skip
         used = kernel.finished(chain.state) if steps else kernel
         chains.append(chain)
+    assert recorder is not None, "n is 0"
     seconds = time.perf_counter() - begin - (observer.seconds - looked)
     start, energies_start = _decode(target, starts)
     ends = [chain.state.position for chain in chains] if steps else starts

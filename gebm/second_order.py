@@ -50,9 +50,13 @@ class _CheapDoubleBackward(TorchFunctionMode):
         super().__init__()
         self.first = first
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        own = {F.conv2d: self._conv2d, F.relu: _relu, F.leaky_relu: _leaky_relu}.get(func, func)
-        return own(*args, **(kwargs or {}))
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        own: dict[Callable[..., Any], Callable[..., Any]] = {
+            F.conv2d: self._conv2d, F.relu: _relu, F.leaky_relu: _leaky_relu,
+        }  # fmt: skip
+        return own.get(func, func)(*args, **(kwargs or {}))
 
     def _conv2d(
         self, x: Tensor, weight: Tensor, bias: Tensor | None = None,
@@ -65,15 +69,20 @@ class _CheapDoubleBackward(TorchFunctionMode):
             dtype = torch.get_autocast_dtype(kind)
             x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
         sizes = ([s, s] if isinstance(s, int) else list(s) for s in (stride, padding, dilation))
-        return _Convolution.apply(x, weight, bias, (*sizes, groups), self.first)
+        return _applied(_Convolution, x, weight, bias, (*sizes, groups), self.first)
+
+
+def _applied(function: type[Function], *arguments: object) -> Tensor:
+    result: Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]  # torch: untyped
+    return result
 
 
 def _relu(x: Tensor, inplace: bool = False) -> Tensor:
-    return F.relu(x, inplace=True) if inplace else _PiecewiseLinear.apply(x, 0.0)
+    return F.relu(x, inplace=True) if inplace else _applied(_PiecewiseLinear, x, 0.0)
 
 
 def _leaky_relu(x: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
-    return F.leaky_relu(x, negative_slope, inplace=True) if inplace else _PiecewiseLinear.apply(x, negative_slope)
+    return F.leaky_relu(x, negative_slope, inplace=True) if inplace else _applied(_PiecewiseLinear, x, negative_slope)
 
 
 class _PiecewiseLinear(Function):
@@ -93,7 +102,7 @@ class _PiecewiseLinear(Function):
 
 class _Convolution(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, shape: tuple, first: _Pass) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, shape: Any, first: _Pass) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.shape, ctx.first = shape, first
         return F.conv2d(x, weight, bias, *shape)
@@ -102,7 +111,7 @@ class _Convolution(Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         (x, weight), (of_x, of_weight, of_bias, *_) = ctx.saved_tensors, ctx.needs_input_grad
         return (
-            _InputGradient.apply(g, weight, x.detach(), ctx.shape) if of_x else None,
+            _applied(_InputGradient, g, weight, x.detach(), ctx.shape) if of_x else None,
             _backward(g, x, weight, ctx.shape, 1) if of_weight and ctx.first.over else None,
             g.sum((0, 2, 3)) if of_bias and ctx.first.over else None,
             None,
@@ -114,7 +123,7 @@ class _InputGradient(Function):
     """The gradient of a convolution in its input, linear in the gradient of its output and in its weight."""
 
     @staticmethod
-    def forward(ctx: Any, g: Tensor, weight: Tensor, x: Tensor, shape: tuple) -> Tensor:
+    def forward(ctx: Any, g: Tensor, weight: Tensor, x: Tensor, shape: Any) -> Tensor:
         ctx.save_for_backward(g, weight)
         ctx.shape = shape
         return _backward(g, x, weight, shape, 0)
@@ -130,8 +139,10 @@ class _InputGradient(Function):
         )
 
 
-def _backward(g: Tensor, x: Tensor, weight: Tensor, shape: tuple, which: int) -> Tensor:
+def _backward(g: Tensor, x: Tensor, weight: Tensor, shape: Any, which: int) -> Tensor:
     """The gradient of a convolution in its input (0) or in its weight (1)."""
     *sizes, groups = shape
     mask = [which == 0, which == 1, False]
-    return torch.ops.aten.convolution_backward(g, x, weight, None, *sizes, False, [0, 0], groups, mask)[which]
+    gradients = torch.ops.aten.convolution_backward(g, x, weight, None, *sizes, False, [0, 0], groups, mask)
+    gradient: Tensor = gradients[which]
+    return gradient

@@ -127,7 +127,7 @@ def test_killed_again_and_again_and_resumed(start, straight, tmp_path):
             break
         process = start(*LONG, "--log_name", "x", "--resume", "auto")
         if kill % 2:  # anywhere around a checkpoint; else anywhere in the start
-            wait_for(lambda: names(run) != before)
+            wait_for(lambda before=before: names(run) != before)
         time.sleep(moments.uniform(0, 0.03 if kill % 2 else 0.3))
         if process.wait(signal.SIGKILL) == 0:
             break

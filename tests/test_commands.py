@@ -519,6 +519,11 @@ def make_npz(content: bytes | None) -> None:
         Path("bad.npz").write_bytes(content)
 
 
+def make_npy() -> None:
+    with open("bad.npz", "wb") as file:
+        np.save(file, np.zeros(3))
+
+
 BAD = {  # name -> (arguments, what the line says, what is prepared)
     "unknown flag": ("train --datasett digits", "did you mean --dataset", None),
     "unknown key": ("train --config c.yaml", "did you mean n_iter_d", lambda t: write("c.yaml", "n_iterd: 2")),
@@ -573,7 +578,7 @@ BAD = {  # name -> (arguments, what the line says, what is prepared)
     "evaluate a pickle": ("evaluate bad.npz", "not a readable", lambda t: make_npz(pickle.dumps(Code()))),
     "evaluate a pickle in an npz": ("evaluate bad.npz", "not a readable", lambda t: make_npz(None)),
     "evaluate half an npz": ("evaluate bad.npz", "not a readable", lambda t: make_npz(b"PK\x03\x04" + bytes(50))),
-    "evaluate an npy": ("evaluate bad.npz", "not a readable", lambda t: np.save(open("bad.npz", "wb"), np.zeros(3))),
+    "evaluate an npy": ("evaluate bad.npz", "not a readable", lambda t: make_npy()),
     "no module": ("train --d_model nowhere:Energy", "cannot be imported", None),
     "demo over another folder": ("demo --log_name x", "not an earlier demo", lambda t: no_run("x")),
 }

@@ -374,9 +374,7 @@ def test_own_networks_of_the_wrong_shape(own):
         GEBM.build(replace(SMALL, energy=f"{own}:column"))
 
 
-@pytest.mark.parametrize(
-    "field, flag", [("base", "--g_model"), ("energy", "--d_model"), ("prior", "--latent_noise")]
-)
+@pytest.mark.parametrize("field, flag", [("base", "--g_model"), ("energy", "--d_model"), ("prior", "--latent_noise")])
 def test_unknown_name(field, flag):
     with pytest.raises(InputError, match=f"^{flag} 'nonsense': choose "):
         GEBM.build(replace(SMALL, **{field: "nonsense"}))

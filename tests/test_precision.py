@@ -115,7 +115,7 @@ def test_rows_that_fit(monkeypatch):
     for free in (1e6, 1e7):
         monkeypatch.setattr(memory, "free_bytes", lambda device, free=free: free)
         sizes[free] = memory.rows_that_fit(target, 10_000)
-    assert 0 < sizes[1e6] and sizes[1e7] == pytest.approx(10 * sizes[1e6], rel=0.2)
+    assert sizes[1e6] > 0 and sizes[1e7] == pytest.approx(10 * sizes[1e6], rel=0.2)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 1.0)
     assert memory.rows_that_fit(target, 10) == 1
 

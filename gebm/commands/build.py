@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,8 +46,8 @@ def build_trainer(
     dtype = dtype_of(config)
     autocast = for_training(config.precision, dtype, not of_table(config))
     model = GEBM.build(architecture_of(config, given, data.shape), dtype).to(device)
-    if fast.enabled() and model.architecture.shape[-1] >= NARROW and not of_table(config):
-        model.to(memory_format=torch.channels_last)
+    if fast.enabled() and model.built_as.shape[-1] >= NARROW and not of_table(config):
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch: lacks it
     if config.g_path:
         model.load_base(newest_checkpoint(Path(config.g_path)) or config.g_path)
     if config.d_path:
@@ -55,16 +56,17 @@ def build_trainer(
         raise InputError("--criterion ml: the base has no density (log_prob); take another criterion")
     if schedule_of(config, len(data.train)).ml_steps and not model.has_density:
         raise InputError(f"--ml_epochs {config.ml_epochs}: the base has no density (log_prob); give --ml_epochs 0")
-    images, held_out, noise, selection = data.train, None, None, None
-    if of_table(config):
-        if config.fresh_noise and data.noise is not None:
+    images: np.ndarray = data.train
+    held_out, noise, selection = None, None, None
+    if isinstance(data, TableData):
+        if config.fresh_noise and data.exact is not None:
             images, noise = data.exact, data.noise
         rows = torch.from_numpy(np.array(data.valid)).to(model.log_partition)
         if model.has_density:
             selection = EarlyStopping(ValidationNLL(rows, data.shift, config.seed), config.patience)
     elif config.refine_kale and schedule_of(config).refines:
-        images, held_out = set_aside(images)
-        held_out = from_uint8(torch.tensor(held_out)).to(model.log_partition)
+        images, aside = set_aside(images)
+        held_out = from_uint8(torch.tensor(aside)).to(model.log_partition)
     objective = OBJECTIVES[config.criterion](
         model.energy, model.log_partition, penalty_type=config.penalty_type, penalty_lambda=config.penalty_lambda
     )
@@ -108,7 +110,7 @@ def _negatives(config: Config, given: frozenset[str], model: GEBM) -> Negatives:
 
 def _optimizer(config: Config, network: nn.Module, lr: float, c: nn.Parameter | None = None) -> torch.optim.Optimizer:
     """The configured optimiser of a network and, for the energy's, of c, which has no weight decay."""
-    groups: list[dict] = [{"params": list(network.parameters()), "weight_decay": config.weight_decay}]
+    groups: list[dict[str, Any]] = [{"params": list(network.parameters()), "weight_decay": config.weight_decay}]
     if c is not None:
         groups.append({"params": [c], "weight_decay": 0.0})
     fused = fast.enabled() or None
@@ -122,7 +124,9 @@ def milestones(config: Config) -> list[int]:
     return [int(epoch) for epoch in config.milestone.split(",")]
 
 
-def _lr_schedule(config: Config, model: GEBM, data: ImageData, images: np.ndarray, device: torch.device) -> LRSchedule:
+def _lr_schedule(
+    config: Config, model: GEBM, data: ImageData | TableData, images: np.ndarray, device: torch.device
+) -> LRSchedule:
     """The schedule of `--use_scheduler`; for mmd, on a part of the images that the model is trained on."""
     if not config.use_scheduler:
         return LRSchedule()
@@ -130,6 +134,7 @@ def _lr_schedule(config: Config, model: GEBM, data: ImageData, images: np.ndarra
         return MultiStep(milestones(config), config.scheduler_gamma)
     if config.scheduler == "ExponentialLR":
         return Exponential(config.scheduler_gamma)
+    assert isinstance(data, ImageData)
     extractor = check_features(config, data, device)
     chosen = np.random.default_rng(stream(config.seed, "mmd")).permutation(len(images))[:TEST_SAMPLES]
     drawn = replace(config, fid_samples=len(chosen))
@@ -145,7 +150,7 @@ def evaluations_of(
     config: Config, data: ImageData, device: torch.device
 ) -> list[tuple[int, Callable[[Trainer], dict[str, float]]]]:
     """What `--eval_fid` and `--eval_kale` add to the log, and how often."""
-    evaluations = []
+    evaluations: list[tuple[int, Callable[[Trainer], dict[str, float]]]] = []
     if config.eval_fid:
         check_features(config, data, device)
         extractor, reference = features_of(config, data, device)
@@ -176,7 +181,10 @@ def evaluations_of(
 
         def progress(trainer: Trainer) -> dict[str, float]:
             """The schedule's own test."""
-            return trainer.lr_schedule.test(trainer.sampled_base) if trainer.counters.stage == "joint" else {}
+            schedule = trainer.lr_schedule
+            if trainer.counters.stage != "joint" or not isinstance(schedule, ThreeSample):
+                return {}
+            return schedule.test(trainer.sampled_base)
 
         evaluations.append((ThreeSample.every, progress))
     return evaluations

@@ -4,6 +4,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,7 +22,7 @@ from gebm.samplers import SAMPLERS, Kernel, ramp, step_decay
 from gebm.sampling import Draws, Observer, draw
 from gebm.seeds import stream
 
-__all__ = ["check_sampler", "check_space", "draw_chains", "kernel_of", "sampler_summary", "with_beta"]
+__all__ = ["beta_of", "check_sampler", "check_space", "draw_chains", "kernel_of", "sampler_summary", "with_beta"]
 __all__ += ["with_precision"]
 
 FIT_IMAGES = 10_000  # that `--temperature auto` looks at
@@ -30,7 +31,7 @@ POPULATION = 100  # chains that smc takes at least
 
 def kernel_of(config: Config) -> Kernel:
     """The kernel of `--latent_sampler`, with the documented meaning of `--lmc_gamma`."""
-    own = {
+    own: dict[str, dict[str, Any]] = {
         "lmc": {"friction": config.lmc_kappa, "splitting": config.lmc_splitting},
         "hmc": {"leapfrog": config.num_leapfrog},
     }
@@ -104,9 +105,7 @@ def draw_chains(config: Config, posterior: LatentPosterior, n: int, observer: Ob
     )
 
 
-def with_beta(
-    config: Config, model: GEBM, energy: Path, device: torch.device
-) -> tuple[Config, dict | None]:
+def with_beta(config: Config, model: GEBM, energy: Path, device: torch.device) -> tuple[Config, dict[str, Any] | None]:
     """With `--temperature auto`, the configuration with the beta it stands for and the summary of the fit.
 
     The images are those that the energy's training set aside, where it did (`--refine_kale`), else training images.
@@ -138,7 +137,12 @@ def with_beta(
     return replace(config, temperature=fit.beta), found
 
 
-def sampler_summary(config: Config, draws: Draws) -> dict:
+def beta_of(config: Config) -> float:
+    """The inverse temperature, once `with_beta` has settled it."""
+    return float(config.temperature)
+
+
+def sampler_summary(config: Config, draws: Draws) -> dict[str, Any]:
     """The sampler's full setting and how its chains fared."""
     kernel, name = draws.kernel, config.latent_sampler
     diagnostics = {key: _plain(value) for key, value in draws.diagnostics._asdict().items()}
@@ -175,7 +179,7 @@ def sampler_summary(config: Config, draws: Draws) -> dict:
         "evaluations_per_s": evaluations_per_s,
         "ess_per_s": evaluations_per_s * per_evaluation or None,
         "log_partition": draws.log_partition and dict(zip(("value", "se"), map(_plain, draws.log_partition))),
-        "importance_relative_ess": relative_ess(-config.temperature * draws.energies_start),
+        "importance_relative_ess": relative_ess(-beta_of(config) * draws.energies_start),
     }
 
 

@@ -18,7 +18,7 @@ def main(config: Config, given: frozenset[str], words: list[str]) -> None:
     start_log()
     data = dataset(config)
     for name, split in (("train", data.train), ("test", data.test)):
-        where = Path(split.filename).parent if isinstance(split, np.memmap) else "memory: it needs no preparation"
+        where = Path(str(split.filename)).parent if isinstance(split, np.memmap) else "memory: it needs no preparation"
         what = "images" if len(data.shape) == 3 else "rows"
         size = f"{len(split):,} {what} {data.shape}, {split.nbytes / 1e6:,.1f} MB"
         log.info("%s %s: %s, in %s", data.name, name, size, where)

@@ -3,7 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,7 +26,7 @@ from gebm.sampling import Observer
 __all__ = ["main"]
 
 # A small pair of similar size, a base that is stopped early, and an energy that is trained on with the base frozen.
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "dataset": "digits",
     "Z_dim": 10,
     "width": 0.25,
@@ -51,7 +51,7 @@ BETAS = (3.0, 10.0, 30.0)
 GAMMAS = (0.1, 0.03, 0.01)
 MAX_STEPS = 40
 # Draws from the model itself: beta 1, an exact sampler tuned by itself (docs/samplers.md, "Which one").
-POSTERIOR = {
+POSTERIOR: dict[str, Any] = {
     "latent_sampler": "mala",
     "lmc_gamma": 0.1,
     "adapt": True,
@@ -88,13 +88,14 @@ def main(config: Config, given: frozenset[str]) -> Path:
         name = config.latent_sampler
         raise InputError(f"--latent_sampler {name}: the demo refines step by step; take langevin or lmc")
     _check_replaceable(run)
-    check_features(config, dataset(config), choose_device(config, given))
+    data = dataset(config)
+    assert isinstance(data, ImageData)
+    check_features(config, data, choose_device(config, given))
     shutil.rmtree(run, ignore_errors=True)  # the earlier demo's, now that nothing can be wrong any more
     config = replace(config, log_dir=str(run.parent), log_name=run.name)
     train.main(config, given | SETTINGS.keys())
     config = Config.load(run / "config.yaml")  # as resolved, the device too
     device = choose_device(config, frozenset())
-    data = dataset(config)
     model, _, _ = load_pair(replace(config, g_path=str(run), d_path=str(run)), frozenset())
     model.to(device)
     log.info("choosing beta, gamma and the number of steps on training images")
@@ -111,7 +112,7 @@ def main(config: Config, given: frozenset[str]) -> Path:
     return run
 
 
-def _table(run: Path, summary: dict) -> str:
+def _table(run: Path, summary: dict[str, Any]) -> str:
     posterior = summary["posterior"]
     mixing = "R-hat {rhat_energy:.2f}, worst projection {rhat_projection:.2f}".format(**posterior["diagnostics"])
     of_posterior = posterior["metrics"][posterior["distance"]]
@@ -150,7 +151,7 @@ def try_settings(config: Config, model: GEBM, data: ImageData, device: torch.dev
             except NonFiniteError:
                 continue
             curve = {step: frechet_distance(Moments.of(x), reference) for step, x in observer.features().items()}
-            steps = min(curve, key=curve.get)
+            steps = min(curve, key=curve.__getitem__)
             settings.append(Setting(curve[steps], beta, gamma, steps))
             found = (beta, gamma, curve[0], curve[steps], steps)
             log.info("  beta %-3g gamma %-5g %6.2f at the start, least %.2f after %d steps", *found)

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,8 +61,8 @@ class ValidationNLL:
             log_g, samples = self._base(model)
         else:
             log_g, samples = self._frozen = self._frozen or self._base(model)
-        log_z = getattr(model.energy, "known_log_partition", None)
-        if log_z is None:
+        log_z: Any = getattr(model.energy, "known_log_partition", None)
+        if samples is not None:
             log_z = importance_sampling(-energies(model.energy, samples)).value
         return float((energies(model.energy, self.rows) - log_g).mean() + log_z) - self.shift
 
@@ -75,7 +76,7 @@ class ValidationNLL:
             return log_g, model.generate(VALIDATION_SAMPLES, generator)
 
 
-def evaluate_table(model: GEBM, data: TableData, config: Config) -> dict:
+def evaluate_table(model: GEBM, data: TableData, config: Config) -> dict[str, Any]:
     """Likelihoods of base and GEBM on all splits, in nats a whitened row, and the log-partition they take."""
     if not model.has_density:
         raise InputError(f"--g_model {config.g_model}: has no density, so its model has no likelihood; take a flow")
@@ -99,7 +100,7 @@ def evaluate_table(model: GEBM, data: TableData, config: Config) -> dict:
     }  # fmt: skip
 
 
-def likelihood_notes(summary: Mapping) -> list[str]:
+def likelihood_notes(summary: Mapping[str, Any]) -> list[str]:
     """What a reader of those rows must know."""
     partition = LogPartition(**summary["log_partition"])
     notes = ["+-: standard errors over rows; of whitened rows"]
@@ -119,7 +120,7 @@ def likelihood_notes(summary: Mapping) -> list[str]:
     return notes + [f"note: {note}" for note in summary["notes"]]
 
 
-def mean_over_splits(summaries: Sequence[Mapping]) -> dict:
+def mean_over_splits(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean and standard error over splits of the mean negative log-likelihoods: split -> model -> value, se, n."""
     found = {}
     for split in SPLITS:
@@ -132,7 +133,7 @@ def mean_over_splits(summaries: Sequence[Mapping]) -> dict:
     return {"dataset": summaries[0]["dataset"], "seeds": [s["seed"] for s in summaries], "nll": found}
 
 
-def write_table(folder: Path, summary: Mapping, text: str) -> None:
+def write_table(folder: Path, summary: Mapping[str, Any], text: str) -> None:
     """Write `likelihood.json` and `likelihood.txt` and print the latter."""
     with atomic_write(folder / LIKELIHOOD) as temporary:
         temporary.write_text(json.dumps(_plain(summary), indent=1, allow_nan=False) + "\n")
@@ -208,7 +209,7 @@ def write_rows(folder: Path, draws: Draws, units: TableData, n: int) -> None:
     save_pairs(folder / "pairs.png", shown, units.columns)
 
 
-def text_of(summary: Mapping, title: str) -> str:
+def text_of(summary: Mapping[str, Any], title: str) -> str:
     """The table of one split with its notes."""
     return "\n".join([table(nll_rows(summary), f"negative log-likelihood, {title}"), *likelihood_notes(summary)])
 

@@ -7,12 +7,20 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from gebm.commands.chains import POPULATION, check_sampler, draw_chains, sampler_summary, with_beta, with_precision
+from gebm.commands.chains import (
+    POPULATION,
+    beta_of,
+    check_sampler,
+    draw_chains,
+    sampler_summary,
+    with_beta,
+    with_precision,
+)
 from gebm.commands.density import check_split, evaluate_table, text_of
 from gebm.commands.metrics import check_features, compare, evaluate_model, features_of, measure, observed_features
 from gebm.commands.setup import (
@@ -28,7 +36,7 @@ from gebm.commands.setup import (
 )
 from gebm.commands.tables import of_table, settled
 from gebm.config import Config
-from gebm.data import TableData
+from gebm.data import ImageData, TableData
 from gebm.data.folder import SUFFIXES
 from gebm.data.images import SOURCES
 from gebm.data.transform import as_they_are
@@ -62,7 +70,7 @@ SETTING = (
 )  # fmt: skip
 
 
-def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) -> dict[str, dict]:
+def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """Evaluate each subject: a training run or checkpoint, the samples of a run, an `.npz` or a folder of images.
 
     Without any it is the newest pair. What is found of a run goes into its `evaluation.json`, and of all into the file
@@ -134,7 +142,12 @@ def _open(path: Path, config: Config, given: frozenset[str]) -> Subject:
     if _is_pair(path) and source == path:
         return Subject(path, config, None)
     data = dataset(config)
-    images = _read_folder(source, data.shape) if source.is_dir() else _read_npz(source)
+    if not source.is_dir():
+        images = _read_npz(source)
+    elif isinstance(data, TableData):
+        raise InputError(f"{source}: a folder of images, but --dataset {data.name} is a table")
+    else:
+        images = _read_folder(source, data.shape)
     if images["samples"].shape[1:] != data.shape:
         raise InputError(f"{source}: samples {images['samples'].shape[1:]}, but --dataset {data.name} has {data.shape}")
     return Subject(path, config, images)
@@ -150,19 +163,19 @@ def _is_pair(path: Path) -> bool:
     return newest_checkpoint(path) is not None or (path.is_dir() and any(path.glob("*.safetensors")))
 
 
-def _evaluate(subject: Subject, given: frozenset[str], device: torch.device) -> dict:
+def _evaluate(subject: Subject, given: frozenset[str], device: torch.device) -> dict[str, Any]:
     """The figures of one subject."""
     path, config, images = subject
     summary = {}
     if path is None or _is_pair(path):
-        paths = {key: str(path) for key in ("g_path", "d_path") if path}
-        summary = _evaluate_pair(replace(config, **paths), given, device)
-    if images is not None:
+        of_pair = replace(config, g_path=str(path), d_path=str(path)) if path else config
+        summary = _evaluate_pair(of_pair, given, device)
+    if path is not None and images is not None:
         summary["samples"] = _evaluate_samples(path, images, config, device)
     return summary
 
 
-def _text(summary: dict, title: str) -> str:
+def _text(summary: dict[str, Any], title: str) -> str:
     """All that was found of one subject."""
     rows = []
     if "nll" in summary:
@@ -187,12 +200,12 @@ def _text(summary: dict, title: str) -> str:
     return "\n\n".join(parts)
 
 
-def _write_json(file: Path, found: dict) -> None:
+def _write_json(file: Path, found: dict[str, Any]) -> None:
     with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
 
 
-def _evaluate_pair(config: Config, given: frozenset[str], device: torch.device) -> dict:
+def _evaluate_pair(config: Config, given: frozenset[str], device: torch.device) -> dict[str, Any]:
     """KALE of a trained pair and, with `--eval_fid`, the metrics of its base and of chains as configured."""
     model, base, energy = load_pair(config, given)
     data = dataset_for(model, config)
@@ -210,7 +223,7 @@ def _evaluate_pair(config: Config, given: frozenset[str], device: torch.device) 
         extractor, reference = features_of(config, data, device)
         config, fit = with_beta(config, model, energy, device)
         observer = Observer(observed_features(extractor, config, device), (0, config.num_sampler_steps))
-        posterior = model.posterior(config.temperature)
+        posterior = model.posterior(beta_of(config))
         config = with_precision(config, posterior)
         sampler = sampler_summary(config, draw_chains(config, posterior, config.fid_samples, observer))
         found = compare(observer.features(), reference, extractor, f"{data.name} test", device)
@@ -218,7 +231,7 @@ def _evaluate_pair(config: Config, given: frozenset[str], device: torch.device) 
     return summary
 
 
-def evaluate_partition(config: Config, model: GEBM, device: torch.device) -> dict:
+def evaluate_partition(config: Config, model: GEBM, device: torch.device) -> dict[str, Any]:
     """log Z of the model, A(1), by a population and by annealing; for where base samples alone do not reach."""
     target = model.posterior().frozen()
     generator = torch.Generator(device).manual_seed(stream(config.seed, "partition"))
@@ -230,9 +243,12 @@ def evaluate_partition(config: Config, model: GEBM, device: torch.device) -> dic
     return {"partition": {"smc": smc._asdict(), "ais": ais._asdict()}}
 
 
-def _evaluate_samples(path: Path, images: dict[str, np.ndarray], config: Config, device: torch.device) -> dict:
+def _evaluate_samples(
+    path: Path, images: dict[str, np.ndarray], config: Config, device: torch.device
+) -> dict[str, Any]:
     """The metrics of samples, beside those of the base where its samples are there too."""
     data = dataset(config)
+    assert isinstance(data, ImageData)
     check_features(config, data, device)
     extractor, reference = features_of(config, data, device)
     features = {name: extract(x, extractor, config.fid_b_size, device) for name, x in images.items()}
@@ -245,7 +261,7 @@ def _evaluate_samples(path: Path, images: dict[str, np.ndarray], config: Config,
     return found | _setting(made) if (made.parent / "samples.npz").is_file() else found
 
 
-def _setting(file: Path) -> dict:
+def _setting(file: Path) -> dict[str, Any]:
     """The sampler's setting and its warning from the summary of a sampling run; nothing if it is not one."""
     try:
         stored = json.loads(file.read_text())

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,7 +84,7 @@ def observed_features(extractor: Extractor, config: Config, device: torch.device
 
 def compare(
     observed: dict[int, Tensor], reference: Reference, extractor: Extractor, split: str, device: torch.device
-) -> dict:
+) -> dict[str, Any]:
     """All metrics of base and GEBM with their paired gain.
 
     Arguments:
@@ -107,13 +108,15 @@ def compare(
 
 def distances_along(
     observed: dict[int, Tensor], reference: Reference, extractor: Extractor, device: torch.device
-) -> dict:
+) -> dict[str, Any]:
     """The Fréchet distance, with its interval, at each step that was observed."""
     frechet = Frechet(reference.moments.to(device), metric_name("FD", extractor))
     return {str(step): frechet.estimate(x.to(device, torch.float64))._asdict() for step, x in sorted(observed.items())}
 
 
-def measure(features: Tensor, reference: Reference, extractor: Extractor, split: str, device: torch.device) -> dict:
+def measure(
+    features: Tensor, reference: Reference, extractor: Extractor, split: str, device: torch.device
+) -> dict[str, Any]:
     """All metrics of samples whose base is not known, as `compare` gives them."""
     features, reference = features.to(device, torch.float64), reference.to(device)
     found = {
@@ -123,7 +126,7 @@ def measure(features: Tensor, reference: Reference, extractor: Extractor, split:
     return {**_header(reference, extractor, len(features), split, found), "metrics": found}
 
 
-def _header(reference: Reference, extractor: Extractor, n: int, split: str, found: Collection[str]) -> dict:
+def _header(reference: Reference, extractor: Extractor, n: int, split: str, found: Collection[str]) -> dict[str, Any]:
     """What the metrics are of, and which ones need more samples than the n there are."""
     return {
         "features": extractor.name, "distance": metric_name("FD", extractor), "split": split,
@@ -132,7 +135,7 @@ def _header(reference: Reference, extractor: Extractor, n: int, split: str, foun
     }  # fmt: skip
 
 
-def evaluate_model(model: GEBM, data: ImageData, seed: int) -> dict:
+def evaluate_model(model: GEBM, data: ImageData, seed: int) -> dict[str, Any]:
     """KALE on train and test images, with c and with the Monte-Carlo log-partition, and by how much train is ahead.
 
     kale_gap: KALE on train minus test, in which the log-partition cancels, with its standard error; that of an

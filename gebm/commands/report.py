@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +36,9 @@ from gebm.model import GEBM
 from gebm.report import Chains, Neighbours, Report, Setting, closeness, nearest, render
 
 __all__ = ["code_of", "main", "write_report"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 USAGE = """usage: gebm report RUN [package.module:name ...]
 
@@ -95,9 +99,9 @@ def collect(run: Path, config: Config, allow: Collection[str] = ()) -> Report:
     settings = _settings(config)
     report = Report(run.resolve().name, run, _about(run, config), _command(config.mode, settings), settings)
 
-    def tried(title: str, make: Callable, *arguments: object) -> object:
+    def tried(title: str, make: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T | None:
         try:
-            return make(*arguments)
+            return make(*arguments, **options)
         except Exception as error:  # a report must not lose a run, whatever is wrong with what it looks at
             kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
             report.missing.setdefault(title, f"{kind}{error}")
@@ -110,7 +114,7 @@ def collect(run: Path, config: Config, allow: Collection[str] = ()) -> Report:
         report.chains.append(_chains(summary, run))
         if summary.get("posterior"):
             report.chains.append(_chains(summary["posterior"], run / "posterior"))
-    images = {}
+    images: dict[str, np.ndarray] = {}
     if (run / "samples.npz").is_file():
         images = tried("Samples", _arrays, run / "samples.npz") or {}
     model = tried("Energies", _model, run, config, allow)
@@ -169,12 +173,12 @@ def _command(mode: str, settings: Sequence[Setting]) -> list[str]:
     return [f"gebm {mode}", *(f"--{s.flag} {shlex.quote(s.value)}" for s in settings if s.value != s.default)]
 
 
-def _rows(file: Path) -> list[dict]:
+def _rows(file: Path) -> list[dict[str, Any]]:
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     return [json.loads(line) for line in lines if line.endswith("}")]  # the last may have been cut by a kill
 
 
-def _json(file: Path) -> dict:
+def _json(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
@@ -183,7 +187,7 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
         return {name: archive[name] for name in ("samples", "energies")}
 
 
-def _chains(summary: Mapping, folder: Path) -> Chains:
+def _chains(summary: Mapping[str, Any], folder: Path) -> Chains:
     title = f"Samples at beta {summary['beta']:g}" if summary["steps"] else "Samples of the base"
     return Chains(title, summary, folder)
 
@@ -198,13 +202,16 @@ def _model(run: Path, config: Config, allow: Collection[str]) -> GEBM:
     """The pair that the run trained, or that it sampled from."""
     for what, name in (("base", config.g_model), ("energy", config.d_model)):
         _check_allowed(what, name, allow)
-    base, energy = Path(config.g_path), Path(config.d_path)
-    if config.mode != "sample":
-        base = energy = newest_checkpoint(run)
-        if energy is None:
-            raise InputError(f"{run} holds no checkpoint")
+    newest = newest_checkpoint(run)
+    if config.mode == "sample":
+        base, energy = Path(config.g_path), Path(config.d_path)
+    elif newest is None:
+        raise InputError(f"{run} holds no checkpoint")
+    else:
+        base = energy = newest
     model = GEBM.load(base, energy, allow=allow, dtype=torch.float64 if config.dtype == 64 else torch.float32)
-    model.energy.trunc = not config.no_trunc  # which a sampling run may have changed
+    # A sampling run may have changed it; torch's stubs know of tensors and modules alone.
+    model.energy.trunc = not config.no_trunc  # type: ignore[assignment]
     return model.to(choose_device(config, frozenset()))
 
 
@@ -217,8 +224,9 @@ def _data(config: Config, model: GEBM | None, allow: Collection[str]) -> ImageDa
     if config.dataset.partition(":")[0] not in SOURCES:
         _check_allowed("dataset", config.dataset, allow)
     data = dataset(config)
-    if model is not None and data.shape != model.architecture.shape:
-        raise InputError(f"{data.name} has images {data.shape}, the model's are {model.architecture.shape}")
+    assert isinstance(data, ImageData)
+    if model is not None and data.shape != model.built_as.shape:
+        raise InputError(f"{data.name} has images {data.shape}, the model's are {model.built_as.shape}")
     return data
 
 
@@ -271,7 +279,7 @@ def _neighbours(
     test = at_random(data.test, QUERIES)
     found = nearest(torch.cat([features(samples), features(test)]), batches())
     distances, index = (values.cpu() for values in found)
-    d_samples, d_test = distances.split([len(samples), len(test)])
+    d_samples, d_test = torch.split(distances, [len(samples), len(test)])
     order = [*d_samples.argsort()[:SHOWN].tolist(), *range(min(SHOWN, len(samples)))]
     return Neighbours(
         space="pixels in [-1, 1]" if isinstance(extractor, Pixels) else f"{extractor.name} features",

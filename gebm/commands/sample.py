@@ -6,13 +6,22 @@ import signal
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
 
-from gebm.commands.chains import check_sampler, check_space, draw_chains, sampler_summary, with_beta, with_precision
+from gebm.commands.chains import (
+    beta_of,
+    check_sampler,
+    check_space,
+    draw_chains,
+    sampler_summary,
+    with_beta,
+    with_precision,
+)
 from gebm.commands.density import load_units, write_rows
 from gebm.commands.metrics import check_features, compare, distances_along, features_of, observed_features
 from gebm.commands.report import code_of, write_report
@@ -44,7 +53,7 @@ def main(config: Config, given: frozenset[str]) -> Path:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: what was begun is cleared away
     device = choose_device(config, given)
     model, base, energy = load_pair(config, given)
-    rows = len(model.architecture.shape) == 1
+    rows = len(model.built_as.shape) == 1
     config = with_table_defaults(config, given) if rows else config  # the dataset may not have been named
     check_sampler(config, chains_of(config))
     if rows and config.eval_fid:
@@ -52,13 +61,14 @@ def main(config: Config, given: frozenset[str]) -> Path:
     units = load_units(base) if rows else None
     folder = check_new_run(config)
     data = dataset_for(model, config) if config.eval_fid else None
+    assert not isinstance(data, TableData)
     if data is not None:
         check_features(config, data, device)
     check_space(config, chains_of(config), model.prior.dim, folder)
     model.to(device)
     config, fit = with_beta(config, model, energy, device)
-    config = with_precision(config, model.posterior(config.temperature))
-    resolved = open_run(folder, replace(config, g_path=str(base), d_path=str(energy)), device, model.architecture)
+    config = with_precision(config, model.posterior(beta_of(config)))
+    resolved = open_run(folder, replace(config, g_path=str(base), d_path=str(energy)), device, model.built_as)
     log.info("sampling %s\n  base   %s\n  energy %s", folder, base, energy)
     try:
         summary = sample_into(folder, resolved, model, data, device, units)
@@ -89,7 +99,7 @@ def sample_into(
     data: ImageData | None,
     device: torch.device,
     units: TableData | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Draw as configured, write pictures and samples into the folder, and return the summary.
 
     Arguments:
@@ -107,9 +117,9 @@ def sample_into(
         atomic_folder(folder / "draws") if config.thin else nullcontext() as draws_folder,
     ):
         observer.on_step = bar.update
-        if config.thin:
+        if draws_folder is not None:
             observer.files = DrawFiles(draws_folder, n, steps, model.prior.dim, config.thin)
-        draws = draw_chains(config, model.posterior(config.temperature), n, observer)
+        draws = draw_chains(config, model.posterior(beta_of(config)), n, observer)
     write_trace(folder, draws)
     if units is not None:
         write_rows(folder, draws, units, config.n_samples)
@@ -135,7 +145,7 @@ def write_trace(folder: Path, draws: Draws) -> None:
     """Write `trace.npz`, the diagnostics' raw material."""
     if draws.trace:
         with atomic_write(folder / "trace.npz") as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, **draws.trace)
+            np.savez_compressed(file, **draws.trace)  # type: ignore[arg-type]  # numpy: one keyword is a switch
 
 
 def write_samples(folder: Path, draws: Draws, frames: list[tuple[int, np.ndarray]], n: int) -> None:
@@ -157,7 +167,7 @@ def write_samples(folder: Path, draws: Draws, frames: list[tuple[int, np.ndarray
         save_gif(folder / "chains.gif", [images for _, images in frames])
 
 
-def finish(folder: Path, summary: dict) -> None:
+def finish(folder: Path, summary: dict[str, Any]) -> None:
     """Write `summary.json` and `summary.txt` and print the latter."""
     rows = [
         sampler_row(summary),
@@ -178,7 +188,7 @@ def finish(folder: Path, summary: dict) -> None:
     write_summary(folder, summary, text)
 
 
-def write_summary(folder: Path, summary: dict, text: str) -> None:
+def write_summary(folder: Path, summary: dict[str, Any], text: str) -> None:
     with atomic_write(folder / "summary.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
     with atomic_write(folder / "summary.txt") as temporary:

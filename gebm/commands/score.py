@@ -44,8 +44,8 @@ def main(config: Config, given: frozenset[str], words: list[str]) -> Path:
     if not model.has_density:
         raise InputError(f"{base}: its base has no density; score with a run on a table, trained with a flow")
     units = load_units(base)
-    if units.shape != model.architecture.shape:
-        raise InputError(f"{base}: a model of {model.architecture.shape} rows beside a table of {units.shape}")
+    if units.shape != model.built_as.shape:
+        raise InputError(f"{base}: a model of {model.built_as.shape} rows beside a table of {units.shape}")
     rows = units.whiten(read_rows(file, units.columns))
     model.to(device)
     partition = partition_of(model, config, given, base, energy, device)

@@ -47,7 +47,8 @@ def choose_device(config: Config, given: frozenset[str]) -> torch.device:
     if config.device == -2:
         return torch.device("cpu")
     if max(config.device, 0) < count:
-        torch.backends.cudnn.conv.fp32_precision = "ieee"  # energies are float32, and TF32 is not
+        # Energies are float32, and TF32 is not.
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]  # torch: untyped
         return torch.device("cuda", max(config.device, 0))
     if "device" in given:
         there = f"this machine has GPUs 0 to {count - 1}" if count else "this machine has no GPU"
@@ -68,7 +69,7 @@ def dataset(config: Config) -> ImageData | TableData:
 
 def dataset_for(model: GEBM, config: Config) -> ImageData | TableData:
     """The data the flags name, which must have the shape of the model's samples."""
-    data, shape = dataset(config), model.architecture.shape
+    data, shape = dataset(config), model.built_as.shape
     if data.shape != shape and len(shape) == 1:
         raise InputError(f"--dataset {config.dataset}: rows of {data.shape}, the model's have {shape}")
     if data.shape != shape:
@@ -172,8 +173,10 @@ def find_pair(config: Config) -> tuple[Path, Path]:
         if split := next(Path(path).glob("split-*"), None):
             raise InputError(f"{path}: holds the runs of several splits; name one, as {split}")
     base, energy = (newest_checkpoint(Path(p)) or Path(p) if p else None for p in (config.g_path, config.d_path))
-    if base or energy:
-        return base or folder_of(energy), energy or folder_of(base)
+    if base:
+        return base, energy or folder_of(base)
+    if energy:
+        return folder_of(energy), energy
     runs = reversed(runs_of(config))
     for run in runs:
         if split := next(run.glob("split-*"), None):
@@ -240,12 +243,12 @@ def load_pair(config: Config, given: frozenset[str]) -> tuple[GEBM, Path, Path]:
     model = GEBM.load(base, energy, allow=own_networks(config, given, base, energy), dtype=dtype_of(config))
     for part, path in (("base", base), ("energy", energy)):
         for flag, field in ARCHITECTURE_FLAGS[part].items():
-            stored, wanted = getattr(model.architecture, field), getattr(config, flag)
+            stored, wanted = getattr(model.built_as, field), getattr(config, flag)
             if flag in given and wanted != stored:
                 raise InputError(f"--{flag} {wanted}: {path} was trained with {stored}; leave the flag out")
     if "no_trunc" in given:
-        model.energy.trunc = not config.no_trunc
-        model.architecture = replace(model.architecture, trunc=not config.no_trunc)
+        model.energy.trunc = not config.no_trunc  # type: ignore[assignment]  # torch: of tensors and modules alone
+        model.architecture = replace(model.built_as, trunc=not config.no_trunc)
     return model, base, energy
 
 

@@ -1,6 +1,7 @@
 """Which datasets are tables of rows, and what that makes of the flags."""
 
 from dataclasses import replace
+from typing import Any
 
 from gebm.config import UCI, Config
 from gebm.errors import InputError
@@ -8,7 +9,7 @@ from gebm.errors import InputError
 __all__ = ["of_table", "settled", "with_table_defaults"]
 
 # What the flags of tables are where they are not given: chosen on validation rows, docs/results.md.
-OF_TABLES = {
+OF_TABLES: dict[str, Any] = {
     "scaling": "standardise", "fresh_noise": True, "g_model": "mogmaf", "d_model": "mlp", "num_blocks": 1,
     "dropout": 0.2, "penalty_type": "gradient", "penalty_lambda": 0.05, "noise_factor": 5, "b_size": 100, "ema": 0.99,
     "initialize_log_partition": True, "ml_epochs": 100, "total_epochs": 0, "refine_epochs": 20, "lr": 5e-4,

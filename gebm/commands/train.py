@@ -28,9 +28,9 @@ from gebm.commands.setup import (
     schedule_of,
     start_log,
 )
-from gebm.commands.tables import of_table, settled
+from gebm.commands.tables import settled
 from gebm.config import Config
-from gebm.data import TableData
+from gebm.data import ImageData, TableData
 from gebm.errors import InputError
 from gebm.files import atomic_folder, check_writable
 from gebm.model import GEBM
@@ -100,7 +100,7 @@ def train_run(config: Config, given: frozenset[str], run: Path | None, whole: Pa
     data = dataset(config)
     # A checkpoint holds all that --g_path and --d_path gave, and they may be gone.
     start = replace(config, g_path="", d_path="") if checkpoint else config
-    if of_table(config):
+    if isinstance(data, TableData):
         for weights in {path for path in (start.g_path, start.d_path) if path} | ({str(run)} if checkpoint else set()):
             check_split(Path(weights), data)
     trainer, held_out = build_trainer(start, given, data, device)
@@ -108,19 +108,19 @@ def train_run(config: Config, given: frozenset[str], run: Path | None, whole: Pa
     if checkpoint is not None:
         load_checkpoint(checkpoint, trainer)
         if schedule.finished(trainer.counters):
-            if of_table(config) and not (run / LIKELIHOOD).is_file():  # killed between the two
+            if isinstance(data, TableData) and not (run / LIKELIHOOD).is_file():  # killed between the two
                 return _write_likelihoods(run, trainer, data, config)
             log.info("%s is finished: nothing was changed", run)
             return run
-    evaluations = evaluations_of(config, data, device)
-    resolved = open_run(run, config, device, trainer.model.architecture, resume=stored is not None)
-    if of_table(config):
+    evaluations = evaluations_of(config, data, device) if isinstance(data, ImageData) else []
+    resolved = open_run(run, config, device, trainer.model.built_as, resume=stored is not None)
+    if isinstance(data, TableData):
         save_units(run, data)
     if checkpoint is None and trainer.counters.stage != "base":
         trainer.prepare_energy()
     joint = schedule.base_steps if schedule.train_mode != "energy" else 0
     refine = schedule.refine_steps if schedule.refines else 0
-    what = "rows" if of_table(config) else "images"
+    what = "rows" if isinstance(data, TableData) else "images"
     log.info("training on %s: %d %s %s, in %s", data.name, len(data.train), what, data.shape, run)
     if len(data.train) < config.b_size:
         log.info("fewer than a batch of %d: %s repeat within it; see --b_size", config.b_size, what)
@@ -147,7 +147,7 @@ def train_run(config: Config, given: frozenset[str], run: Path | None, whole: Pa
         log.info("stopped by signal %d: %s", stop.signum, kept)
         raise SystemExit(128 + stop.signum) from None
     log.info("done: %s", newest_checkpoint(run) or run)
-    if of_table(config):
+    if isinstance(data, TableData):
         return _write_likelihoods(run, trainer, data, config)
     if config.mode == "train":  # the demo goes on, and reports at its end
         log.info("report: %s", write_report(run, code_of(resolved)))
@@ -209,5 +209,3 @@ def _check_resumable(stored: Config, config: Config, checkpoint: Path | None) ->
                 f"--{flag} {getattr(config, flag)}: {checkpoint} was made with {getattr(stored, flag)} and cannot go "
                 "on otherwise; leave the flag out, or start a new run from it with --g_path and --d_path"
             )
-
-

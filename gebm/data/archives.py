@@ -3,7 +3,7 @@
 import pickle
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         raise InputError(f"{path}: {size:,} bytes, not a readable zip archive ({error}); fetch it again") from error
 
 
-def read_pickled(stream: BinaryIO) -> np.ndarray:
+def read_pickled(stream: IO[bytes]) -> np.ndarray:
     """Returns the uint8 array `data` of a pickled dict, flat; whatever else is in the dict is not looked at.
 
     Raises:
@@ -29,7 +29,8 @@ def read_pickled(stream: BinaryIO) -> np.ndarray:
         Exception: of any kind, where the pickle is damaged or holds something else.
     """
     content = _ArrayUnpickler(stream, encoding="bytes").load()
-    return (content[b"data"] if b"data" in content else content["data"]).as_uint8()
+    array: _Array = content[b"data"] if b"data" in content else content["data"]
+    return array.as_uint8()
 
 
 class _Array:
@@ -41,7 +42,7 @@ class _Array:
 
     dtype, fortran, data = "", False, b""
 
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         _version, _shape, self.dtype, self.fortran, self.data = state
 
     def as_uint8(self) -> np.ndarray:
@@ -51,7 +52,7 @@ class _Array:
 
 
 class _DType(str):
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         """Byte order and layout mean nothing to single bytes."""
 
 
@@ -59,7 +60,7 @@ def _dtype(name: str | bytes, *_: object) -> _DType:
     return _DType(name.decode() if isinstance(name, bytes) else name)
 
 
-def _frombuffer(data: bytes, dtype: _DType, shape: tuple, order: str) -> _Array:
+def _frombuffer(data: bytes, dtype: _DType, shape: tuple[int, ...], order: str) -> _Array:
     array = _Array()
     array.__setstate__((1, shape, dtype, order == "F", data))
     return array

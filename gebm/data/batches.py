@@ -1,7 +1,8 @@
 """Endless batches of one split, cut on the device that trains."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ class Batches(Iterator[Tensor]):
     ):
         self.device = torch.device(device)
         mapped = isinstance(data, np.memmap) and data.nbytes > free_bytes(self.device) / 2
-        if mapped:
+        if isinstance(data, np.memmap) and mapped:
             data = _as_it_is(data)
         elif not isinstance(data, Tensor):
             data = torch.from_numpy(np.array(data))  # a copy: the cache is mapped read-only
@@ -72,12 +73,12 @@ class Batches(Iterator[Tensor]):
             batch = batch + u.to(batch.device) @ self.noise
         return from_uint8(batch) if batch.dtype == torch.uint8 else batch
 
-    def state_dict(self) -> dict[str, int | Tensor]:
+    def state_dict(self) -> dict[str, Any]:
         """All that the next batches depend on besides the data: the epoch's seed, the place in it, the generator."""
         generator = self.generator.get_state()
         return {"size": len(self.data), "seed": self.seed, "position": self.position, "generator": generator}
 
-    def load_state_dict(self, state: dict[str, int | Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where `state_dict` was taken, bit for bit; raises InputError if it is of a set of another size."""
         if state["size"] != len(self.data):
             what = "images" if self.data.ndim == 4 else "rows"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -75,7 +75,7 @@ def fingerprint(*groups: Iterable[Path]) -> str:
 
 
 def cached(
-    data_path: str | Path, name: str, recipe: dict, build: Callable[[], tuple[Images, Images]]
+    data_path: str | Path, name: str, recipe: dict[str, Any], build: Callable[[], tuple[Images, Images]]
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """Returns (train, test, key): the images of `build()`, memory-mapped read-only from the cache, and their key.
 
@@ -144,14 +144,14 @@ def _append(path: Path, images: Images, title: str) -> None:
         _write(file, header.getvalue())
         file.seek(first + done * each)
         for block in images.blocks(done):
-            _write(file, np.ascontiguousarray(block))
+            _write(file, np.ascontiguousarray(block).data)
             done += len(block)
             bar.update(len(block))
     if done != images.shape[0]:
         raise InputError(f"{title}: {done:,} images of {images.shape[0]:,} read; did the files change meanwhile?")
 
 
-def _write(file: io.BufferedRandom, content: bytes | np.ndarray) -> None:
+def _write(file: io.BufferedRandom, content: bytes | memoryview) -> None:
     """Writes through to the disk. What was written is kept where it fails: the next call goes on from there."""
     try:
         file.write(content)

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from gebm.data.archives import open_zip
-from gebm.data.cache import Source, fingerprint
+from gebm.data.cache import Images, Source, fingerprint
 from gebm.data.transform import SQUARE, Files, decoded, files_from
 from gebm.errors import InputError
 
@@ -42,17 +42,18 @@ def find(data_path: Path) -> Source:
         )
     partition = root / PARTITION
     if images.is_dir():
-        splits = _splits(partition, images, {name: images / name for name in os.listdir(images)})
-        files, read = [*splits, [partition]], files_from
+        paths = _splits(partition, images, {name: images / name for name in os.listdir(images)})
+        files, splits = [*paths, [partition]], [(len(split), partial(files_from, split)) for split in paths]
     else:
         with open_zip(images) as archive:
-            splits = _splits(partition, images, {PurePosixPath(m).name: m for m in archive.namelist()})
-        files, read = [[images], [partition]], partial(_unpacked, images)
-    return Source(
-        fingerprint(*files),
-        lambda size: tuple(decoded(len(split), partial(read, split), size) for split in splits),
-        SQUARE,
-    )
+            members = _splits(partition, images, {PurePosixPath(m).name: m for m in archive.namelist()})
+        files, splits = [[images], [partition]], [(len(split), partial(_unpacked, images, split)) for split in members]
+
+    def read(size: int) -> tuple[Images, Images]:
+        train, test = (decoded(count, split, size) for count, split in splits)
+        return train, test
+
+    return Source(fingerprint(*files), read, SQUARE)
 
 
 def _splits(partition: Path, images: Path, there: dict[str, T]) -> tuple[list[T], list[T]]:

@@ -12,7 +12,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -111,7 +111,8 @@ def _archive(source: Path) -> Iterator[tuple[str, np.ndarray]]:
             for member in tar:
                 path = Path(member.name)
                 if member.isfile() and path.stem in BATCHES and path.suffix in ("", ".bin"):
-                    yield path.stem, _batch(tar.extractfile(member), member.size, source / path)
+                    if stream := tar.extractfile(member):  # of a file always
+                        yield path.stem, _batch(stream, member.size, source / path)
             while unzipped.read(1 << 20):
                 pass
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
@@ -121,7 +122,7 @@ def _archive(source: Path) -> Iterator[tuple[str, np.ndarray]]:
         ) from error
 
 
-def _batch(stream: BinaryIO, size: int, path: Path) -> np.ndarray:
+def _batch(stream: IO[bytes], size: int, path: Path) -> np.ndarray:
     """Reads one batch of `size` bytes; `path` names it in errors and its suffix gives the format."""
     if path.suffix == ".bin":
         expected = RECORDS * (1 + PIXELS)

@@ -31,7 +31,8 @@ def find(root: str | Path) -> Source:
 
     def read(size: int) -> tuple[Images, Images]:
         grey = all(all_grey(files_from(split)) for split in splits)
-        return tuple(decoded(len(split), partial(files_from, split), size, grey) for split in splits)
+        train, test = (decoded(len(split), partial(files_from, split), size, grey) for split in splits)
+        return train, test
 
     return Source(fingerprint(*splits), read, SQUARE)
 

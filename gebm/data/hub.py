@@ -2,10 +2,14 @@
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gebm.data.cache import Images, Source
 from gebm.data.transform import SQUARE, Files, all_grey, decoded, tenth
 from gebm.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 __all__ = ["find"]
 
@@ -45,13 +49,14 @@ def find(name: str) -> Source:
 
     def read(size: int) -> tuple[Images, Images]:
         grey = all(all_grey(split(0)) for split in files)
-        return tuple(decoded(len(table), split, size, grey) for table, split in zip(tables, files))
+        train, test = (decoded(len(table), split, size, grey) for table, split in zip(tables, files))
+        return train, test
 
     # the library's own hash of the files and of what was done to them
     return Source(" ".join(splits[split]._fingerprint for split in names), read, SQUARE)
 
 
-def _files(name: str, table: "datasets.Dataset", column: str, start: int) -> Files:  # noqa: F821
+def _files(name: str, table: "Dataset", column: str, start: int) -> Files:
     for number in range(start, len(table)):
         image = table[number][column]
         yield f"hub:{name}: image {number} {image['path'] or ''}".rstrip(), image["bytes"] or Path(image["path"])

@@ -35,7 +35,8 @@ def find(data_path: Path, train_path: str | Path = "", test_path: str | Path = "
     sizes["train_data_batch_10"] = TRAIN - sum(sizes.values())
     train = _place("Imagenet32_train", data_path, train_path, "--imagenet_train_path"), sizes
     test = _place("Imagenet32_val", data_path, test_path, "--imagenet_test_path"), {"val_data": TEST}
-    files = [_batches(*split).values() if split[0].is_dir() else [split[0]] for split in (train, test)]
+    places = [_batches(*split).values() if split[0].is_dir() else [split[0]] for split in (train, test)]
+    files = [[file for file in group if isinstance(file, Path)] for group in places]  # all: none is within an archive
     return Source(fingerprint(*files), lambda size: (_images(*train, size), _images(*test, size)), BILINEAR)
 
 
@@ -58,13 +59,14 @@ def _place(name: str, data_path: Path, given: str | Path, flag: str) -> Path:
 
 def _batches(place: Path, names: Iterable[str]) -> dict[str, Path | zipfile.Path]:
     """The batch files by name, in a folder or at any depth of an archive; both kinds of path open alike."""
+    there: dict[str, Path | zipfile.Path]
     if place.is_dir():
         there = {file.name: file for file in place.iterdir()}
     else:
         archive = open_zip(place)
         there = {PurePosixPath(member).name: zipfile.Path(archive, member) for member in archive.namelist()}
-    found = {name: there.get(name, there.get(f"{name}.npz")) for name in names}
-    missing = [name for name, file in found.items() if file is None]
+    found = {name: file for name in names if (file := there.get(name, there.get(f"{name}.npz")))}
+    missing = [name for name in names if name not in found]
     if missing:
         raise InputError(f"{place}: {', '.join(missing)} missing; it must hold {', '.join(names)} (or each as .npz)")
     return found
@@ -89,7 +91,7 @@ def _read(file: Path | zipfile.Path, title: str, count: int) -> np.ndarray:
         with file.open("rb") as stream:
             if file.name.endswith(".npz"):
                 # numpy seeks in the file, which is slow within an archive
-                data = np.load(io.BytesIO(stream.read()), allow_pickle=False)["data"]
+                data: np.ndarray = np.load(io.BytesIO(stream.read()), allow_pickle=False)["data"]
             else:
                 data = read_pickled(stream)
     except InputError as error:

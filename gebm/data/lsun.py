@@ -9,11 +9,15 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gebm.data.cache import Images, Source, fingerprint
 from gebm.data.folder import image_files
 from gebm.data.transform import SQUARE, Files, decoded, files_from
 from gebm.errors import InputError
+
+if TYPE_CHECKING:
+    from lmdb import Environment
 
 __all__ = ["find"]
 
@@ -43,11 +47,12 @@ def find(data_path: Path) -> Source:
 
 def _folders(places: list[Path]) -> Source:
     splits = [image_files(place, at_least=1) for place in places]
-    return Source(
-        fingerprint(*splits),
-        lambda size: tuple(decoded(len(split), partial(files_from, split), size) for split in splits),
-        SQUARE,
-    )
+
+    def read(size: int) -> tuple[Images, Images]:
+        train, test = (decoded(len(split), partial(files_from, split), size) for split in splits)
+        return train, test
+
+    return Source(fingerprint(*splits), read, SQUARE)
 
 
 def _databases(places: list[Path]) -> Source:
@@ -57,14 +62,15 @@ def _databases(places: list[Path]) -> Source:
             raise InputError(f"{file}: not there; a database is a folder that holds data.mdb; unzip it again")
 
     def read(size: int) -> tuple[Images, Images]:
-        return tuple(decoded(_count(file), partial(_values, file), size) for file in files)
+        train, test = (decoded(_count(file), partial(_values, file), size) for file in files)
+        return train, test
 
     return Source(fingerprint(files), read, SQUARE)
 
 
 def _count(file: Path) -> int:
     with _environment(file) as environment:
-        return environment.stat()["entries"]
+        return int(environment.stat()["entries"])
 
 
 def _values(file: Path, start: int) -> Files:
@@ -77,7 +83,7 @@ def _values(file: Path, start: int) -> Files:
 
 
 @contextmanager
-def _environment(file: Path) -> Iterator["lmdb.Environment"]:  # noqa: F821
+def _environment(file: Path) -> Iterator["Environment"]:
     """The database, opened to be read."""
     try:
         import lmdb

@@ -45,9 +45,8 @@ def find(path: str | Path) -> Source:
 
     def read(size: int) -> tuple[Images, Images]:
         arrays = [resize(array, size) for array in _read(path, layouts)]
-        if not pair:
-            arrays = [arrays[0][part] for part in tenth(len(arrays[0]))]
-        return tuple(map(from_array, arrays))
+        train, test = arrays if pair else (arrays[0][part] for part in tenth(len(arrays[0])))
+        return from_array(train), from_array(test)
 
     return Source(fingerprint([path]), read, SQUARE, size=height if height == width else 0)
 
@@ -85,6 +84,4 @@ def _read(path: Path, layouts: dict[str, tuple[int, int, int]]) -> list[np.ndarr
             arrays = {name: archive[name] for name in layouts}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error}); write it again") from error
-    return [
-        array.transpose(0, *layouts[name]) if array.ndim == 4 else array[:, None] for name, array in arrays.items()
-    ]
+    return [array.transpose(0, *layouts[name]) if array.ndim == 4 else array[:, None] for name, array in arrays.items()]

@@ -133,9 +133,9 @@ def read_npz(path: str | Path) -> Table:
     widths = {array.shape[1] for array in arrays.values()}
     if len(widths) != 1:
         raise InputError(f"{path}: its arrays have {' and '.join(map(str, sorted(widths)))} columns; they must agree")
-    held = {name: len(arrays.get(name, ())) for name in ("valid", "test")} if len(arrays) > 1 else {}
+    rows = {name: len(array) for name, array in arrays.items()} if len(arrays) > 1 else {}
     values = np.concatenate(list(arrays.values()))
-    return Table(numbered(widths.pop()), values, n_valid=held.get("valid", 0), n_test=held.get("test", 0))
+    return Table(numbered(widths.pop()), values, n_valid=rows.get("valid", 0), n_test=rows.get("test", 0))
 
 
 def read_rows(path: str | Path, columns: Sequence[str]) -> np.ndarray:

@@ -72,11 +72,13 @@ class TableData:
     def whiten(self, rows: np.ndarray) -> np.ndarray:
         """Rows of `columns` in original units, (N, d), whitened, float32; infinite where that has no number."""
         with np.errstate(over="ignore", invalid="ignore"):
-            return ((rows - self.mean) @ self.whitening).astype(np.float32)
+            whitened: np.ndarray = (rows - self.mean) @ self.whitening
+            return whitened.astype(np.float32)
 
     def unwhiten(self, rows: np.ndarray) -> np.ndarray:
         """Whitened rows (N, d) in original units, float64."""
-        return np.linalg.solve(self.whitening.T, np.asarray(rows, np.float64).T).T + self.mean
+        original: np.ndarray = np.linalg.solve(self.whitening.T, np.asarray(rows, np.float64).T).T + self.mean
+        return original
 
 
 TABLES: dict[str, Callable[[Path], Table]] = {

@@ -72,7 +72,8 @@ def flower_energy(x: Tensor) -> Tensor:
 
 def _flower_weights() -> tuple[Tensor, Tensor, Tensor]:
     rng = np.random.RandomState(0)  # the legacy generator's stream never changes
-    return tuple(torch.from_numpy(rng.randn(*shape)) for shape in ((3, 3), (3,), (3,)))
+    w, b, v = (torch.from_numpy(rng.randn(*shape)) for shape in ((3, 3), (3,), (3,)))
+    return w, b, v
 
 
 def _flower(n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -101,7 +102,7 @@ def _rings(n: int, generator: torch.Generator | None = None) -> Tensor:
 
 
 def _rings_log_density(x: Tensor) -> Tensor:
-    radius = x.norm(dim=1)
+    radius: Tensor = x.norm(dim=1)
     radii = torch.tensor(RINGS).to(x)
     rings = (radii / radii.sum()).log() + _log_normal(radius[:, None] - radii, RING_WIDTH)
     return rings.logsumexp(1) - (2 * math.pi * radius).log()

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -25,6 +26,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # whatever the suffix s
 GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes and resizes without Python's lock
 
+T = TypeVar("T")
 Files = Iterable[tuple[str, Path | bytes]]  # of each a name for errors, and the path or the content
 
 
@@ -91,7 +93,7 @@ def _decode(file: tuple[str, Path | bytes], size: int, grey: bool) -> np.ndarray
     return np.asarray(image.convert("L"))[None] if grey else np.asarray(image).transpose(2, 0, 1)
 
 
-def _opened(file: tuple[str, Path | bytes], use: Callable[[Image.Image], object]) -> object:
+def _opened(file: tuple[str, Path | bytes], use: Callable[[Image.Image], T]) -> T:
     """`use` of the opened image."""
     name, content = file
     try:
@@ -119,9 +121,9 @@ def _square(image: Image.Image, size: int) -> Image.Image:
     """
     short = min(image.size)
     resized = [size * side // short for side in image.size]
-    corner = [round((side - size) / 2) for side in resized]
-    scale = [side / new for side, new in zip(image.size, resized)]
-    box = [c * s for c, s in zip(corner, scale)] + [(c + size) * s for c, s in zip(corner, scale)]
+    left, top = (round((side - size) / 2) for side in resized)
+    x, y = (side / new for side, new in zip(image.size, resized))
+    box = left * x, top * y, (left + size) * x, (top + size) * y
     return image.resize((size, size), Image.Resampling.BILINEAR, box)
 
 

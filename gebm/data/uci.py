@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -63,19 +64,20 @@ def hepmass(data_path: Path) -> Table:
     names = [f"{folder}1000_train.csv{gz}" for folder in ("", "hepmass/", "data/hepmass/") for gz in ("", ".gz")]
     file = _found(data_path, *names)
     prepared = None if file else _found(data_path, "hepmass.npz")
+    columns: tuple[str, ...] = ()
     if prepared:
-        values, columns = _array(prepared, "data"), None
+        file, values = prepared, _array(prepared, "data")
     else:
         if file is None:
             members = ["data/hepmass/1000_train.csv", "data/hepmass/1000_test.csv"]
             file = _from_archive(data_path, "1000_train.csv and 1000_test.csv", "347/hepmass", members)
         values, columns = _hepmass_rows(file)
     if values.shape[1] <= max(HEPMASS_DISCRETE):
-        raise InputError(f"{file or prepared}: {values.shape[1]} columns, HepMass has a label and 27 features")
+        raise InputError(f"{file}: {values.shape[1]} columns, HepMass has a label and 27 features")
     columns = columns or ("label", *(f"f{i}" for i in range(values.shape[1] - 1)))
     kept = [i for i in range(len(columns)) if i not in HEPMASS_DISCRETE]
     signal = values[values[:, 0] == 1][:, kept]
-    notes = (f"signal rows of {(file or prepared).name}; columns dropped: label, number of jets, b-tags",)
+    notes = (f"signal rows of {file.name}; columns dropped: label, number of jets, b-tags",)
     return Table(tuple(columns[i] for i in kept), signal, notes, paper_test=HEPMASS_TEST)
 
 
@@ -178,7 +180,7 @@ def _miniboone_rows(path: Path) -> Table:
     return Table(tuple(f"c{i}" for i in kept), rows[:, kept], notes)
 
 
-def _text(path: Path, rows: int, used: range | None, **options) -> np.ndarray:
+def _text(path: Path, rows: int, used: range | None, **options: Any) -> np.ndarray:
     """At most `rows` rows of numbers from a text file, packed or not."""
     try:
         return numbers(str(path), np.loadtxt(path, max_rows=rows, usecols=used, ndmin=2, **options))

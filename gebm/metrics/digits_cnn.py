@@ -28,9 +28,9 @@ class DigitsCNN(nn.Module):
 
     name = "digits-cnn"
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        layers = []
+        layers: list[nn.Module] = []
         for inputs, outputs, stride in (1, 32, 1), (32, 64, 2), (64, 64, 1):
             layers += [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
         self.body = nn.Sequential(*layers)
@@ -63,11 +63,13 @@ class DigitsCNN(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Features (B, 64) of float images (B, 1, 8, 8) in [-1, 1]."""
-        return self.body(x).mean((2, 3))
+        features: Tensor = self.body(x)
+        return features.mean((2, 3))
 
     def classify(self, features: Tensor) -> Tensor:
         """Class logits (B, 10) of features."""
-        return self.head(features.to(self.head.weight))
+        logits: Tensor = self.head(features.to(self.head.weight))
+        return logits
 
     def logits(self, images: Tensor) -> Tensor:
         """Class logits (B, 10) of uint8 images."""
@@ -91,10 +93,10 @@ def _train(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=2e-3, total_steps=steps)
             x = from_uint8(images)
             for _ in range(EPOCHS):
-                for batch in torch.randperm(len(images)).split(BATCH_SIZE):
+                for batch in torch.split(torch.randperm(len(images)), BATCH_SIZE):
                     loss = F.cross_entropy(network.head(network.features(x[batch])), labels[batch])
                     optimiser.zero_grad()
-                    loss.backward()
+                    loss.backward()  # type: ignore[no-untyped-call]  # torch: untyped
                     optimiser.step()
                     schedule.step()
     finally:

@@ -163,7 +163,7 @@ def make_reference(
     `SUBSET` images, or all, in a random order that is the same every time.
     """
     images = _as_array(images)
-    pixels = hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
+    pixels = hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
     key = f"reference {SUBSET} | {extractor.key} | {split_name} | {images.shape} | {pixels}"
     path = Path(cache_dir) / f"reference-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
     kept = cache.load(path, key)

@@ -126,7 +126,7 @@ def frechet_pseudo_values(features: Tensor, reference: Moments) -> Tensor:
     used = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
     half = root @ vectors[:, used] * values[used] ** -0.25  # T = half @ half.T
     x = x - own.mean
-    influence = 2 * x @ (own.mean - reference.mean) + x.square().sum(1) - (x @ half).square().sum(1)
+    influence: Tensor = 2 * x @ (own.mean - reference.mean) + x.square().sum(1) - (x @ half).square().sum(1)
     return distance.clamp(min=0) + influence - influence.mean()
 
 

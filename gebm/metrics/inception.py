@@ -60,11 +60,12 @@ class Inception(nn.Module):
         return cls(built, hashlib.sha256(data).hexdigest()).eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images)[0]
+        features: Tensor = self.network(images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images)[0]
+        return features
 
     def classify(self, features: Tensor) -> Tensor:
         """Class logits (B, 1008) of features, without the bias, as the published Inception score takes them."""
-        weight = self.network.fc.weight
+        weight = self.network.get_parameter("fc.weight")
         return features.to(weight) @ weight.T
 
 
@@ -95,4 +96,5 @@ def _network_class() -> type[nn.Module]:
             f"features inception: torch-fidelity or its torchvision cannot be imported ({why}); "
             "pip install 'gebm[inception]'"
         ) from error
-    return FeatureExtractorInceptionV3
+    network: type[nn.Module] = FeatureExtractorInceptionV3
+    return network

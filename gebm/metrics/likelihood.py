@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gebm.metrics.partition import LogPartition, base_energies, importance_sampling
 from gebm.model import GEBM
-from gebm.networks.common import evaluating
+from gebm.networks.common import HasDensity, evaluating
 
 __all__ = ["NLL", "base_log_prob", "log_partition", "model_log_prob", "nll"]
 
@@ -34,14 +34,16 @@ def log_partition(model: GEBM, n: int, generator: torch.Generator | None = None,
 
 def base_log_prob(model: GEBM, x: Tensor, batch: int = 10_000) -> Tensor:
     """Log-density of the base alone, rows (N, d) -> (N,), in float64 on the CPU."""
-    with evaluating(model.base):
-        return torch.cat([model.base.log_prob(part).double().cpu() for part in x.split(batch)])
+    base = model.base
+    assert isinstance(base, HasDensity)
+    with evaluating(base):
+        return torch.cat([base.log_prob(part).double().cpu() for part in torch.split(x, batch)])
 
 
 def model_log_prob(model: GEBM, x: Tensor, log_partition: float, batch: int = 10_000) -> Tensor:
     """Log-density of the model, rows (N, d) -> (N,), in float64 on the CPU."""
     with evaluating(model):
-        return torch.cat([model.log_prob(part, log_partition).double().cpu() for part in x.split(batch)])
+        return torch.cat([model.log_prob(part, log_partition).double().cpu() for part in torch.split(x, batch)])
 
 
 def nll(log_prob: Tensor) -> NLL:

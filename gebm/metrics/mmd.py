@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -148,7 +149,8 @@ def _mmd2(x: Tensor, y: Tensor) -> Tensor:
     """Unbiased MMD^2 () between x (m, d) and y (n, d)."""
 
     def mean(a: Tensor, b: Tensor) -> Tensor:
-        return sum(_kernel(rows, b).sum() for rows in a.split(ROWS)) / (len(a) * len(b))
+        total = reduce(torch.add, (_kernel(rows, b).sum() for rows in torch.split(a, ROWS)))
+        return total / (len(a) * len(b))
 
     def mean_within(a: Tensor) -> Tensor:
         diagonal = (a.square().mean(1) + 1) ** 3

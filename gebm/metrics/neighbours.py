@@ -99,7 +99,8 @@ class _Reached:
     def pseudo_values(self) -> Tensor:
         count, index = self.tally
         alone = torch.bincount(index[count == 1].long(), minlength=self.n).to(self.tally)
-        return (count > 0).double().mean() + alone - alone.mean()
+        values: Tensor = (count > 0).double().mean() + alone - alone.mean()
+        return values
 
 
 def _squared_radii(x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gebm.errors import InputError
 from gebm.latent import Target
+from gebm.model import GEBM
 from gebm.networks.common import evaluating
 from gebm.objectives import log_mean_exp
 from gebm.samplers import SMC, Kernel, UnfinishedError, run
@@ -136,10 +137,10 @@ class KALEEstimate(NamedTuple):
 def energies(energy: nn.Module, samples: Tensor, batch_size: int = 1000) -> Tensor:
     """Energies (N,) in float64 on the CPU of samples (N, ...), without gradients, in evaluation mode."""
     with evaluating(energy):
-        return torch.cat([energy(batch).double().cpu() for batch in samples.split(batch_size)])
+        return torch.cat([energy(batch).double().cpu() for batch in torch.split(samples, batch_size)])
 
 
-def base_energies(model: nn.Module, n: int, generator: torch.Generator | None = None, batch_size: int = 1000) -> Tensor:
+def base_energies(model: GEBM, n: int, generator: torch.Generator | None = None, batch_size: int = 1000) -> Tensor:
     """Energies (n,) in float64 on the CPU of n base samples, both networks in evaluation mode."""
     with evaluating(model.base):
         sizes = [min(batch_size, n - i) for i in range(0, n, batch_size)]

@@ -30,8 +30,10 @@ class ResNet56(nn.Module):
     """
 
     name = "cifar-resnet56"
+    mean: Tensor
+    std: Tensor
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
         self.layer1 = nn.Sequential(*(_Block(16, 16) for _ in range(9)))
@@ -65,19 +67,22 @@ class ResNet56(nn.Module):
         for module in network.modules():
             if isinstance(module, (_Block, ResNet56)):
                 _fold_norms(module)
-        return network.to(memory_format=torch.channels_last)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch: lacks it
+        return network
 
     def forward(self, images: Tensor) -> Tensor:
-        x = images.float() / 255
+        x: Tensor = images.float() / 255
         if x.shape[2:] != (32, 32):
             x = F.interpolate(x, (32, 32), mode="bilinear", antialias=True)
         x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         x = F.relu(self.bn1(self.conv1(x)))
-        return self.layer3(self.layer2(self.layer1(x))).mean((2, 3))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return x.mean((2, 3))
 
     def classify(self, features: Tensor) -> Tensor:
         """Class logits (B, 10) of features."""
-        return self.linear(features.to(self.linear.weight))
+        logits: Tensor = self.linear(features.to(self.linear.weight))
+        return logits
 
     def logits(self, images: Tensor) -> Tensor:
         """Class logits (B, 10) of uint8 images."""

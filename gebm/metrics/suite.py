@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from scipy.special import stdtrit
@@ -78,11 +78,11 @@ class Metric(ABC):
             shapes = f"{tuple(base.shape)} and {tuple(model.shape)}"
             raise InputError(f"{self.name}: base and model features must be paired, not {shapes}")
         pair = [self._pseudo_values(x) for x in (base, model)]
-        estimates = [self._estimate(values) for values in pair]
+        of_base, of_model = (self._estimate(values) for values in pair)
         sign = 1 if self.better == "higher" else -1
         gains = [_padded(values, padding) for values, padding in zip(pair, self.padding)]
-        gain = sign * (estimates[1].value - estimates[0].value)
-        return Comparison(*estimates, gain, _interval(sign * (gains[1] - gains[0])))
+        gain = sign * (of_model.value - of_base.value)
+        return Comparison(of_base, of_model, gain, _interval(sign * (gains[1] - gains[0])))
 
     def _pseudo_values(self, features: Tensor) -> Tensor:
         if len(features) < self.least:
@@ -138,7 +138,15 @@ class Neighbourhood(Metric):
         self.range = (0, math.inf if what == "density" else 1)
 
     def pseudo_values(self, features: Tensor) -> Tensor:
-        return getattr(self.neighbours.pseudo_values(features), self.what)
+        values: Tensor = getattr(self.neighbours.pseudo_values(features), self.what)
+        return values
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """An extractor with a class head: from features (B, d) to class logits (B, classes)."""
+
+    def classify(self, features: Tensor) -> Tensor: ...
 
 
 class ClassifierScore(Metric):
@@ -147,7 +155,7 @@ class ClassifierScore(Metric):
     better = "higher"
     range = (1, math.inf)
 
-    def __init__(self, extractor: Extractor, name: str = "classifier score"):
+    def __init__(self, extractor: Classifier, name: str = "classifier score"):
         self.extractor, self.name = extractor, name
 
     def pseudo_values(self, features: Tensor) -> Tensor:
@@ -169,7 +177,7 @@ def sample_metrics(reference: Reference, extractor: Extractor, n: int | None = N
         Kernel(reference.features, metric_name("KD", extractor)),
         *(Neighbourhood(neighbours, what, metric_name(what, extractor)) for what in NeighbourValues._fields),
     ]
-    if hasattr(extractor, "classify"):
+    if isinstance(extractor, Classifier):
         metrics.append(ClassifierScore(extractor, metric_name("classifier score", extractor)))
     smaller = len(reference.features) if n is None else min(n, len(reference.features))
     return [metric for metric in metrics if smaller >= metric.least]

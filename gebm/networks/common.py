@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +13,17 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from gebm.errors import InputError
 
-__all__ = ["ENERGY_FLOOR", "ImageEnergy", "doublings", "evaluating", "initialise", "scaled", "spectral_norm"]
-__all__ += ["ladder", "upsampler", "weights_once"]
+__all__ = ["ENERGY_FLOOR", "HasDensity", "ImageEnergy", "doublings", "evaluating", "initialise", "ladder", "scaled"]
+__all__ += ["spectral_norm", "upsampler", "weights_once"]
 
 ENERGY_FLOOR = -10.0
+
+
+@runtime_checkable
+class HasDensity(Protocol):
+    """What a base with a density has, as flows do: the log-density of rows (N, d), (N,)."""
+
+    def log_prob(self, x: Tensor, /) -> Tensor: ...
 
 
 def doublings(image_size: int, start: int = 4) -> int:
@@ -75,6 +83,7 @@ def weights_once(network: nn.Module) -> Iterator[None]:
     with parametrize.cached():
         with torch.autocast(next(network.parameters(), torch.empty(0)).device.type, enabled=False):
             for layer in filter(parametrize.is_parametrized, network.modules()):
+                assert isinstance(layer.parametrizations, nn.ModuleDict)
                 for name in layer.parametrizations:
                     getattr(layer, name)
         yield
@@ -104,10 +113,10 @@ class ImageEnergy(nn.Module):
         self.trunc = trunc
 
     def forward(self, x: Tensor) -> Tensor:
-        phi = self.features(x).flatten(1)
+        phi: Tensor = self.features(x).flatten(1)
         with torch.autocast(x.device.type, enabled=False):
             # The bias, not the weight: reading a spectrally normalised weight would run its power iteration.
-            e = self.head(phi.to(self.head.bias.dtype)).squeeze(1)
+            e: Tensor = self.head(phi.to(self.head.bias.dtype)).squeeze(1)
         return e.clamp(min=ENERGY_FLOOR) if self.trunc else e
 
     def extra_repr(self) -> str:

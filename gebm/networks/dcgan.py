@@ -29,7 +29,8 @@ class DCGANBase(nn.Module):
         initialise(self, _normal)
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.layers(z)
+        images: Tensor = self.layers(z)
+        return images
 
 
 class DCGANEnergy(ImageEnergy):

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -190,7 +191,7 @@ class MixtureMAF(MAF):
 
     components = 20
 
-    def __init__(self, shape: tuple[int], *, width: float = 1.0, blocks: int = 5, dropout: float = 0.0, **options):
+    def __init__(self, shape: tuple[int], *, width: float = 1.0, blocks: int = 5, dropout: float = 0.0, **options: Any):
         super().__init__(shape, width=width, blocks=blocks, dropout=dropout, **options)
         self.order = self._order(blocks - 1).tolist()
         self.conditionals = self._network(scaled(256, width), dropout)
@@ -198,7 +199,9 @@ class MixtureMAF(MAF):
         levels = (torch.arange(self.components) + 0.5) / self.components
         means, scales = math.sqrt(0.5) * torch.special.ndtri(levels), torch.full_like(levels, math.sqrt(0.5))
         with torch.no_grad():
-            self.conditionals[-1].bias.copy_(torch.cat([0 * levels, means, scales.expm1().log()]).repeat(self.dim))
+            self.conditionals[-1].get_parameter("bias").copy_(
+                torch.cat([0 * levels, means, scales.expm1().log()]).repeat(self.dim)
+            )
 
     def forward(self, z: Tensor) -> Tensor:
         u = torch.zeros_like(z)

@@ -1,6 +1,7 @@
 """Inference form of a network: the same function with fewer operations."""
 
 import copy
+from typing import TypeGuard
 
 import torch
 from torch import nn
@@ -36,6 +37,7 @@ def folded(module: nn.Module) -> nn.Module:
 
 def _fold_parametrizations(layer: nn.Module) -> None:
     # Not `remove_parametrizations`: it edits the layer's class, which the copy shares with the original.
+    assert isinstance(layer.parametrizations, nn.ModuleDict)
     weights = {name: getattr(layer, name).detach() for name in layer.parametrizations}
     layer.__class__ = parametrize.type_before_parametrizations(layer)
     del layer.parametrizations
@@ -51,14 +53,14 @@ def _fold_batch_norms(sequence: nn.Sequential) -> None:
         before = sequence[i - 1]
         if isinstance(before, nn.Conv2d | nn.ConvTranspose2d) and not hooked(before):
             sequence[i - 1] = fuse_conv_bn_eval(before, norm, transpose=isinstance(before, nn.ConvTranspose2d))
-        elif isinstance(before, nn.Unflatten) and i > 1 and _is_plain_linear(sequence[i - 2]):
-            sequence[i - 2] = fuse_linear_bn_eval(sequence[i - 2], _per_feature(norm, sequence[i - 2].out_features))
+        elif isinstance(before, nn.Unflatten) and i > 1 and _is_plain_linear(linear := sequence[i - 2]):
+            sequence[i - 2] = fuse_linear_bn_eval(linear, _per_feature(norm, linear.out_features))
         else:
             continue
         sequence[i] = nn.Identity()
 
 
-def _is_plain_linear(layer: nn.Module) -> bool:
+def _is_plain_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
     return isinstance(layer, nn.Linear) and not hooked(layer)
 
 
@@ -87,6 +89,8 @@ def _layer(pair: Strided) -> nn.Module:
     weight, kind = pair.weight, nn.ConvTranspose2d if pair.transposed else nn.Conv2d
     channels = weight.shape[:2] if pair.transposed else weight.shape[1::-1]
     size, like = tuple(weight.shape[2:]), {"device": weight.device, "dtype": weight.dtype}
-    layer = skip_init(kind, *channels, size, stride=2, padding=pair.padding, **like)
+    layer: nn.Conv2d | nn.ConvTranspose2d = skip_init(  # type: ignore[no-untyped-call]  # torch: untyped
+        kind, *channels, size, stride=2, padding=pair.padding, **like
+    )
     layer.weight, layer.bias = nn.Parameter(weight), pair.bias
     return layer.eval()

@@ -42,4 +42,5 @@ class ResidualMLP(nn.Module):
         h = self.first(x)
         for block in self.blocks:
             h = h + block(h)
-        return self.head(h).squeeze(1)
+        energies: Tensor = self.head(h)
+        return energies.squeeze(1)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from gebm.networks.common import HasDensity
 from gebm.networks.flows import Flow
 
 __all__ = ["DensityRatio"]
@@ -32,6 +33,8 @@ class DensityRatio(nn.Module):
 
     Shapes: rows (N, d) -> energies (N,).
     """
+
+    offset: Tensor
 
     def __init__(self, flow: Flow, base: nn.Module, offset: float = 0.0):
         super().__init__()
@@ -69,6 +72,7 @@ class DensityRatio(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with _held(self.base):
+            assert isinstance(self.base, HasDensity)
             log_base = self.base.log_prob(x)
         return log_base - self.log_density(x) + self.offset
 
@@ -79,8 +83,9 @@ class DensityRatio(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DensityRatio":
         # To another device or precision the two go together; if the base is there already, this changes nothing.
-        self.base._apply(fn, recurse)
-        return super()._apply(fn, recurse)
+        self.base._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
 
 def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:

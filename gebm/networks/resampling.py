@@ -5,7 +5,7 @@ mean pooling one convolution (k+1) x (k+1) of stride 2. For k = 3 either costs 1
 outside the image, and the stride drops an odd last row as pooling does.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,10 +33,10 @@ def fused(first: nn.Module, second: nn.Module) -> Strided | None:
     if _doubles(first) and _is_plain_convolution(second):
         # Each pixel spreads the flipped kernel from its four copies.
         weight = 4 * _mean_of_shifts(second.weight).flip(2, 3).transpose(0, 1)
-        padding = tuple(size - 1 - padding for size, padding in zip(second.kernel_size, second.padding, strict=True))
-        return Strided(True, weight, second.bias, padding)
+        (height, width), (rows, columns) = second.kernel_size, _padding(second)
+        return Strided(True, weight, second.bias, (height - 1 - rows, width - 1 - columns))
     if _is_plain_convolution(first) and _halves(second):
-        return Strided(False, _mean_of_shifts(first.weight), first.bias, first.padding)
+        return Strided(False, _mean_of_shifts(first.weight), first.bias, _padding(first))
     return None
 
 
@@ -48,7 +48,7 @@ class Paired(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         if not fast.enabled():
-            return super().forward(x)
+            return super().forward(x)  # type: ignore[no-untyped-call, no-any-return]  # torch: untyped
         layers = list(self)
         while layers:
             layer = layers.pop(0)
@@ -70,7 +70,7 @@ def _halves(layer: nn.Module) -> bool:
     return plain and not hooked(layer)
 
 
-def _is_plain_convolution(layer: nn.Module) -> bool:
+def _is_plain_convolution(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     return (
         isinstance(layer, nn.Conv2d)
         and (layer.stride, layer.dilation, layer.groups, layer.padding_mode) == ((1, 1), (1, 1), 1, "zeros")
@@ -78,6 +78,12 @@ def _is_plain_convolution(layer: nn.Module) -> bool:
         and all(padding < size for padding, size in zip(layer.padding, layer.kernel_size, strict=True))
         and not hooked(layer)
     )
+
+
+def _padding(plain: nn.Conv2d) -> tuple[int, int]:
+    assert not isinstance(plain.padding, str)
+    rows, columns = plain.padding
+    return rows, columns
 
 
 def hooked(layer: nn.Module) -> bool:

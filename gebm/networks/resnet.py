@@ -19,7 +19,8 @@ class _Residual(nn.Module):
         self.bypass = bypass
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.path(x) + self.bypass(x)
+        y: Tensor = self.path(x) + self.bypass(x)
+        return y
 
 
 def _xavier(layer: nn.Module, gain: float = 1.0) -> nn.Module:
@@ -74,7 +75,8 @@ class ResNetBase(nn.Module):
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.layers(z)
+        images: Tensor = self.layers(z)
+        return images
 
 
 class ResNetEnergy(ImageEnergy):
@@ -101,4 +103,6 @@ class ResNetEnergy(ImageEnergy):
             nn.ReLU(),
             nn.AdaptiveAvgPool2d(1),
         )
-        super().__init__(features, spectral_norm(_xavier(nn.Linear(channels, 1))), trunc)
+        head = nn.Linear(channels, 1)
+        spectral_norm(_xavier(head))
+        super().__init__(features, head, trunc)

@@ -30,7 +30,8 @@ class SNGANBase(nn.Module):
         initialise(self, nn.init.xavier_uniform_)
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.layers(z)
+        images: Tensor = self.layers(z)
+        return images
 
 
 class SNGANEnergy(ImageEnergy):

@@ -20,8 +20,8 @@ NARROWEST = 1e-3  # standard deviation of a mixture's component
 
 def zeroed(network: nn.Sequential) -> nn.Sequential:
     """The network with a last layer of zeros: a map whose parameters it gives starts from the identity."""
-    nn.init.zeros_(network[-1].weight)
-    nn.init.zeros_(network[-1].bias)
+    nn.init.zeros_(network[-1].get_parameter("weight"))
+    nn.init.zeros_(network[-1].get_parameter("bias"))
     return network
 
 
@@ -54,7 +54,8 @@ class Standardise(Transform):
         self.factor = factor.tril(-1) + self.log_diagonal.exp().diag()
 
     def _call(self, x: Tensor) -> Tensor:
-        return torch.linalg.solve_triangular(self.factor, (x - self.mean).mT, upper=False).mT
+        z: Tensor = torch.linalg.solve_triangular(self.factor, (x - self.mean).mT, upper=False).mT
+        return z
 
     def _inverse(self, z: Tensor) -> Tensor:
         return z @ self.factor.mT + self.mean
@@ -82,7 +83,8 @@ class CouplingNetwork(nn.Module):
         for i, layer in enumerate(self.layers):
             if i:
                 scale, shift = self.tanh(scale), self.relu(shift)
-            scale, shift = map(F.linear, (scale, shift), layer.weight, layer.bias)
+            weights, biases = layer.get_parameter("weight"), layer.get_parameter("bias")
+            scale, shift = map(F.linear, (scale, shift), weights, biases)
         return BOUND * torch.tanh(scale / BOUND), shift
 
 
@@ -133,18 +135,28 @@ class BatchNorm(Transform):
         super().__init__()
         self.norm = norm
 
+    @property
+    def _running(self) -> tuple[Tensor, Tensor]:
+        """The running mean and variance."""
+        mean, variance = self.norm.running_mean, self.norm.running_var
+        assert mean is not None and variance is not None
+        return mean, variance
+
     def _call(self, x: Tensor) -> Tensor:
-        return (x - self.norm.running_mean) * self._slope(self.norm.running_var) + self.norm.bias
+        mean, variance = self._running
+        return (x - mean) * self._slope(variance) + self.norm.bias
 
     def _inverse(self, y: Tensor) -> Tensor:
-        return (y - self.norm.bias) / self._slope(self.norm.running_var) + self.norm.running_mean
+        mean, variance = self._running
+        return (y - self.norm.bias) / self._slope(variance) + mean
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return self._log_det(self.norm.running_var).expand(x.shape[:-1])
+        return self._log_det(self._running[1]).expand(x.shape[:-1])
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if not self.norm.training:
-            return super().call_and_ladj(x)
+            y = self._call(x)
+            return y, self.log_abs_det_jacobian(x, y)
         return self.norm(x), self._log_det(x.var(0, correction=0)).expand(x.shape[:-1])
 
     def _slope(self, variance: Tensor) -> Tensor:
@@ -188,11 +200,13 @@ class Mixture:
         # Equal log-odds are equal probabilities, and keep their digits in both tails.
         t = self._standardised(x)
         below, above = (self.log_weight + torch.special.log_ndtr(side) for side in (t, -t))
-        return below.logsumexp(-1) - above.logsumexp(-1)
+        log_odds: Tensor = below.logsumexp(-1) - above.logsumexp(-1)
+        return log_odds
 
 
 def _normal_log_odds(z: Tensor) -> Tensor:
-    return torch.special.log_ndtr(z) - torch.special.log_ndtr(-z)
+    log_odds: Tensor = torch.special.log_ndtr(z) - torch.special.log_ndtr(-z)
+    return log_odds
 
 
 def _solve(
@@ -200,4 +214,5 @@ def _solve(
 ) -> Tensor:
     """The x in [low, high] with f(x) = y, f increasing; derivatives in y and the parameters by zuko's implicit rule."""
     halvings = 8 - round(math.log2(torch.finfo(y.dtype).eps))  # to the last digit of brackets up to 2^8 wide
-    return bisection(f, y, low, high, halvings, [p for p in parameters if p.requires_grad])
+    x: Tensor = bisection(f, y, low, high, halvings, [p for p in parameters if p.requires_grad])
+    return x

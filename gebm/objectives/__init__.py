@@ -13,7 +13,7 @@ __all__ = [
 ]  # fmt: skip
 
 # flag value -> class
-OBJECTIVES = {
+OBJECTIVES: dict[str, type[Objective]] = {
     "kale": KALE,
     "donsker": DonskerVaradhan,
     "ml": MaximumLikelihood,

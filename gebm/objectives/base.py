@@ -58,8 +58,11 @@ class Objective(nn.Module, ABC):
         return True
 
     @abstractmethod
-    def criterion(self, e_real: Tensor, e_fake: Tensor | None) -> Tensor:
-        """What an energy step minimises, of energies of data (N,) and of samples (M,); c takes no gradient here."""
+    def criterion(self, e_real: Tensor, e_fake: Tensor) -> Tensor:
+        """What an energy step minimises, of energies of data (N,) and of samples (M,); c takes no gradient here.
+
+        M is 0 where there are no samples.
+        """
 
     def base_criterion(self, e_fake: Tensor) -> Tensor:
         r"""What a base step minimises: :math:`-\log \tfrac1M \sum_i \exp(-E(y_i))` unless a criterion has its own.
@@ -69,7 +72,7 @@ class Objective(nn.Module, ABC):
         """
         return -log_mean_exp(-e_fake)
 
-    def batch_log_partition(self, e_fake: Tensor | None) -> Tensor | None:
+    def batch_log_partition(self, e_fake: Tensor) -> Tensor | None:
         """c~ of energies of base samples (M,), with its graph; None where the samples do not tell it."""
         return log_mean_exp(-e_fake)
 
@@ -87,7 +90,7 @@ class Objective(nn.Module, ABC):
         loss = self.criterion(e_real, e_fake)
         c, c_batch = self.log_partition, self.batch_log_partition(e_fake)
         stats = {"energy_real": e_real.detach().mean(), "c": c, "penalty": penalty}
-        if e_fake is not None:
+        if len(e_fake):
             stats["energy_fake"] = e_fake.detach().mean()
         if c_batch is not None:
             c_batch = c_batch.detach()
@@ -113,7 +116,7 @@ class Objective(nn.Module, ABC):
 
     def energies(self, x: Tensor) -> Tensor:
         """E of samples (N, ...): (N,), in float32 at least; exponentials of energies take no less."""
-        e = self.energy(x)
+        e: Tensor = self.energy(x)
         return e.to(torch.promote_types(e.dtype, torch.float32))
 
     def slope(self, c_batch: Tensor) -> Tensor:
@@ -122,13 +125,11 @@ class Objective(nn.Module, ABC):
 
     def _energies(
         self, real: Tensor, fake: Tensor | None, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Energies of the data and of the samples, and the penalty."""
         with weights_once(self.energy):
-            if fake is None:
-                e_real, e_fake = self.energies(real), None
-            else:
-                e_real, e_fake = self.energies(torch.cat([real, fake])).split([len(real), len(fake)])
+            together = self.energies(real if fake is None else torch.cat([real, fake]))
+            e_real, e_fake = torch.split(together, [len(real), len(together) - len(real)])
             penalty = self._penalty(real, fake, generator)
         return e_real, e_fake, penalty
 

@@ -26,5 +26,5 @@ class ContrastiveDivergence(Objective):
     def criterion(self, e_real: Tensor, e_fake: Tensor) -> Tensor:
         return e_real.mean() - e_fake.mean()
 
-    def batch_log_partition(self, e_fake: Tensor | None) -> None:
+    def batch_log_partition(self, e_fake: Tensor) -> None:
         return None

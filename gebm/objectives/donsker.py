@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from gebm.objectives.base import Objective
+from gebm.objectives.base import Objective, log_mean_exp
 
 __all__ = ["DonskerVaradhan"]
 
@@ -17,5 +17,8 @@ class DonskerVaradhan(Objective):
     the farther the energy is from flat. c has no part in it; it follows all the same.
     """
 
-    def criterion(self, e_real: Tensor, e_fake: Tensor | None) -> Tensor:
+    def criterion(self, e_real: Tensor, e_fake: Tensor) -> Tensor:
         return e_real.mean() + self.batch_log_partition(e_fake)
+
+    def batch_log_partition(self, e_fake: Tensor) -> Tensor:
+        return log_mean_exp(-e_fake)

@@ -1,15 +1,22 @@
 """Maximum likelihood."""
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gebm.errors import InputError
+from gebm.networks.common import HasDensity
 from gebm.objectives.base import log_mean_exp
 from gebm.objectives.donsker import DonskerVaradhan
 
 __all__ = ["MaximumLikelihood"]
+
+
+@runtime_checkable
+class _KnownDensity(Protocol):
+    def log_density(self, x: Tensor, /) -> Tensor: ...
 
 
 class MaximumLikelihood(DonskerVaradhan):
@@ -34,7 +41,7 @@ class MaximumLikelihood(DonskerVaradhan):
     def _known(self) -> Tensor | None:
         return getattr(self.energy, "known_log_partition", None)
 
-    def batch_log_partition(self, e_fake: Tensor | None) -> Tensor:
+    def batch_log_partition(self, e_fake: Tensor) -> Tensor:
         """The known log-partition, else that of the batch, with its graph."""
         known = self._known
         return log_mean_exp(-e_fake) if known is None else known
@@ -42,20 +49,23 @@ class MaximumLikelihood(DonskerVaradhan):
     def forward(
         self, real: Tensor, fake: Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        if self._known is None or not hasattr(self.energy, "log_density"):
+        known = self._known
+        if known is None or not isinstance(self.energy, _KnownDensity):
             return super().forward(real, fake, generator)
-        c, known, penalty = self.log_partition, self._known.detach(), self._penalty(real, None, generator)
+        c, known, penalty = self.log_partition, known.detach(), self._penalty(real, None, generator)
         loss = -self.energy.log_density(real).mean() + self.slope(known) * (c - c.detach())
         stats = {"c": c.detach(), "c_batch": known, "penalty": penalty.detach()}
         return loss + self.penalty_lambda * penalty, stats
 
-    def base_loss(self, base: nn.Module, z: Tensor, real: Callable[[], Tensor]) -> tuple[Tensor, Tensor | None]:
+    def base_loss(
+        self, base: Callable[[Tensor], Tensor], z: Tensor, real: Callable[[], Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
         """Minus the mean log-density of a batch of data under the base, and the log-partition if it is known.
 
         Raises:
             InputError: the base has no density.
         """
-        if not hasattr(base, "log_prob"):
+        if not isinstance(base, HasDensity):
             raise InputError("--criterion ml: the base has no log_prob to maximise; take a flow (--g_model nvp, maf)")
         known = self._known
         return -base.log_prob(real()).mean(), None if known is None else known.detach()

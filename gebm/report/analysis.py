@@ -1,6 +1,7 @@
 """The sections on what the samples are: distances and energies along the chains, memorisation, the sampler's record."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -29,13 +30,14 @@ def along_the_chains(report: Report) -> list[Html]:
     return [columns(charts)] if charts else []
 
 
-def _distance_chart(chains: Chains, curve: Mapping) -> Html:
+def _distance_chart(chains: Chains, curve: Mapping[str, Any]) -> Html:
     name = chains.summary["distance"]
     base = chains.summary["metrics"][name]["base"]
     values = {int(step): found for step, found in curve.items()}
     low, high = zip(*(found["ci"] for found in values.values()))
+    base_low, base_high = ([end] for end in base["ci"])
     lines = [
-        Line("base", [0], [base["value"]], "base", *([end] for end in base["ci"]), level=True),
+        Line("base", [0], [base["value"]], "base", base_low, base_high, level=True),
         Line("GEBM", list(values), [v["value"] for v in values.values()], "gebm", low, high),
     ]
     counts = "{n_fake} samples, {n_real} images of {split}, {features} features".format(**chains.summary)
@@ -49,9 +51,7 @@ def _distance_chart(chains: Chains, curve: Mapping) -> Html:
 def energies(report: Report) -> list[Html]:
     if not report.energies:
         return []
-    rows = [
-        (name, f"{e.mean():.3f}", f"{e.std():.3f}", str(len(e))) for name, (_, e) in report.energies.items()
-    ]
+    rows = [(name, f"{e.mean():.3f}", f"{e.std():.3f}", str(len(e))) for name, (_, e) in report.energies.items()]
     caption = (
         "Energies on one axis, low is likely. The gap between base samples and images is what the energy sees to mend; "
         "train clearly left of test is over-fitting. The outermost 0.1 % on either side is not drawn."

@@ -3,7 +3,7 @@
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -22,15 +22,18 @@ SIZE = 4.6, 3.0  # inches: 331 x 216 px, which a phone shows whole; text of 8 po
 BINS = 40
 
 
+Values = Sequence[float] | np.ndarray
+
+
 class Line(NamedTuple):
     """y against x under a name, in the colour of its role (`base`, `gebm`, `train`, `test`), perhaps with a band."""
 
     name: str
-    x: Sequence[float]
-    y: Sequence[float]
+    x: Values
+    y: Values
     role: str = "gebm"
-    low: Sequence[float] | None = None
-    high: Sequence[float] | None = None
+    low: Values | None = None
+    high: Values | None = None
     level: bool = False  # y, low and high are one number, drawn over the whole width
     width: float = 1.5
 
@@ -68,15 +71,15 @@ def histogram(groups: Mapping[str, tuple[str, np.ndarray]], xlabel: str, ylabel:
 def _lines(axes: "Axes", lines: Sequence[Line]) -> None:
     for line in lines:
         dashes = DASHES[line.role] if line.name else "-"  # that tell names apart
-        style = {"color": COLOURS[line.role], "linestyle": dashes, "linewidth": line.width}
+        style: dict[str, Any] = {"color": COLOURS[line.role], "linestyle": dashes, "linewidth": line.width}
         if line.level:
             axes.axhline(line.y[0], label=line.name, **style)
-            if line.low is not None:
+            if line.low is not None and line.high is not None:
                 axes.axhspan(line.low[0], line.high[0], color=style["color"], alpha=0.15, linewidth=0)
             continue
         marker = "o" if len(line.x) < 12 and line.width > 1 else None
         axes.plot(line.x, line.y, label=line.name, marker=marker, markersize=3, **style)
-        if line.low is not None:
+        if line.low is not None and line.high is not None:
             axes.fill_between(line.x, line.low, line.high, color=style["color"], alpha=0.2, linewidth=0)
 
 
@@ -86,7 +89,7 @@ def _draw(panels: Sequence[Panel], ylabel: str, label: str, draw: Callable[["Axe
     from matplotlib.figure import Figure
 
     ink, rule = COLOURS["ink"], COLOURS["rule"]
-    style = {
+    style: dict[Any, Any] = {
         "svg.fonttype": "none", "svg.hashsalt": label, "text.parse_math": False, "font.size": 8, "axes.edgecolor": ink,
         "axes.labelcolor": ink, "xtick.color": ink, "ytick.color": ink, "text.color": ink, "grid.color": rule,
         "grid.linewidth": 0.5, "axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False,
@@ -101,11 +104,13 @@ def _draw(panels: Sequence[Panel], ylabel: str, label: str, draw: Callable[["Axe
             axes.set_xlabel(panel.xlabel)
             axes.locator_params(axis="x", nbins=8 // len(panels))
         row[0].set_ylabel(ylabel)
-        named = {}
+        named: dict[str, Any] = {}
         for axes in row:
             named |= {text: line for line, text in zip(*axes.get_legend_handles_labels())}
         if len(named) > 1:
-            figure.legend(named.values(), named, loc="outside upper left", ncols=2, frameon=False, handlelength=2.6)
+            figure.legend(
+                [*named.values()], [*named], loc="outside upper left", ncols=2, frameon=False, handlelength=2.6
+            )
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return _inline(buffer.getvalue(), label)
@@ -120,5 +125,6 @@ def _inline(svg: str, label: str) -> Html:
     svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", svg)
     for name, colour in COLOURS.items():
         svg = svg.replace(colour, f"var(--{name})")
-    start = element("svg", viewBox=re.search(r'viewBox="([^"]*)"', svg)[1], role="img", aria_label=label)
+    view_box = re.findall(r'viewBox="([^"]*)"', svg)[0]
+    start = element("svg", viewBox=view_box, role="img", aria_label=label)
     return Html(start.removesuffix("</svg>") + svg[svg.index(">") + 1 :])

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,7 @@ class Chains(NamedTuple):
     """A set of samples: its title, its summary (`summary.json`), and the folder of its pictures."""
 
     title: str
-    summary: Mapping
+    summary: Mapping[str, Any]
     folder: Path
 
 
@@ -63,16 +63,16 @@ class Report:
     about: list[tuple[str, str]]
     command: list[str]
     settings: list[Setting]
-    rows: list[dict] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
     chains: list[Chains] = field(default_factory=list)
-    evaluation: Mapping = field(default_factory=dict)
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
     base_images: np.ndarray | None = None
     energies: dict[str, tuple[str, np.ndarray]] = field(default_factory=dict)
     neighbours: Neighbours | None = None
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def kale_of(report: Report) -> Mapping | None:
+def kale_of(report: Report) -> Mapping[str, Any] | None:
     """The summary or evaluation that holds KALE and its gap between train and test."""
     summaries = [*(chains.summary for chains in report.chains), report.evaluation]
     return next((summary for summary in summaries if "kale_gap" in summary), None)

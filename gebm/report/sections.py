@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -89,8 +90,8 @@ def figures(report: Report) -> list[Html]:
                 note(f"Features: {summary['features']}. {text.metric_note({**summary, 'metrics': metrics})}."),
             ]
     if of := kale_of(report):
-        rows = text.kale_rows(of) + (text.partition_rows(of) if "partition" in of else [])
-        blocks += [element("h3", "KALE and the log-partition"), table(rows)]
+        on_model = text.kale_rows(of) + (text.partition_rows(of) if "partition" in of else [])
+        blocks += [element("h3", "KALE and the log-partition"), table(on_model)]
     if not blocks and report.rows:
         end = report.rows[-1]
         counter, steps = STAGES[end["stage"]]
@@ -153,7 +154,7 @@ SECTIONS: dict[str, Callable[[Report], list[Html]]] = {
 }
 
 
-def _panels(rows: Sequence[Mapping], series: Mapping[str, tuple[str, str]]) -> list[Panel]:
+def _panels(rows: Sequence[Mapping[str, Any]], series: Mapping[str, tuple[str, str]]) -> list[Panel]:
     """The series against the steps of each stage that has some of them."""
     panels = []
     for stage, (counter, xlabel) in STAGES.items():
@@ -169,15 +170,15 @@ def _panels(rows: Sequence[Mapping], series: Mapping[str, tuple[str, str]]) -> l
     return panels
 
 
-def _better(name: str, metric: Mapping) -> Html:
+def _better(name: str, metric: Mapping[str, Any]) -> Html:
     return element("span", name, element("small", f"{metric['better']} is better"))
 
 
-def _gain(metric: Mapping) -> dict | None:
+def _gain(metric: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"value": metric["gain"], "ci": metric["gain_ci"]} if "gain" in metric else None
 
 
-def _value(entry: Mapping | None) -> Html | str:
+def _value(entry: Mapping[str, Any] | None) -> Html | str:
     """A value over its interval."""
     if not entry:
         return ""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 __all__ = ["estimate", "gain", "kale_rows", "metric_note", "metric_rows", "mixing_rows", "mixing_warning"]
 __all__ += ["nll_rows", "over_fitting", "partition_rows", "rounded", "sampler_row", "side_by_side", "table"]
@@ -14,7 +15,7 @@ def table(rows: Sequence[Sequence[str]], title: str = "") -> str:
     return "\n".join([title, "-" * len(title), *lines] if title else lines)
 
 
-def rounded(entry: Mapping) -> list[str]:
+def rounded(entry: Mapping[str, Any]) -> list[str]:
     """A figure and the ends of its 95 % interval, to two digits of the interval's width."""
     low, high = entry["ci"]
     scale = high - low or abs(entry["value"]) or 1.0
@@ -22,17 +23,17 @@ def rounded(entry: Mapping) -> list[str]:
     return [f"{x:.{decimals}f}" for x in (entry["value"], low, high)]
 
 
-def estimate(entry: Mapping) -> str:
+def estimate(entry: Mapping[str, Any]) -> str:
     """A figure with its 95 % interval: `25.0 (24.2 to 25.9)`."""
     return "{} ({} to {})".format(*rounded(entry))
 
 
-def gain(entry: Mapping) -> str:
+def gain(entry: Mapping[str, Any]) -> str:
     """By how much the GEBM is better, with the 95 % interval."""
     return estimate({"value": entry["gain"], "ci": entry["gain_ci"]})
 
 
-def metric_rows(summary: Mapping) -> list[tuple[str, ...]]:
+def metric_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Rows of the metrics of a comparison of base and GEBM, or of samples alone; the first row is the header."""
     metrics = summary["metrics"]
     if all("base" not in entry for entry in metrics.values()):
@@ -41,7 +42,7 @@ def metric_rows(summary: Mapping) -> list[tuple[str, ...]]:
     return [("", "base", "GEBM", "gain"), *rows]
 
 
-def metric_note(summary: Mapping) -> str:
+def metric_note(summary: Mapping[str, Any]) -> str:
     """What the metrics were measured on, and what the columns mean."""
     where = f"{summary['n_fake']} samples, {summary['n_real']} images of {summary['split']}"
     note = f"{where}; 95 % intervals at these numbers"
@@ -56,7 +57,7 @@ def metric_note(summary: Mapping) -> str:
     return note
 
 
-def side_by_side(summaries: Mapping[str, Mapping]) -> list[tuple[str, ...]]:
+def side_by_side(summaries: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """Rows of the figures of several subjects, a column for each and for its base; the first row is the header."""
     columns: dict[str, dict[str, str]] = {}
     for name, summary in summaries.items():
@@ -82,7 +83,7 @@ def side_by_side(summaries: Mapping[str, Mapping]) -> list[tuple[str, ...]]:
     return [("", *columns), *((key, *(column.get(key, "") for column in columns.values())) for key in keys)]
 
 
-def sampler_row(summary: Mapping) -> tuple[str, str]:
+def sampler_row(summary: Mapping[str, Any]) -> tuple[str, str]:
     """Row of a sampler's setting."""
     size = "gamma {gamma:g} (h {step_size:.3g}), " if summary["gamma"] is not None else "h {step_size:.3g} (tuned), "
     size = size if summary["step_size"] is not None else ""  # every proposal a fresh draw
@@ -97,7 +98,7 @@ def sampler_row(summary: Mapping) -> tuple[str, str]:
     return "sampler", text
 
 
-def mixing_rows(summary: Mapping) -> list[tuple[str, str]]:
+def mixing_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Rows on how the chains fared: acceptance, and what their record says of mixing."""
     if not summary["steps"]:
         return [("no steps", "these are samples of the base")]
@@ -114,9 +115,7 @@ def mixing_rows(summary: Mapping) -> list[tuple[str, str]]:
         size = f"{d['ess_energy']:.0f} of {d['chains'] * d['draws']} ({d['chains']} chains x {d['draws']} draws)"
         if summary["mixed"]:  # or the numbers would only say how far apart the chains are
             rows[-1] = (rows[-1][0], f"{rows[-1][1]}: mixed")
-            size += (
-                f", {d['ess_per_1000_evaluations']:.3g} per 1000 evaluations, {summary['ess_per_s']:.3g} a second"
-            )
+            size += f", {d['ess_per_1000_evaluations']:.3g} per 1000 evaluations, {summary['ess_per_s']:.3g} a second"
         rows.append(("ESS of the energy", size))
     if d["left_start"] is not None:
         rows.append(("left their start", "{left_start:.0%} of the chains".format(**d)))
@@ -125,7 +124,7 @@ def mixing_rows(summary: Mapping) -> list[tuple[str, str]]:
     return rows
 
 
-def mixing_warning(summary: Mapping) -> str:
+def mixing_warning(summary: Mapping[str, Any]) -> str:
     """What keeps the samples from being draws of the posterior, in words; empty if nothing is seen."""
     if not summary["steps"] or summary["mixed"]:
         return ""
@@ -149,37 +148,37 @@ def mixing_warning(summary: Mapping) -> str:
     return f"{reason}: these are refined samples, not posterior draws" if reason else ""
 
 
-def nll_rows(summary: Mapping) -> list[tuple[str, ...]]:
+def nll_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Rows of the negative log-likelihoods of one split, or of their means over splits; the first is the header."""
     title = f"mean of {len(summary['seeds'])} splits, nats" if "seeds" in summary else "nats a row"
-    rows = [(title, "base", "GEBM", "gain")]
+    rows: list[tuple[str, ...]] = [(title, "base", "GEBM", "gain")]
     for split, found in summary["nll"].items():
         name = split if "seeds" in summary else f"{split}, {found['base']['n']} rows"
         rows.append((name, *map(_with_error, found.values())))
     return rows
 
 
-def _nll_column(splits: Mapping, model: str) -> dict[str, str]:
+def _nll_column(splits: Mapping[str, Any], model: str) -> dict[str, str]:
     return {f"NLL {split}": _with_error(found[model]) for split, found in splits.items()}
 
 
-def _with_error(entry: Mapping) -> str:
+def _with_error(entry: Mapping[str, Any]) -> str:
     return "{value:.4f} +- {se:.4f}".format(**entry)
 
 
-def partition_rows(summary: Mapping) -> list[tuple[str, str]]:
+def partition_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Rows of the log-partition by other estimators."""
     text = "{value:.3f} +- {se:.3f} ({n} particles)"
     return [(f"log-partition, {name}", text.format(**found)) for name, found in summary["partition"].items()]
 
 
-def over_fitting(gap: Mapping) -> str:
+def over_fitting(gap: Mapping[str, Any]) -> str:
     """The gap of KALE between train and test in words."""
     sign = "a sign of over-fitting" if gap["value"] > 2 * gap["se"] else "no sign of over-fitting"
     return f"{gap['value']:.3f}, standard error {gap['se']:.3f}: {sign}"
 
 
-def kale_rows(summary: Mapping) -> list[tuple[str, str]]:
+def kale_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Rows of KALE on both splits and of the log-partition."""
     train, test = summary["kale"]["train"], summary["kale"]["test"]
     text = "{donsker_varadhan:.3f} nats ({fenchel:.3f} with c), {n_real} images"

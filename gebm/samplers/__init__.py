@@ -24,7 +24,7 @@ __all__ = [
 ]  # fmt: skip
 
 # flag value -> kernel class
-SAMPLERS = {
+SAMPLERS: dict[str, type[Kernel]] = {
     "langevin": Langevin,
     "lmc": KineticLangevin,
     "mala": MALA,

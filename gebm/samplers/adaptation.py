@@ -62,7 +62,7 @@ def adapt(
     if precondition:
         moments = _Moments(state.position)
         kernel, state = _average(kernel, target, state, steps // 2, moments, generator)
-        kernel = replace(kernel, scale=moments.deviations())
+        kernel = replace(kernel, **{"scale": moments.deviations()})  # a field of some kernels, as checked above
     steps_left = steps - steps // 2 if precondition else steps
     kernel, state = _average(kernel, target, state, steps_left, None, generator)
     return Adapted(replace(kernel, step_size=float(kernel.step_size)), state, steps)
@@ -81,6 +81,7 @@ def _average(
     centre = math.log(10) + torch.log(zero + kernel.step_size)
     log_h = log_mean = centre - math.log(10)
     shortfall = zero
+    assert kernel.goal is not None
     for t in range(1, steps + 1):
         state, info = replace(kernel, step_size=log_h.exp()).step(state, target, generator)
         missing = kernel.goal - info.acceptance.double().mean()

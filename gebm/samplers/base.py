@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +34,13 @@ class State(NamedTuple):
     gradient: Tensor | None = None
     velocity: Tensor | None = None
     extra: Mapping[str, Tensor] = MappingProxyType({})
+
+    @property
+    def grad(self) -> Tensor:
+        """The gradient; TypeError where the kernel of this state uses none."""
+        if self.gradient is None:
+            raise TypeError("this state has no gradient: it is of a kernel that uses none")
+        return self.gradient
 
 
 class Info(NamedTuple):
@@ -70,7 +77,7 @@ class Kernel(ABC):
             raise InputError(f"{type(self).__name__}: step_size {self.step_size} must be a number above 0")
 
     @classmethod
-    def from_gamma(cls, gamma: float, **own: object) -> "Kernel":
+    def from_gamma(cls, gamma: float, **own: Any) -> "Kernel":
         """Kernel of the documented flag `--lmc_gamma`, where gamma is 2h: z - (gamma/2) grad U + sqrt(gamma) xi."""
         return cls(gamma / 2, **own)
 

@@ -102,11 +102,11 @@ def run(
     )
 
 
-def _at(kernel: Kernel, step_factor: float | None, beta_factor: float | None) -> Kernel:
+def _at(kernel: Kernel, step_factor: float | None, beta_factor: float | None) -> Kernel | Tempered:
     """The kernel with a factor on its step size and one on its inverse temperature."""
     if step_factor is not None:
         kernel = replace(kernel, step_size=kernel.step_size * step_factor)
-    return kernel if beta_factor in (None, 1.0) else Tempered(kernel, beta_factor)
+    return kernel if beta_factor is None or beta_factor == 1.0 else Tempered(kernel, beta_factor)
 
 
 def _is_bad(state: State) -> Tensor:

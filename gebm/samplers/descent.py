@@ -23,5 +23,5 @@ class GradientDescent(Kernel):
     moves = False
 
     def step(self, state: State, target: Target, generator: torch.Generator | None = None) -> tuple[State, Info]:
-        position = state.position - self.step_size * state.gradient
+        position = state.position - self.step_size * state.grad
         return State(position, *target(position)), always_accepted(position)

@@ -112,7 +112,7 @@ def _normal_scores(chains: Tensor) -> Tensor:
     rises = ordered[..., 1:] != ordered[..., :-1]
     lowest = torch.where(pad(rises, (1, 0), value=True), rank, 0).cummax(-1).values
     highest = torch.where(pad(rises, (0, 1), value=True), rank, size).flip(-1).cummin(-1).values.flip(-1)
-    scores = torch.special.ndtri(((lowest + highest) / 2 - 3 / 8) / (size + 1 / 4))
+    scores: Tensor = torch.special.ndtri(((lowest + highest) / 2 - 3 / 8) / (size + 1 / 4))
     scores = scores.masked_fill(ordered.isnan(), math.nan)
     return scores.scatter(-1, order, scores).view_as(chains)
 
@@ -120,7 +120,8 @@ def _normal_scores(chains: Tensor) -> Tensor:
 def _median(chains: Tensor) -> Tensor:
     ordered = chains.flatten(-2).sort(-1).values
     size = ordered.shape[-1]
-    return ((ordered[..., (size - 1) // 2] + ordered[..., size // 2]) / 2)[..., None, None]
+    median: Tensor = (ordered[..., (size - 1) // 2] + ordered[..., size // 2]) / 2
+    return median[..., None, None]
 
 
 def _rhat(chains: Tensor) -> Tensor:
@@ -140,7 +141,7 @@ def _ess(chains: Tensor) -> Tensor:
 
     # A reversible chain's sums over lags 2k and 2k + 1 are positive and fall with k. Estimates are trusted up to the
     # first that is not positive, and made to fall; of the pair after them the even lag alone is used.
-    pairs = correlation[..., : 2 * max(1, (n - 1) // 2)].unflatten(-1, (-1, 2))
+    pairs = torch.unflatten(correlation[..., : 2 * max(1, (n - 1) // 2)], -1, (-1, 2))
     even, sums = pairs[..., 0], pairs.sum(-1)
     trusted = sums.cummin(-1).values[..., :-1].clamp(min=0)
     after = (trusted > 0).sum(-1, keepdim=True)
@@ -159,4 +160,5 @@ def _autocovariance(chains: Tensor) -> Tensor:
     # Padding to 2n keeps the ends apart; the mean over chains commutes with the inverse transform, done once.
     spectrum = torch.fft.rfft(centred, 2 * n)
     power = (spectrum.real.square() + spectrum.imag.square()).mean(-2)
-    return torch.fft.irfft(power, 2 * n)[..., :n] / n
+    covariances: Tensor = torch.fft.irfft(power, 2 * n)[..., :n]
+    return covariances / n

@@ -1,6 +1,7 @@
 """Hamiltonian Monte Carlo."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ class HMC(Kernel):
             raise InputError(f"HMC: leapfrog {self.leapfrog} must be 1 or more")
 
     @classmethod
-    def from_gamma(cls, gamma: float, **own: object) -> "HMC":
+    def from_gamma(cls, gamma: float, **own: Any) -> "HMC":
         """Kernel of the documented flag `--lmc_gamma`: h = 2 sqrt(gamma)."""
         return cls(2 * gamma**0.5, **own)
 
@@ -58,9 +59,9 @@ class HMC(Kernel):
         drawn = velocity = normal_like(state.position, generator)
         proposal = state
         for _ in range(self.leapfrog):
-            velocity = velocity - h / 2 * s * proposal.gradient
+            velocity = velocity - h / 2 * s * proposal.grad
             position = proposal.position + h * s * velocity
             proposal = State(position, *target(position))
-            velocity = velocity - h / 2 * s * proposal.gradient
+            velocity = velocity - h / 2 * s * proposal.grad
         kinetic = 0.5 * (drawn.square().sum(1) - velocity.square().sum(1))
         return accept(state, proposal, state.potential - proposal.potential + kinetic, generator)

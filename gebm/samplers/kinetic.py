@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ class KineticLangevin(Kernel):
             raise InputError(f"KineticLangevin: friction {self.friction} must be 0 or more")
 
     @classmethod
-    def from_gamma(cls, gamma: float, **own: object) -> "KineticLangevin":
+    def from_gamma(cls, gamma: float, **own: Any) -> "KineticLangevin":
         """Kernel of the documented flag `--lmc_gamma`: h = 2 sqrt(gamma)."""
         return cls(2 * gamma**0.5, **own)
 
@@ -59,8 +60,10 @@ class KineticLangevin(Kernel):
         return State(position, zeros[:, 0], zeros, zeros, {"evaluated_at": position})
 
     def step(self, state: State, target: Target, generator: torch.Generator | None = None) -> tuple[State, Info]:
-        half, extra = self.step_size / 2, {}
+        half = self.step_size / 2
+        extra: dict[str, Tensor] = {}
         position, velocity = state.position, state.velocity
+        assert velocity is not None, "a state of another kernel"
         if self.splitting == "ABOBA":
             position = position + half * velocity
             potential, gradient = target(position)
@@ -68,7 +71,7 @@ class KineticLangevin(Kernel):
             velocity = self._ou_step(velocity - half * gradient, generator) - half * gradient
             position = position + half * velocity
         else:
-            velocity = velocity - half * state.gradient
+            velocity = velocity - half * state.grad
             position = position + half * velocity
             velocity = self._ou_step(velocity, generator)
             position = position + half * velocity

@@ -25,5 +25,5 @@ class Langevin(Kernel):
 
     def step(self, state: State, target: Target, generator: torch.Generator | None = None) -> tuple[State, Info]:
         noise = normal_like(state.position, generator)
-        position = state.position - self.step_size * state.gradient + (2 * self.step_size) ** 0.5 * noise
+        position = state.position - self.step_size * state.grad + (2 * self.step_size) ** 0.5 * noise
         return State(position, *target(position)), always_accepted(position)

@@ -35,11 +35,9 @@ class MALA(Kernel):
     def step(self, state: State, target: Target, generator: torch.Generator | None = None) -> tuple[State, Info]:
         h, s = self.step_size, self.scale
         noise = normal_like(state.position, generator)
-        move = (2 * h) ** 0.5 * noise - h * s * state.gradient
+        move = (2 * h) ** 0.5 * noise - h * s * state.grad
         position = state.position + s * move
         proposal = State(position, *target(position))
-        back = h * s * proposal.gradient - move
-        log_ratio = (
-            state.potential - proposal.potential + 0.5 * noise.square().sum(1) - back.square().sum(1) / (4 * h)
-        )
+        back = h * s * proposal.grad - move
+        log_ratio = state.potential - proposal.potential + 0.5 * noise.square().sum(1) - back.square().sum(1) / (4 * h)
         return accept(state, proposal, log_ratio, generator)

@@ -33,7 +33,7 @@ def select(taken: Tensor, proposal: State, state: State) -> State:
     """Position, potential and gradient together, chain by chain: a rejected chain keeps its own gradient."""
     column, gradient = taken[:, None], None
     if state.gradient is not None:
-        gradient = torch.where(column, proposal.gradient, state.gradient)
+        gradient = torch.where(column, proposal.grad, state.grad)
     return state._replace(
         position=torch.where(column, proposal.position, state.position),
         potential=torch.where(taken, proposal.potential, state.potential),

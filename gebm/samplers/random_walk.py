@@ -1,6 +1,7 @@
 """Samplers that use no gradients: random walk, independent proposals, importance resampling."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,9 +33,9 @@ class PriorProposals(GradientFree):
     gamma_power = 0.0
 
     @classmethod
-    def from_gamma(cls, gamma: float) -> "Kernel":
+    def from_gamma(cls, gamma: float, **own: Any) -> "Kernel":
         """The same kernel for every gamma."""
-        return cls()
+        return cls(**own)
 
 
 @dataclass(frozen=True)

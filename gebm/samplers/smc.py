@@ -76,7 +76,7 @@ class SMC(Kernel):
         keep = torch.where(resample, _systematic(weights, generator), everyone)
         weights = torch.where(resample, 1 / n, weights)
 
-        chosen = State(state.position[keep], state.potential[keep], state.gradient[keep])
+        chosen = State(state.position[keep], state.potential[keep], state.grad[keep])
         h = self.step_size * torch.exp(extra["log_h"])
         moved, info = Tempered(MALA(h), t).step(chosen, target, generator)
         log_h = extra["log_h"] + RATE * ((weights * info.acceptance).sum() - MALA.goal)

@@ -32,11 +32,12 @@ class SphereLangevin(Kernel):
 
     def step(self, state: State, target: Target, generator: torch.Generator | None = None) -> tuple[State, Info]:
         z = state.position
-        move = (2 * self.step_size) ** 0.5 * normal_like(z, generator) - self.step_size * state.gradient
+        move = (2 * self.step_size) ** 0.5 * normal_like(z, generator) - self.step_size * state.grad
         radial = (move * z).sum(1, keepdim=True) / z.square().sum(1, keepdim=True)
         position = _onto_sphere(z + move - radial * z)
         return State(position, *target(position)), always_accepted(position)
 
 
 def _onto_sphere(z: Tensor) -> Tensor:
-    return z * (math.sqrt(z.shape[1]) / z.norm(dim=1, keepdim=True))
+    radius: Tensor = z.norm(dim=1, keepdim=True)
+    return z * (math.sqrt(z.shape[1]) / radius)

@@ -35,12 +35,14 @@ class Tempered:
 
     def step(self, state: State, target: Target, generator: torch.Generator | None = None) -> tuple[State, Info]:
         path = _Path(target, self.t)
-        potential, gradient = path.mix(state.position, state.potential, state.gradient)
+        potential = path.mixed(state.position, state.potential)
+        gradient = None if state.gradient is None else path.mixed_gradient(state.position, state.gradient)
         moved, info = self.kernel.step(state._replace(potential=potential, gradient=gradient), path, generator)
         # Of the untempered values each chain keeps those of the point it is at.
-        potential = torch.where(info.accepted, path.last[0], state.potential)
-        if state.gradient is not None:
-            gradient = torch.where(info.accepted[:, None], path.last[1], state.gradient)
+        last_potential, last_gradient = path.last
+        potential = torch.where(info.accepted, last_potential, state.potential)
+        if state.gradient is not None and last_gradient is not None:
+            gradient = torch.where(info.accepted[:, None], last_gradient, state.gradient)
         return moved._replace(potential=potential, gradient=gradient), info
 
 
@@ -50,17 +52,20 @@ class _Path:
     def __init__(self, target: Target, t: float | Tensor):
         self.target = target
         self.t = t
-        self.last: tuple[Tensor, Tensor | None] = ()
+        self.last: tuple[Tensor, Tensor | None]
 
-    def mix(self, z: Tensor, potential: Tensor, gradient: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        t = self.t
-        mixed = t * potential + (1 - t) * prior_potential(z)
-        return mixed, None if gradient is None else t * gradient + (1 - t) * z
+    def mixed(self, z: Tensor, potential: Tensor) -> Tensor:
+        return self.t * potential + (1 - self.t) * prior_potential(z)
+
+    def mixed_gradient(self, z: Tensor, gradient: Tensor) -> Tensor:
+        return self.t * gradient + (1 - self.t) * z
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        self.last = self.target(z)
-        return self.mix(z, *self.last)
+        potential, gradient = self.target(z)
+        self.last = potential, gradient
+        return self.mixed(z, potential), self.mixed_gradient(z, gradient)
 
     def potential(self, z: Tensor) -> Tensor:
-        self.last = self.target.potential(z), None
-        return self.mix(z, *self.last)[0]
+        potential = self.target.potential(z)
+        self.last = potential, None
+        return self.mixed(z, potential)

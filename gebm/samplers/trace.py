@@ -83,7 +83,7 @@ class Recorder:
         if not kernel.moves:
             return Diagnostics(n, draws, *[missing] * 6)
         if draws < FEWEST:
-            return Diagnostics(n, draws, *[missing] * 5, left_start(self.start, self.end))
+            return Diagnostics(n, draws, *[missing] * 6)._replace(left_start=left_start(self.start, self.end))
         arrays = {name: values[:, -draws:] for name, values in self.arrays().items()}
         energy, projection = arrays["energy"], arrays["projection"]
         ess_energy = float(ess(energy))

@@ -47,7 +47,7 @@ class OptimalTransport(Kernel):
     def step(self, state: State, target: Target, generator: torch.Generator | None = None) -> tuple[State, Info]:
         anchor, k = state.extra["anchor"], state.extra["lipschitz"][:, None]
         z = state.position
-        slope = state.gradient - z  # of phi alone
+        slope = state.grad - z  # of phi alone
         radial = (slope * z).sum(1, keepdim=True) / z.square().sum(1, keepdim=True)
         away = z - self.step_size / k.clamp(min=1e-12) * (slope - radial * z) - anchor
         distance = away.norm(dim=1, keepdim=True)

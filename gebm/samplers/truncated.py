@@ -31,7 +31,7 @@ class TruncatedLangevin(Kernel):
 
     def step(self, state: State, target: Target, generator: torch.Generator | None = None) -> tuple[State, Info]:
         noise = (2 * self.step_size) ** 0.5 * normal_like(state.position, generator)
-        position = self._reflect(state.position - self.step_size * state.gradient + noise)
+        position = self._reflect(state.position - self.step_size * state.grad + noise)
         return State(position, *target(position)), always_accepted(position)
 
     def _reflect(self, z: Tensor) -> Tensor:

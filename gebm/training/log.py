@@ -5,6 +5,7 @@ import logging
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ class TrainingLog:
         self.sums: dict[str, tuple[Tensor, int]] = {}
         self.latest: dict[str, float] = {}  # values of a moment, of which a mean would say little
         self.first_bad = torch.full((), -1, device=like.device)  # twice the step, plus one for a base step
-        self.bar: tqdm | None = None
+        self.bar: tqdm[NoReturn] | None = None
         self.started_s, self.started_images = time.monotonic(), trainer.counters.images
 
     def __enter__(self) -> "TrainingLog":
@@ -66,7 +67,8 @@ class TrainingLog:
         self.total = total
 
     def advance(self) -> None:
-        self.bar.update()
+        if self.bar is not None:
+            self.bar.update()
 
     def collect(self, stats: dict[str, Tensor]) -> None:
         """Take a step's statistics, without waiting for the device."""
@@ -94,8 +96,9 @@ class TrainingLog:
         rate = (self.trainer.counters.images - self.started_images) / max(elapsed_s, 1e-9)
         kind = "images" if self.of_images else "rows"
         self.add({**means, f"{kind}_per_s": round(rate, 1), "elapsed_s": round(elapsed_s, 3)})
-        shown = {k: f"{means[k]:.3g}" for k in ("kale", "c", "base_loss") if k in means}
+        shown: dict[str, str] = {k: f"{means[k]:.3g}" for k in ("kale", "c", "base_loss") if k in means}
         shown |= {k: f"{means[k]:.4f}" for k in ("valid_nll", "valid_nll_best") if k in means}
+        assert self.bar is not None, "no stage has begun"
         self.bar.set_postfix(shown)
         if self.bar.disable:
             values = "  ".join(f"{k} {v}" for k, v in shown.items())
@@ -104,6 +107,7 @@ class TrainingLog:
     def say(self, values: dict[str, float]) -> None:
         """Print what was evaluated, above the progress bar."""
         line = f"{self._where()}  " + "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        assert self.bar is not None, "no stage has begun"
         if self.bar.disable:
             messages.info(line)
         else:

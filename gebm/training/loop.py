@@ -162,7 +162,7 @@ def train(
             update(trainer.energy_step)
             counters.refine_step += 1
 
-        stages = [
+        stages: list[tuple[str, str, int, Callable[[], object]]] = [
             ("base", "ml_step", schedule.ml_steps, lambda: update(trainer.likelihood_step)),
             ("joint", "g_step", schedule.base_steps if schedule.train_mode != "energy" else 0, joint_step),
             ("refine", "refine_step", schedule.refine_steps if schedule.refines else 0, refine_step),

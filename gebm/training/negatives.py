@@ -60,7 +60,8 @@ class Pool(Negatives):
         if size < 1 or not refresh > 0:
             raise InputError(f"Pool: size {size} and refresh {refresh} must be above 0")
         self.size, self.refresh = size, refresh
-        self.base_changed()
+        self.samples: Tensor | None = None
+        self.used = 0
 
     def __call__(self, model: GEBM, n: int, generator: torch.Generator | None = None) -> Tensor:
         if self.samples is None or self.used >= self.refresh * self.size:

@@ -12,6 +12,7 @@ from gebm.data import Batches
 from gebm.errors import InputError
 from gebm.model import GEBM
 from gebm.networks import DensityRatio
+from gebm.networks.common import HasDensity
 from gebm.objectives import Objective, log_mean_exp
 from gebm.seeds import stream
 from gebm.training.negatives import Fresh, Negatives
@@ -112,7 +113,7 @@ class Trainer:
         self.trained = [p for p in objective.parameters() if p.requires_grad]  # a user's energy may hold frozen parts
         self.average = None
         if ema:
-            average = get_ema_multi_avg_fn(ema)
+            average = get_ema_multi_avg_fn(ema)  # type: ignore[no-untyped-call]  # torch: untyped
             self.average = AveragedModel(model.base, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
         self.counters = Counters()
 
@@ -157,6 +158,7 @@ class Trainer:
     def likelihood_step(self) -> dict[str, Tensor]:
         """Raise the likelihood of one batch of data under the base, a flow; returns its loss."""
         real = self._real()
+        assert isinstance(self.model.base, HasDensity)
         loss = -self.model.base.log_prob(real).mean()
         self._descend(self.base_optimizer, loss, self.model.base.parameters())
         self._base_moved()
@@ -186,7 +188,7 @@ class Trainer:
 
     def prepare_energy(self) -> None:
         """Before the first step that looks at the energy, on the base as it then is: `match_base`, and c."""
-        if self.match_base:
+        if self.match_base and isinstance(self.model.energy, DensityRatio):
             self.model.energy.match_base()
         if self.set_log_partition:
             self.initialize_log_partition()
@@ -303,7 +305,8 @@ class Trainer:
     def _descend(self, optimizer: torch.optim.Optimizer, loss: Tensor, parameters: Iterable[nn.Parameter]) -> None:
         optimizer.zero_grad(set_to_none=True)
         # Of these alone: the gradient penalty would have its second derivative in the samples too.
-        loss.backward(inputs=[p for group in optimizer.param_groups for p in group["params"] if p.requires_grad])
+        inputs = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+        loss.backward(inputs=inputs)  # type: ignore[no-untyped-call]  # torch: untyped
         if self.grad_clip:
             nn.utils.clip_grad_norm_(parameters, self.grad_clip)
         optimizer.step()

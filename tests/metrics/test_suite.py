@@ -119,7 +119,6 @@ def test_kernel_distance_is_by_blocks():
     assert found.ci == pytest.approx((value - half, value + half), abs=2e-4 * half)
 
 
-
 def test_proportions_without_failures_have_an_interval():
     """That of Agresti and Coull: two rows of each kind more."""
     precision = METRICS[2]

@@ -44,7 +44,9 @@ def test_training_forms_agree(part, name, dtype, tolerance):
 
 
 def test_the_pair_is_one_convolution(monkeypatch):
-    network = Paired(nn.Upsample(scale_factor=2), nn.Conv2d(2, 3, 3, 1, 1), nn.ReLU(), nn.Conv2d(3, 2, 3), nn.AvgPool2d(2))
+    network = Paired(
+        nn.Upsample(scale_factor=2), nn.Conv2d(2, 3, 3, 1, 1), nn.ReLU(), nn.Conv2d(3, 2, 3), nn.AvgPool2d(2)
+    )
     assert set(network.state_dict()) == {"1.weight", "1.bias", "3.weight", "3.bias"}
     monkeypatch.setattr(nn.Upsample, "forward", None)
     monkeypatch.setattr(nn.AvgPool2d, "forward", None)

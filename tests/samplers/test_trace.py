@@ -88,8 +88,8 @@ def test_diagnostics_are_those_of_the_second_half(steps, warmed_up):
             20, steps - first, float(ess(energy)), float(rhat(energy)), float(ess(projection).min()),
             float(rhat(projection).max()), 1000 * float(ess(energy)) / (20 * (steps - first)),
             left_start(recorder.start, recorder.end),
-        )  # fmt: skip
-    )
+        )
+    )  # fmt: skip
 
 
 def test_a_bad_first_half_is_forgotten():

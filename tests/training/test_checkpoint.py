@@ -26,8 +26,13 @@ def advance(trainer, steps=2):
 @pytest.mark.parametrize(
     "options",
     [
-        {}, {"ema": 0.9}, {"sgd": 0.9}, {"sgd": 0.0}, {"dtype": torch.float64, "penalty": "gradient_l2"},
-        {"dropout": 0.3}, {"criterion": "wasserstein", "negatives": lambda: Pool(20, 0.6)},
+        {},
+        {"ema": 0.9},
+        {"sgd": 0.9},
+        {"sgd": 0.0},
+        {"dtype": torch.float64, "penalty": "gradient_l2"},
+        {"dropout": 0.3},
+        {"criterion": "wasserstein", "negatives": lambda: Pool(20, 0.6)},
         {"criterion": "cd", "negatives": lambda: Replay(KineticLangevin(0.3, friction=1.0), 2, size=20)},
     ],
     ids=["adam", "ema", "momentum", "plain sgd", "float64", "dropout", "pool", "replay"],

@@ -24,15 +24,18 @@ UPDATES = 14
 def count_updates(trainer, then):
     """Call `then(number of the update)` after each update of the trainer; returns the list of their names."""
     done = []
-    for name in ("energy_step", "base_step"):
 
-        def step(name=name, original=getattr(trainer, name)):
+    def counted(name, original):
+        def step():
             stats = original()
             done.append(name)
             then(len(done))
             return stats
 
-        setattr(trainer, name, step)
+        return step
+
+    for name in ("energy_step", "base_step"):
+        setattr(trainer, name, counted(name, getattr(trainer, name)))
     return done
 
 
@@ -44,7 +47,7 @@ def test_order_of_the_steps(make_trainer, run):
     trainer = make_trainer()
     done = count_updates(trainer, lambda n: None)
     train(trainer, SHORT, run)
-    assert "".join(name[0] for name in done) == "eeeb" "eeb" "eeb" "eeee"
+    assert "".join(name[0] for name in done) == "eeeb" + "eeb" + "eeb" + "eeee"
 
 
 def test_energy_steps_are_many_at_base_steps_0_500_and_1000(make_trainer, run):
@@ -220,7 +223,7 @@ def test_refinement_ends_at_the_wanted_kale_also_when_stopped_there(make_trainer
         trainer = make_trainer()
         if name == "stopped":
             last = UPDATES - 4 + runs[0].counters.refine_step
-            count_updates(trainer, lambda n: os.kill(os.getpid(), signal.SIGTERM) if n == last else None)
+            count_updates(trainer, lambda n, last=last: os.kill(os.getpid(), signal.SIGTERM) if n == last else None)
             with pytest.raises(Interrupted):
                 train(trainer, schedule, tmp_path / name, held_out=held_out)
             trainer = make_trainer()
@@ -260,7 +263,9 @@ def spoil(trainer, calls, value=True):
     # with one energy call a step, as without a gradient penalty
     "calls, step, good",
     [
-        (0, "energy step 1", None), (3, "base step 1", None), (8, "energy step 7", "joint-00000002"),
+        (0, "energy step 1", None),
+        (3, "base step 1", None),
+        (8, "energy step 7", "joint-00000002"),
         (11, "energy step 9", "joint-00000003"),
     ],
 )
