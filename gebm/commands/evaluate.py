@@ -2,8 +2,6 @@
 
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from gebm.bounded import check_plain, read_json
 from gebm.commands.chains import POPULATION, check_sampler, draw_chains, sampler_summary, with_beta, with_precision
 from gebm.commands.density import check_split, evaluate_table, text_of
 from gebm.commands.metrics import check_features, compare, evaluate_model, features_of, measure, observed_features
@@ -29,6 +28,7 @@ from gebm.commands.setup import (
 from gebm.commands.tables import of_table, settled
 from gebm.config import Config
 from gebm.data import TableData
+from gebm.data.arrays import load_npz
 from gebm.data.folder import SUFFIXES
 from gebm.data.images import SOURCES
 from gebm.data.transform import as_they_are
@@ -248,19 +248,15 @@ def _evaluate_samples(path: Path, images: dict[str, np.ndarray], config: Config,
 def _setting(file: Path) -> dict:
     """The sampler's setting and its warning from the summary of a sampling run; nothing if it is not one."""
     try:
-        stored = json.loads(file.read_text())
+        stored = read_json(file)
         return {key: stored[key] for key in SETTING}
-    except (OSError, ValueError, TypeError, KeyError):
+    except (InputError, KeyError):
         return {}
 
 
 def _read_npz(file: Path) -> dict[str, np.ndarray]:
     """The arrays `samples` and, where there, `base` of an .npz: uint8 (N, C, H, W). No pickle is read."""
-    try:
-        with zipfile.ZipFile(file), np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in ("samples", "base") if name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{file}: not a readable .npz ({' '.join(str(error).split())})") from None
+    arrays = load_npz(file, ("samples", "base"))
     if "samples" not in arrays or any(a.dtype != np.uint8 or a.ndim != 4 or not len(a) for a in arrays.values()):
         raise InputError(f"{file}: must hold uint8 images (N, C, H, W) under the name 'samples' (and 'base')")
     if any(len(a) < 2 for a in arrays.values()):
