@@ -15,6 +15,7 @@ from gebm.config import Config
 from gebm.data import ImageData, TableData, load_images, load_table
 from gebm.errors import InputError
 from gebm.files import atomic_folder, atomic_write, check_writable
+from gebm.flags import printable
 from gebm.model import GEBM, Architecture, read_architecture
 from gebm.training.checkpoint import checkpoints
 from gebm.training.loop import Schedule
@@ -284,12 +285,19 @@ def _steps(rows: int, batch: int, epochs: int) -> int:
     return math.ceil(epochs * rows / batch)
 
 
+class _Printable(logging.Formatter):
+    """Names in files are other people's; none of them reaches the terminal as a command to it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def start_log() -> None:
     """Print the messages of the package as they are, and no longer into the file of an earlier run."""
     for old in log.handlers[:]:
         log.removeHandler(old)
         old.close()
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Printable("%(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
