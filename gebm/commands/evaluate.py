@@ -34,6 +34,7 @@ from gebm.data.images import SOURCES
 from gebm.data.transform import as_they_are
 from gebm.errors import InputError
 from gebm.files import atomic_write, check_writable
+from gebm.flags import show
 from gebm.metrics import extract
 from gebm.metrics.partition import annealed_importance_sampling, path, sequential_monte_carlo
 from gebm.model import GEBM
@@ -78,9 +79,16 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
     device = choose_device(config, given)
     # All samples are read before the first chain runs, so that what is wrong with the last costs no time.
     paths = [split for path in dict.fromkeys(map(os.path.normpath, subjects)) for split in splits_of(Path(path))]
-    if not paths and of_table(config) and not config.g_path and not config.d_path:
+    untrusted, config = config.from_untrusted, replace(config, from_untrusted="")
+    if untrusted:
+        check_plain(Path(untrusted))
+        theirs = splits_of(Path(untrusted))
+        paths = [path for path in paths if path not in theirs]
+    if not paths and not untrusted and of_table(config) and not config.g_path and not config.d_path:
         paths = [folder_of(find_pair(config)[0]).parent.parent]  # with the split that it was trained on
     opened = [_open(path, config, given) for path in paths]
+    if untrusted:
+        opened += [_open(path, replace(config, from_untrusted=untrusted), given) for path in theirs]
     summaries = {}
     for subject in opened or [Subject(None, config, None)]:
         summary = _evaluate(subject, given, device)
@@ -124,8 +132,11 @@ def _open(path: Path, config: Config, given: frozenset[str]) -> Subject:
     beside = source.parent / "config.yaml" if source.is_file() else path / "config.yaml"
     if beside.is_file():
         stored = Config.load(beside)
-        if "dataset" not in given and ":" in stored.dataset and stored.dataset.partition(":")[0] not in NO_CODE:
-            raise InputError(f"{path}: was made with the code --dataset {stored.dataset}; name it too, to have it run")
+        kind, _, rest = stored.dataset.partition(":")
+        if "dataset" not in given and rest and (config.from_untrusted or kind not in NO_CODE):
+            what, end = ("code ", "run") if kind not in NO_CODE else ("", "read")
+            name = show(stored.dataset)
+            raise InputError(f"{path}: was made with the {what}--dataset {name}; name it too, to have it {end}")
         fields = ["dataset", "image_size", "dataset_type", "protocol", "scaling"]
         fields += ["seed"] if of_table(stored) else []  # which chose the split
         config = replace(config, **{f: getattr(stored, f) for f in fields if f not in given})
