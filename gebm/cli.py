@@ -11,7 +11,7 @@ from itertools import takewhile
 
 from gebm import fast
 from gebm.errors import InputError
-from gebm.flags import hint, show
+from gebm.flags import hint, printable, show
 from gebm.parsing import parse
 
 __all__ = ["main"]
@@ -79,6 +79,8 @@ def run(argv: Sequence[str], mode: str | None = None) -> int:
         return _fail(str(error), 1)
     except OSError as error:  # a full disk, a folder that vanished
         return _fail(f"{error.strerror or error}: {error.filename or 'no file named'}", 1)
+    except MemoryError:
+        return _fail("not enough memory; see --b_size, --sample_b_size", 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 128 + signal.SIGINT)
     except SystemExit as stop:
@@ -93,5 +95,5 @@ def _subjects(argv: Sequence[str], mode: str | None) -> tuple[list[str], list[st
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"gebm: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"gebm: error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code

@@ -39,6 +39,11 @@ class Run:
     g_path: str = flag(
         "", "trained base; empty: beside the energy, or the newest of this dataset", text="a run, a checkpoint, a file"
     )
+    from_untrusted: str = flag(
+        "",
+        "somebody else's pair, in place of `g_path` and `d_path`: no code that it names is imported",
+        text="a run, a checkpoint, a file",
+    )
     resume: str = flag("", "go on with a run: `auto` (the newest that fits) or its folder", text="auto, a folder")
     log_in_file: bool = flag(False, "write the log to a file of the run too")
     save_nothing: bool = flag(False, "write no checkpoints")

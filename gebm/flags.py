@@ -11,9 +11,10 @@ from typing import Any, get_args
 
 import yaml
 
+from gebm.bounded import MAX_CONFIG, read_bytes
 from gebm.errors import InputError
 
-__all__ = ["DOTTED", "allowed", "by_name", "check", "check_mapping", "flag", "hint", "kinds", "read_yaml", "show"]
+__all__ = ["DOTTED", "allowed", "by_name", "check", "check_mapping", "flag", "hint", "kinds", "printable", "read_yaml", "show"]
 
 DOTTED = "package.module:factory"
 FORMS = {  # what a text may look like besides the names of its `choices`
@@ -123,9 +124,17 @@ def show(value: Any) -> str:
     """A value within an error message: on one line, short, quoted where the eye would miss it."""
     if isinstance(value, (list, dict, set, tuple)):  # never printed: aliases of YAML can make it huge
         return f"(a {type(value).__name__})"
-    text = str(value).lower() if isinstance(value, bool) else str(value)
+    try:
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+    except ValueError:  # of thousands of digits
+        text = f"(a {type(value).__name__} of many digits)"
     text = text if text.isprintable() and text == text.strip() != "" else repr(text)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def printable(text: str) -> str:
+    """A text for a terminal: what would move its cursor or colour it is spelt out, line by line."""
+    return "\n".join("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in text.split("\n"))
 
 
 def hint(name: str, known: Iterable[str]) -> str:
@@ -163,7 +172,12 @@ def check_mapping(
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice."""
+    """Safe YAML that refuses a key given twice, and merge keys: each level of these can double the one below."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise yaml.MarkedYAMLError(problem="no merge keys (<<) here", problem_mark=key.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -181,14 +195,15 @@ def read_yaml(path: str | Path) -> dict[Any, Any]:
         InputError: the file cannot be read, is not YAML, or is not a mapping.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.load(file, Loader=_Loader)
+        content = yaml.load(read_bytes(path, MAX_CONFIG), Loader=_Loader)
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"cannot read the configuration {path}: {error.strerror}") from None
     except yaml.MarkedYAMLError as error:
         line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(f"{path}{line}: not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # odd bytes, impossible dates, nesting without end
+    except Exception as error:  # odd bytes, impossible dates, nesting without end: PyYAML lets anything through
         raise InputError(f"{path}: not valid YAML: {show(error)}") from None
     if not isinstance(content, dict | None):
         raise InputError(f"{path}: holds {show(content)} where lines of the form `flag: value` are expected")

@@ -4,25 +4,27 @@ import json
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from gebm.bounded import parse_json
 from gebm.errors import InputError
 from gebm.files import atomic_write
+from gebm.flags import show
 from gebm.latent import PRIORS, LatentPosterior, Prior
 from gebm.networks import BASES, ENERGIES, FLOWS, DensityRatio
 from gebm.networks.common import HasDensity, evaluating
 from gebm.networks.flows import Flow
 from gebm.registry import resolve
+from gebm.weights import Budget, metadata_of, read_tensors
 
 __all__ = ["GEBM", "Architecture", "read_architecture"]
 
-T = TypeVar("T")
 OF_ROWS = {*FLOWS, "mlp"}  # networks of rows of a table; the others are of images
+LARGEST = 1 << 20  # number in a stored architecture
 
 if TYPE_CHECKING:
     from gebm.samplers import Kernel
@@ -198,7 +200,11 @@ class GEBM(nn.Module):
         """
         energy = base if energy is None else energy
         ours, theirs = read_architecture(base, "base", allow), read_architecture(energy, "energy", allow)
-        model = cls.build(replace(ours, energy=theirs.energy, trunc=theirs.trunc), dtype)
+        budget = Budget({_weight_file(base, "base"), _weight_file(energy, "energy")})
+        if len(ours.shape) == 1:
+            budget.spend(*ours.shape, *ours.shape)  # masks of autoregressive networks
+        with budget:
+            model = cls.build(replace(ours, energy=theirs.energy, trunc=theirs.trunc), dtype)
         model.load_base(base)
         model.load_energy(energy)
         return model.eval()
@@ -222,10 +228,11 @@ class GEBM(nn.Module):
             have, want = getattr(stored, field), getattr(self.built_as, field)
             if have != want:
                 raise InputError(f"{file}: made with {field} {have}, not {want}: give the {part} of that architecture")
-        tensors = _read(file, lambda f: {key: f.get_tensor(key) for key in f.keys()})
-        wrong = sorted(state.keys() ^ tensors.keys()) or [k for k in state if state[k].shape != tensors[k].shape]
+        tensors = read_tensors(file)
+        wrong = sorted(state.keys() ^ tensors.keys()) or [k for k in state if not _alike(state[k], tensors[k])]
         if wrong:
-            raise InputError(f"{file}: tensor {wrong[0]} does not fit the {part} '{getattr(stored, part)}' it names")
+            tensor = show(wrong[0])
+            raise InputError(f"{file}: tensor {tensor} does not fit the {part} '{getattr(stored, part)}' it names")
         with torch.no_grad():
             for key, value in state.items():
                 value.copy_(tensors[key])
@@ -239,14 +246,14 @@ def read_architecture(path: str | Path, part: str, allow: Collection[str] = ()) 
             neither registered nor in `allow`.
     """
     file = _weight_file(path, part)
-    metadata = _read(file, lambda f: f.metadata() or {})
+    metadata = metadata_of(file)
     try:
-        fields = json.loads(metadata["gebm"])
+        fields = parse_json(metadata["gebm"])
         fields["shape"] = tuple(fields.pop("image_shape", None) or fields["shape"])  # the name it once had
         stored = Architecture(**fields)
         if not _well_typed(stored):
             raise TypeError
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise InputError(f"{file}: no architecture in its header: not a weights file written by gebm") from None
     name = getattr(stored, part)
     if name not in (BASES if part == "base" else ENERGIES) and name not in allow:
@@ -257,9 +264,15 @@ def read_architecture(path: str | Path, part: str, allow: Collection[str] = ()) 
 
 def _well_typed(a: Architecture) -> bool:
     texts = all(isinstance(value, str) for value in (a.base, a.energy, a.prior))
-    whole = all(type(value) is int and value > 0 for value in (a.latent_dim, a.blocks, *a.shape))
+    whole = all(type(value) is int and 0 < value <= LARGEST for value in (a.latent_dim, a.blocks, *a.shape))
     switches = type(a.trunc) is bool and type(a.bn) is bool
-    return texts and whole and switches and len(a.shape) in (1, 3) and {type(a.width), type(a.dropout)} <= {int, float}
+    factors = {type(a.width), type(a.dropout)} <= {int, float} and 0 < a.width <= LARGEST and 0 <= a.dropout < 1
+    return texts and whole and switches and factors and len(a.shape) in (1, 3)
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have one shape and one kind of numbers."""
+    return (a.shape, a.is_floating_point(), a.is_complex()) == (b.shape, b.is_floating_point(), b.is_complex())
 
 
 def _make(flag: str, name: str, registry: dict[str, Any], shape: tuple[int, ...], **arguments: object) -> nn.Module:
@@ -292,15 +305,6 @@ def _weight_file(path: str | Path, part: str) -> Path:
     if not file.is_file():
         raise InputError(f"{file}: no such file: give a {part}.safetensors, or a run or checkpoint that holds one")
     return file
-
-
-def _read(file: Path, reader: Callable[[Any], T]) -> T:
-    # Safetensors hold numbers and a header of text: no pickle is read.
-    try:
-        with safetensors.safe_open(file, framework="pt") as f:
-            return reader(f)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise InputError(f"{file}: not a readable safetensors file ({error})") from None
 
 
 def _check_shapes(model: GEBM, a: Architecture) -> None:

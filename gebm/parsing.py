@@ -13,6 +13,7 @@ from gebm.flags import allowed, by_name, check_mapping, hint, kinds, read_yaml, 
 __all__ = ["help_text", "parse"]
 
 CONFIG = ("--config", "--configs")
+UNTRUSTED = ("sample", "evaluate", "score")  # commands that take somebody else's run
 METAVARS = {bool: "true|false", int: "N", float: "X", str: "TEXT"}
 
 
@@ -39,6 +40,8 @@ def parse(argv: Sequence[str], mode: str | None = None) -> tuple[Config, frozens
     config = Config(**given)
     for f in fields(config):
         _refuse_later(f, getattr(config, f.name))
+    if config.from_untrusted and config.mode not in UNTRUSTED:
+        raise InputError(f"--from_untrusted: is of {', '.join(UNTRUSTED)} and report; gebm {config.mode} has no use for it")
     return config, frozenset(given)
 
 

@@ -2,8 +2,6 @@
 
 import json
 import math
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -13,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gebm.bounded import read_json, reason
 from gebm.commands.setup import log
 from gebm.config import Config
 from gebm.data import TableData
+from gebm.data.arrays import load_npz
 from gebm.errors import InputError
 from gebm.files import atomic_write
 from gebm.metrics.likelihood import NLL, base_log_prob, log_partition, model_log_prob, nll
@@ -158,8 +158,7 @@ def load_units(weights: Path) -> TableData:
     if file is None:
         raise InputError(f"{weights}: no {UNITS} of a run beside it, so the units of its columns are not known")
     try:
-        with np.load(file, allow_pickle=False) as stored:
-            arrays = {key: stored[key] for key in stored.files}
+        arrays = load_npz(file)
         d = len(arrays["columns"])
         shapes = [arrays[key].shape for key in ("mean", "whitening")], arrays["valid"].shape[1:]
         finite = all(np.isfinite(arrays[key]).all() for key in ("mean", "whitening", "valid", "shift"))
@@ -173,8 +172,8 @@ def load_units(weights: Path) -> TableData:
             test=none, mean=arrays["mean"], whitening=arrays["whitening"], protocol=str(arrays["protocol"]),
             seed=int(arrays["seed"]), key=str(arrays["key"]), notes=(), shift=float(arrays["shift"]),
         )  # fmt: skip
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{file}: damaged ({' '.join(str(error).split())}); train again") from None
+    except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+        raise InputError(f"{file}: damaged ({reason(error)}); train again") from None
 
 
 def partition_of(
@@ -185,10 +184,10 @@ def partition_of(
     stored = base.parent.parent / LIKELIHOOD
     if base == energy and stored.is_file() and "partition_samples" not in given:
         try:
-            found = json.loads(stored.read_text())
+            found = read_json(stored)
             if found["checkpoint"] == base.name:
                 return float(found["log_partition"]["value"])
-        except (OSError, ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError):
             log.info("%s: not readable, so the log-partition is measured again", stored)
     generator = torch.Generator(device).manual_seed(stream(config.seed, "partition"))
     return log_partition(model, config.partition_samples, generator).value

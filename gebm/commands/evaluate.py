@@ -2,8 +2,6 @@
 
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from gebm.bounded import check_plain, read_json
 from gebm.commands.chains import (
     POPULATION,
     beta_of,
@@ -37,11 +36,13 @@ from gebm.commands.setup import (
 from gebm.commands.tables import of_table, settled
 from gebm.config import Config
 from gebm.data import ImageData, TableData
+from gebm.data.arrays import load_npz
 from gebm.data.folder import SUFFIXES
 from gebm.data.images import SOURCES
 from gebm.data.transform import as_they_are
 from gebm.errors import InputError
 from gebm.files import atomic_write, check_writable
+from gebm.flags import show
 from gebm.metrics import extract
 from gebm.metrics.partition import annealed_importance_sampling, path, sequential_monte_carlo
 from gebm.model import GEBM
@@ -86,9 +87,16 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
     device = choose_device(config, given)
     # All samples are read before the first chain runs, so that what is wrong with the last costs no time.
     paths = [split for path in dict.fromkeys(map(os.path.normpath, subjects)) for split in splits_of(Path(path))]
-    if not paths and of_table(config) and not config.g_path and not config.d_path:
+    untrusted, config = config.from_untrusted, replace(config, from_untrusted="")
+    if untrusted:
+        check_plain(Path(untrusted))
+        theirs = splits_of(Path(untrusted))
+        paths = [path for path in paths if path not in theirs]
+    if not paths and not untrusted and of_table(config) and not config.g_path and not config.d_path:
         paths = [folder_of(find_pair(config)[0]).parent.parent]  # with the split that it was trained on
     opened = [_open(path, config, given) for path in paths]
+    if untrusted:
+        opened += [_open(path, replace(config, from_untrusted=untrusted), given) for path in theirs]
     summaries = {}
     for subject in opened or [Subject(None, config, None)]:
         summary = _evaluate(subject, given, device)
@@ -132,8 +140,11 @@ def _open(path: Path, config: Config, given: frozenset[str]) -> Subject:
     beside = source.parent / "config.yaml" if source.is_file() else path / "config.yaml"
     if beside.is_file():
         stored = Config.load(beside)
-        if "dataset" not in given and ":" in stored.dataset and stored.dataset.partition(":")[0] not in NO_CODE:
-            raise InputError(f"{path}: was made with the code --dataset {stored.dataset}; name it too, to have it run")
+        kind, _, rest = stored.dataset.partition(":")
+        if "dataset" not in given and rest and (config.from_untrusted or kind not in NO_CODE):
+            what, end = ("code ", "run") if kind not in NO_CODE else ("", "read")
+            name = show(stored.dataset)
+            raise InputError(f"{path}: was made with the {what}--dataset {name}; name it too, to have it {end}")
         fields = ["dataset", "image_size", "dataset_type", "protocol", "scaling"]
         fields += ["seed"] if of_table(stored) else []  # which chose the split
         config = replace(config, **{f: getattr(stored, f) for f in fields if f not in given})
@@ -264,19 +275,15 @@ def _evaluate_samples(
 def _setting(file: Path) -> dict[str, Any]:
     """The sampler's setting and its warning from the summary of a sampling run; nothing if it is not one."""
     try:
-        stored = json.loads(file.read_text())
+        stored = read_json(file)
         return {key: stored[key] for key in SETTING}
-    except (OSError, ValueError, TypeError, KeyError):
+    except (InputError, KeyError):
         return {}
 
 
 def _read_npz(file: Path) -> dict[str, np.ndarray]:
     """The arrays `samples` and, where there, `base` of an .npz: uint8 (N, C, H, W). No pickle is read."""
-    try:
-        with zipfile.ZipFile(file), np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in ("samples", "base") if name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{file}: not a readable .npz ({' '.join(str(error).split())})") from None
+    arrays = load_npz(file, ("samples", "base"))
     if "samples" not in arrays or any(a.dtype != np.uint8 or a.ndim != 4 or not len(a) for a in arrays.values()):
         raise InputError(f"{file}: must hold uint8 images (N, C, H, W) under the name 'samples' (and 'base')")
     if any(len(a) < 2 for a in arrays.values()):

@@ -1,6 +1,5 @@
 """`gebm report RUN`: one page about a run, from what lies in its folder, its checkpoint and its data."""
 
-import json
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gebm.bounded import check_plain, read_json, read_json_lines
 from gebm.commands.metrics import check_features
 from gebm.commands.setup import (
     choose_device,
@@ -25,6 +25,7 @@ from gebm.commands.setup import (
 )
 from gebm.config import Config, sections
 from gebm.data import ImageData, at_random, from_uint8, to_uint8
+from gebm.data.arrays import load_npz
 from gebm.data.images import SOURCES
 from gebm.errors import InputError
 from gebm.files import atomic_write
@@ -40,15 +41,19 @@ __all__ = ["code_of", "main", "write_report"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-USAGE = """usage: gebm report RUN [package.module:name ...]
+USAGE = """usage: gebm report [--from_untrusted] RUN [package.module:name ...]
 
 Writes RUN/report.html, one page about a run of gebm train, sample or demo. Code that the run names, such as a data set
-of its own, is run only if it is named here too."""
+of its own, is run only if it is named here too. Of somebody else's run (--from_untrusted) nothing outside its folder is
+looked at either: a data set that is a path is read only if it is named here, as folder:pictures."""
 IMAGES = 1000  # of each kind whose energies are shown
 QUERIES = 400  # samples, and test images, whose nearest training images are looked for
 SEARCHED = 50_000  # training images at most
 SHOWN = 8  # pairs of samples and training images, and as many again
 CHUNK = 250
+PLACES = (
+    "g_path", "d_path", "data_path", "imagenet_train_path", "imagenet_test_path", "fid_weights", "inception_weights"
+)  # fmt: skip
 PLACE = ("mode", "log_dir", "log_name")  # not settings: another run of these would have a place of its own
 
 
@@ -57,29 +62,37 @@ def main(argv: Sequence[str]) -> None:
     if {"-h", "--help"} & set(argv):
         print(USAGE)
         return
+    untrusted = argv[:1] == ["--from_untrusted"]
+    argv = argv[untrusted:]
     if not argv or argv[0].startswith("-") or not all(":" in name for name in argv[1:]):
         given = f"not {show(' '.join(argv))}" if argv else "as in gebm report runs/demo"
         raise InputError(f"gebm report takes the folder of one run, then package.module:name if any, {given}")
     start_log()
-    log.info("%s", write_report(Path(argv[0]), argv[1:]))
+    log.info("%s", write_report(Path(argv[0]), argv[1:], untrusted))
 
 
-def write_report(run: Path, allow: Collection[str] = ()) -> Path:
+def write_report(run: Path, allow: Collection[str] = (), untrusted: bool = False) -> Path:
     """Write `report.html` into a run's folder; what cannot be shown is left out, with one line of warning.
 
     Arguments:
         run: the folder.
         allow: dotted paths that may be imported. A run's own word is not enough to run code by.
+        untrusted: whether nothing outside the folder may be looked at that is not in `allow`.
 
     Raises:
-        InputError: the folder is not a run's.
+        InputError: the folder is not a run's, or is `untrusted` and holds links.
     """
     file = run / "config.yaml"
+    if untrusted:
+        check_plain(run)
     if made := [name for name in ("likelihood.txt", "pairs.png") if (run / name).is_file()]:
         raise InputError(f"{run}: pages are of images; of a run on a table see {run / made[0]}")
     if not file.is_file() or (run / "training.json").is_file():
         raise InputError(f"{run}: not a run; give a folder that gebm train, sample or demo made")
-    report = collect(run, Config.load(file), allow)
+    config = Config.load(file)
+    if untrusted:
+        config = replace(config, **{flag: getattr(Config, flag) for flag in PLACES})
+    report = collect(run, config, allow, untrusted)
     text = render(report)
     if report.missing:
         reasons = "; ".join(f"{title.lower()} ({why})" for title, why in report.missing.items())
@@ -94,7 +107,7 @@ def code_of(config: Config) -> set[str]:
     return {name for name in (config.dataset, config.fid_features, config.g_model, config.d_model) if ":" in name}
 
 
-def collect(run: Path, config: Config, allow: Collection[str] = ()) -> Report:
+def collect(run: Path, config: Config, allow: Collection[str] = (), untrusted: bool = False) -> Report:
     """All that the page shows of a run, and why the rest is missing."""
     settings = _settings(config)
     report = Report(run.resolve().name, run, _about(run, config), _command(config.mode, settings), settings)
@@ -111,14 +124,12 @@ def collect(run: Path, config: Config, allow: Collection[str] = ()) -> Report:
     report.evaluation = tried("Figures", _json, run / "evaluation.json") or {}
     summary = tried("Figures", _json, run / "summary.json") or {}
     if summary:
-        report.chains.append(_chains(summary, run))
-        if summary.get("posterior"):
-            report.chains.append(_chains(summary["posterior"], run / "posterior"))
+        report.chains = tried("Samples", _chains, summary, run) or []
     images: dict[str, np.ndarray] = {}
     if (run / "samples.npz").is_file():
         images = tried("Samples", _arrays, run / "samples.npz") or {}
     model = tried("Energies", _model, run, config, allow)
-    data = tried("Nearest training images", _data, config, model, allow)
+    data = tried("Nearest training images", _data, config, model, allow, untrusted)
     if model is not None and not summary:
         report.base_images = _draw(model)
     report.energies = tried("Energies", _energies, model, data, images.get("energies")) or {}
@@ -174,22 +185,22 @@ def _command(mode: str, settings: Sequence[Setting]) -> list[str]:
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]  # the last may have been cut by a kill
+    return read_json_lines(file) if file.is_file() else []
 
 
 def _json(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return read_json(file) if file.is_file() else {}
 
 
 def _arrays(file: Path) -> dict[str, np.ndarray]:
-    with np.load(file, allow_pickle=False) as archive:
-        return {name: archive[name] for name in ("samples", "energies")}
+    return load_npz(file, ("samples", "energies"))
 
 
-def _chains(summary: Mapping[str, Any], folder: Path) -> Chains:
+def _chains(summary: Mapping[str, Any], folder: Path) -> list[Chains]:
+    """The run's samples and, of a demo, those of the posterior."""
     title = f"Samples at beta {summary['beta']:g}" if summary["steps"] else "Samples of the base"
-    return Chains(title, summary, folder)
+    others = _chains(summary["posterior"], folder / "posterior") if summary.get("posterior") else []
+    return [Chains(title, summary, folder), *others]
 
 
 def _check_allowed(what: str, name: str, allow: Collection[str]) -> None:
@@ -203,6 +214,8 @@ def _model(run: Path, config: Config, allow: Collection[str]) -> GEBM:
     for what, name in (("base", config.g_model), ("energy", config.d_model)):
         _check_allowed(what, name, allow)
     newest = newest_checkpoint(run)
+    if config.mode == "sample" and not config.g_path:
+        raise InputError("the pair that was sampled lies outside the run")
     if config.mode == "sample":
         base, energy = Path(config.g_path), Path(config.d_path)
     elif newest is None:
@@ -215,12 +228,15 @@ def _model(run: Path, config: Config, allow: Collection[str]) -> GEBM:
     return model.to(choose_device(config, frozenset()))
 
 
-def _data(config: Config, model: GEBM | None, allow: Collection[str]) -> ImageData:
+def _data(config: Config, model: GEBM | None, allow: Collection[str], untrusted: bool) -> ImageData:
     """The images that the energy was trained on."""
     file = folder_of(Path(config.d_path)) / "config.yaml"
-    if config.mode == "sample" and file.is_file():  # whose own flags need not name the data
+    if config.mode == "sample" and config.d_path and file.is_file():  # whose own flags need not name the data
         trained = Config.load(file)
         config = replace(config, dataset=trained.dataset, image_size=trained.image_size)
+    if untrusted and ":" in config.dataset and config.dataset not in allow:
+        name = show(config.dataset)
+        raise InputError(f"the run's dataset is {name}, read only if named: gebm report --from_untrusted RUN {name}")
     if config.dataset.partition(":")[0] not in SOURCES:
         _check_allowed("dataset", config.dataset, allow)
     data = dataset(config)

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import torch
 
+from gebm.bounded import check_plain
 from gebm.commands.tables import of_table
 from gebm.config import Config
 from gebm.data import ImageData, TableData, load_images, load_table
 from gebm.errors import InputError
 from gebm.files import atomic_folder, atomic_write, check_writable
+from gebm.flags import printable
 from gebm.model import GEBM, Architecture, read_architecture
 from gebm.training.checkpoint import checkpoints
 from gebm.training.loop import Schedule
@@ -163,12 +165,22 @@ def newest_checkpoint(run: Path) -> Path | None:
     return next(reversed(checkpoints(run)), None)
 
 
+def _in_place(config: Config) -> Config:
+    """The configuration with `--from_untrusted`, checked for links, where `--g_path` and `--d_path` are not given."""
+    if not config.from_untrusted:
+        return config
+    check_plain(Path(config.from_untrusted))
+    base, energy = (path or config.from_untrusted for path in (config.g_path, config.d_path))
+    return replace(config, g_path=base, d_path=energy)
+
+
 def find_pair(config: Config) -> tuple[Path, Path]:
     """Base and energy weights: `--g_path` and `--d_path`, else those of the newest run of the dataset.
 
     A path may be a weights file, a checkpoint folder, or a run's folder, of which the newest checkpoint is meant. Where
     one is given, the other is taken from beside it.
     """
+    config = _in_place(config)
     for path in filter(None, (config.g_path, config.d_path)):
         if split := next(Path(path).glob("split-*"), None):
             raise InputError(f"{path}: holds the runs of several splits; name one, as {split}")
@@ -222,13 +234,19 @@ def architecture_of(config: Config, given: frozenset[str], shape: tuple[int, ...
 
 
 def own_networks(config: Config, given: frozenset[str], *weights: Path) -> set[str]:
-    """Networks by dotted path that the user named: on the command line, or in the configuration of those weights."""
+    """Networks by dotted path that the user named: on the command line, or in the configuration of those weights.
+
+    With `--from_untrusted`, on the command line alone.
+    """
     names = {getattr(config, flag) for flag in ("g_model", "d_model") if flag in given}
-    for path in weights:
+    for path in weights if not config.from_untrusted else ():
         file = folder_of(path) / "config.yaml"
         if file.is_file():
             stored = Config.load(file)
-            names |= {stored.g_model, stored.d_model}
+            found = {name for name in (stored.g_model, stored.d_model) if ":" in name} - names
+            for name in sorted(found):
+                log.info("code: %s, which %s names; --from_untrusted keeps such code out", name, file)
+            names |= found
     return names
 
 
@@ -287,12 +305,19 @@ def _steps(rows: int, batch: int, epochs: int) -> int:
     return math.ceil(epochs * rows / batch)
 
 
+class _Printable(logging.Formatter):
+    """Names in files are other people's; none of them reaches the terminal as a command to it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def start_log() -> None:
     """Print the messages of the package as they are, and no longer into the file of an earlier run."""
     for old in log.handlers[:]:
         log.removeHandler(old)
         old.close()
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Printable("%(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)

@@ -1,34 +1,100 @@
-"""Zip archives, and pickled batches of images read so that no code can run."""
+"""Archives and pickled batches of images, read in memory within limits: nothing is unpacked by a name of theirs, and
+no code in them can run."""
 
+import gzip
+import io
 import pickle
+import tarfile
 import zipfile
-from pathlib import Path
-from typing import IO, Any
+import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from gebm.bounded import Bounded, most_unpacked, reason
 from gebm.errors import InputError
 
-__all__ = ["open_zip", "read_pickled"]
+__all__ = ["ARCHIVE_ERRORS", "open_member", "open_zip", "read_pickled", "tar_members"]
+
+MAX_UNPACKED = 64 << 30  # bytes, of a zip archive; tables and arrays of numpy have a lower limit of their own
+NEEDLESS = (  # opcodes that no array takes
+    *(pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX),
+    *(pickle.PERSID, pickle.BINPERSID, pickle.FROZENSET, pickle.ADDITEMS, pickle.NEXT_BUFFER),
+)
+ARCHIVE_ERRORS = (  # what damaged archives raise
+    OSError, EOFError, ValueError, KeyError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error,
+    tarfile.TarError,
+)  # fmt: skip
 
 
-def open_zip(path: Path) -> zipfile.ZipFile:
-    """Opens an archive; raises InputError if it is none, or truncated."""
+def open_zip(path: Path, most: int = MAX_UNPACKED, content: bytes | None = None) -> zipfile.ZipFile:
+    """Opens an archive of stored and deflated files; `content` is that of the file, where it is in memory already.
+
+    The sizes in its directory are checked here. No more than these can be read: `zipfile` stops there.
+
+    Raises:
+        InputError: it is no archive or a truncated one, has files packed otherwise or encrypted, or would unpack to
+            more than `most` bytes or 200 times its size.
+    """
+    size = path.stat().st_size if content is None else len(content)
     try:
-        return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        size = path.stat().st_size
-        raise InputError(f"{path}: {size:,} bytes, not a readable zip archive ({error}); fetch it again") from error
+        archive = zipfile.ZipFile(path if content is None else io.BytesIO(content))
+    except ARCHIVE_ERRORS as error:
+        why = f"not a readable zip archive ({reason(error)})"
+        raise InputError(f"{path}: {size:,} bytes, {why}; fetch it again") from error
+    total, most = sum(member.file_size for member in archive.infolist()), min(most, most_unpacked(size))
+    plain = all(
+        member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) and not member.flag_bits & 1
+        for member in archive.infolist()
+    )
+    if total > most or not plain:
+        archive.close()
+        why = f"{total:,} bytes unpacked, at most {most:,} are read" if plain else "encrypted, or not packed by deflate"
+        raise InputError(f"{path}: {why}; write it again")
+    return archive
 
 
-def read_pickled(stream: IO[bytes]) -> np.ndarray:
+@contextmanager
+def open_member(archive: zipfile.ZipFile, name: str, title: str) -> Iterator[Bounded]:
+    """A file of an archive as a stream of at most the size that the archive gives it."""
+    with archive.open(name) as stream:
+        yield Bounded(stream, archive.getinfo(name).file_size, title)
+
+
+def tar_members(path: Path, names: Collection[str], most: int) -> Iterator[tuple[PurePosixPath, int, BinaryIO]]:
+    """The plain files of a tar.gz whose last part without its suffix is in `names`: path in it, size, and stream.
+
+    A stream can be read until the next is asked for. Nothing is written to the disk, links and devices are passed
+    over, and at the end gzip checks its sum.
+
+    Raises:
+        InputError: the archive unpacks to more than `most` bytes or 200 times its size.
+        Exception: one of `ARCHIVE_ERRORS`, where it is damaged.
+    """
+    most = min(most, most_unpacked(path.stat().st_size))
+    with gzip.open(path) as stream:
+        unzipped = Bounded(stream, most, str(path))
+        with tarfile.open(fileobj=unzipped, mode="r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members = []  # of which it would keep a list
+                place = PurePosixPath(member.name)
+                if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.sparse and place.stem in names:
+                    yield place, member.size, Bounded(tar.extractfile(member), most, f"{path}: {place}")
+        while unzipped.read(1 << 20):
+            pass
+
+
+def read_pickled(stream: Bounded) -> np.ndarray:
     """Returns the uint8 array `data` of a pickled dict, flat; whatever else is in the dict is not looked at.
 
     Raises:
-        InputError: the pickle asks for more than plain containers and arrays.
+        InputError: the pickle asks for more than plain containers and arrays, or for more memory than it should.
         Exception: of any kind, where the pickle is damaged or holds something else.
     """
-    content = _ArrayUnpickler(stream, encoding="bytes").load()
+    content = _ArrayUnpickler(stream).load()
     array: _Array = content[b"data"] if b"data" in content else content["data"]
     return array.as_uint8()
 
@@ -66,8 +132,12 @@ def _frombuffer(data: bytes, dtype: _DType, shape: tuple[int, ...], order: str) 
     return array
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads plain containers and arrays; refuses every other global."""
+class _ArrayUnpickler(pickle._Unpickler):
+    """Reads plain containers and arrays; refuses every other global.
+
+    Python's own form of the unpickler, not C's: that one fills a table up to any number that a memo opcode names, 32 GB
+    for a file of six bytes. Keys are texts, as to hash a tuple of tuples of tuples may take for ever.
+    """
 
     ALLOWED = {
         ("numpy", "ndarray"): _Array,
@@ -76,10 +146,48 @@ class _ArrayUnpickler(pickle.Unpickler):
         ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),
         ("numpy.core.numeric", "_frombuffer"): _frombuffer,
         ("numpy._core.numeric", "_frombuffer"): _frombuffer,
-        ("_codecs", "encode"): lambda text, _: text.encode("latin1"),  # bytes as Python 3 writes them for Python 2
     }
+    dispatch = {op: load for op, load in pickle._Unpickler.dispatch.items() if bytes([op]) not in NEEDLESS}
+
+    def __init__(self, stream: Bounded):
+        super().__init__(stream, encoding="bytes")
+        self.encodable = 2 * stream.most  # bytes; else one text encoded again and again would fill the memory
 
     def find_class(self, module: str, name: str) -> object:
+        if (module, name) == ("_codecs", "encode"):  # bytes as Python 3 writes them for Python 2
+            return self._encode
         if (module, name) not in self.ALLOWED:
             raise InputError(f"refused, the pickle asks for {module}.{name}; only uint8 arrays and plain containers")
         return self.ALLOWED[module, name]
+
+    def _encode(self, text: str, _: str) -> bytes:
+        self.encodable -= len(text)
+        if self.encodable < 0:
+            raise InputError("refused, the pickle encodes more text than it holds")
+        return text.encode("latin1")
+
+    def _check_keys(self, keys: list) -> None:
+        if not all(isinstance(key, str | bytes) for key in keys):
+            raise InputError("refused, the pickle has a dict whose keys are no texts")
+
+    def load_setitem(self) -> None:
+        self._check_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        self._check_keys(self.stack[::2])
+        super().load_setitems()
+
+    def load_dict(self) -> None:
+        self._check_keys(self.stack[::2])
+        super().load_dict()
+
+    def load_build(self) -> None:
+        if not isinstance(self.stack[-2], _Array | _DType):  # a state set on one of the functions would stay there
+            raise InputError("refused, the pickle changes something else than an array")
+        super().load_build()
+
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.DICT[0]] = load_dict

@@ -6,13 +6,12 @@ https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html. A line of the partition file 
 """
 
 import os
-import zipfile
-import zlib
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from gebm.data.archives import open_zip
+from gebm.bounded import reason
+from gebm.data.archives import ARCHIVE_ERRORS, open_member, open_zip
 from gebm.data.cache import Images, Source, fingerprint
 from gebm.data.transform import SQUARE, Files, decoded, files_from
 from gebm.errors import InputError
@@ -82,7 +81,9 @@ def _unpacked(path: Path, members: list[str], start: int) -> Files:
     with open_zip(path) as archive:
         for member in members[start:]:
             try:
-                content = archive.read(member)
-            except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-                raise InputError(f"{path}: {member} cannot be read ({error}); fetch the archive again") from error
+                with open_member(archive, member, f"{path}: {member}") as stream:
+                    content = stream.read()
+            except ARCHIVE_ERRORS as error:
+                why = reason(error)
+                raise InputError(f"{path}: {member} cannot be read ({why}); fetch the archive again") from error
             yield f"{path}: {member}", content

@@ -5,18 +5,16 @@ https://www.cs.toronto.edu/~kriz/cifar.html. A binary batch is 10,000 records of
 green and blue planes of 32x32. A Python batch is a pickled dict whose `data` is the (10000, 3072) array of the planes.
 """
 
-import gzip
 import hashlib
 import io
-import tarfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from gebm.data.archives import read_pickled
+from gebm.bounded import Bounded, reason
+from gebm.data.archives import ARCHIVE_ERRORS, read_pickled, tar_members
 from gebm.data.cache import Images, Source, from_array
 from gebm.data.transform import BILINEAR, resize
 from gebm.errors import InputError
@@ -31,6 +29,7 @@ BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data
 ARCHIVE_BYTES = {"cifar-10-binary.tar.gz": 170_052_171, "cifar-10-python.tar.gz": 170_498_071}
 RECORDS = 10_000  # images in a batch
 PIXELS = 3 * 32 * 32
+MOST = 256 << 20  # bytes of an archive unpacked, of which the published ones have 184 and 186 million
 
 
 def find(data_path: Path) -> Source:
@@ -106,18 +105,14 @@ def _folder(source: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 def _archive(source: Path) -> Iterator[tuple[str, np.ndarray]]:
     try:
-        # A stream from first to last byte: nothing is extracted to disk, and at the end gzip checks its CRC.
-        with gzip.open(source) as unzipped, tarfile.open(fileobj=unzipped, mode="r|") as tar:
-            for member in tar:
-                path = Path(member.name)
-                if member.isfile() and path.stem in BATCHES and path.suffix in ("", ".bin"):
-                    if stream := tar.extractfile(member):  # of a file always
-                        yield path.stem, _batch(stream, member.size, source / path)
-            while unzipped.read(1 << 20):
-                pass
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        for path, size, stream in tar_members(source, BATCHES, MOST):
+            if path.suffix in ("", ".bin"):
+                yield path.stem, _batch(stream, size, source / path)
+    except InputError:
+        raise
+    except ARCHIVE_ERRORS as error:
         raise InputError(
-            f"{source}: {source.stat().st_size:,} bytes, cannot be read ({error}); "
+            f"{source}: {source.stat().st_size:,} bytes, cannot be read ({reason(error)}); "
             f"the published file has {ARCHIVE_BYTES[source.name]:,} bytes; fetch it again"
         ) from error
 
@@ -128,14 +123,22 @@ def _batch(stream: IO[bytes], size: int, path: Path) -> np.ndarray:
         expected = RECORDS * (1 + PIXELS)
         if size != expected:
             raise InputError(f"{path}: {size:,} bytes, expected {expected:,} ({RECORDS:,} records of {1 + PIXELS:,})")
-        return np.frombuffer(stream.read(), np.uint8).reshape(RECORDS, 1 + PIXELS)[:, 1:]
-    data = stream.read()  # outside the try: a truncated archive is an error of the archive
+        data = stream.read(expected)
+        if len(data) < expected:
+            raise EOFError(f"{path.name}: ends after {len(data):,} bytes")
+        return np.frombuffer(data, np.uint8).reshape(RECORDS, 1 + PIXELS)[:, 1:]
+    most = 2 * RECORDS * PIXELS + (1 << 20)  # labels and file names take a hundredth
+    if size > most:
+        raise InputError(f"{path}: {size:,} bytes, the published file has about {RECORDS * 3104:,}; fetch it again")
+    data = stream.read(size)  # outside the try: a truncated archive is an error of the archive
+    if len(data) < size:
+        raise EOFError(f"{path.name}: ends after {len(data):,} bytes")
     try:
-        return read_pickled(io.BytesIO(data)).reshape(RECORDS, PIXELS)
+        return read_pickled(Bounded(io.BytesIO(data), most, str(path))).reshape(RECORDS, PIXELS)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except Exception as error:  # a damaged pickle may raise anything
         raise InputError(
-            f"{path}: {size:,} bytes, not a batch of {RECORDS:,} images ({type(error).__name__}: {error}); "
+            f"{path}: {size:,} bytes, not a batch of {RECORDS:,} images ({reason(error)}); "
             f"the published file has about {RECORDS * 3104:,} bytes"
         ) from error

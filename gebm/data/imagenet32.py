@@ -5,14 +5,15 @@ datasets (2017), arXiv 1707.08819; https://image-net.org/download-images. A batc
 array (n, 3072) of the red, green and blue planes of its images. Nine train batches hold a tenth of them, rounded down.
 """
 
-import io
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from gebm.bounded import Bounded, reason
 from gebm.data.archives import open_zip, read_pickled
+from gebm.data.arrays import load_npz
 from gebm.data.cache import CHUNK, Images, Source, fingerprint
 from gebm.data.transform import BILINEAR, resize
 from gebm.errors import InputError
@@ -88,17 +89,17 @@ def _images(place: Path, sizes: dict[str, int], size: int) -> Images:
 def _read(file: Path | zipfile.Path, title: str, count: int) -> np.ndarray:
     """One batch, (count, 3, 32, 32)."""
     try:
-        with file.open("rb") as stream:
+        with file.open("rb") as unbounded:
+            stream = Bounded(unbounded, 2 * count * PIXELS + (1 << 20), title)  # labels and a mean come with it
             if file.name.endswith(".npz"):
-                # numpy seeks in the file, which is slow within an archive
-                data: np.ndarray = np.load(io.BytesIO(stream.read()), allow_pickle=False)["data"]
+                # whole: to seek in a file within an archive is slow
+                data = load_npz(Path(file.name), ["data"], stream.read())["data"]
             else:
                 data = read_pickled(stream)
     except InputError as error:
-        raise InputError(f"{title}: {error}") from None
+        raise InputError(str(error) if str(error).startswith(title) else f"{title}: {error}") from None
     except Exception as error:  # a damaged pickle or archive may raise anything
-        reason = f"{type(error).__name__}: {error}"
-        raise InputError(f"{title}: cannot be read ({reason}); fetch it again") from error
+        raise InputError(f"{title}: cannot be read ({reason(error)}); fetch it again") from error
     if data.dtype != np.uint8 or data.size != count * PIXELS:
         raise InputError(
             f"{title}: {data.size / PIXELS:,.10g} images ({data.dtype}), the published one has {count:,} (uint8)"

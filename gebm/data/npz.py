@@ -1,12 +1,10 @@
 """Images in an .npz file of numpy."""
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
-from gebm.data.archives import open_zip
+from gebm.data.arrays import headers, load_npz
 from gebm.data.cache import Images, Source, fingerprint, from_array
 from gebm.data.transform import SQUARE, resize, tenth
 from gebm.errors import InputError
@@ -28,7 +26,7 @@ def find(path: str | Path) -> Source:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"--dataset npz:{path}: no such file; name an .npz of numpy")
-    shapes = _headers(path)
+    shapes = headers(path)
     pair = {"train", "test"} <= shapes.keys()
     if not pair and len(shapes) != 1:
         raise InputError(
@@ -51,22 +49,6 @@ def find(path: str | Path) -> Source:
     return Source(fingerprint([path]), read, SQUARE, size=height if height == width else 0)
 
 
-def _headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shape and type of the arrays, by name; their values are not read."""
-    headers = {}
-    with open_zip(path) as archive:
-        for member in archive.namelist():
-            try:
-                with archive.open(member) as stream:
-                    version = np.lib.format.read_magic(stream)
-                    read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
-                    shape, _, dtype = read(stream)
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-                raise InputError(f"{path}: {member} is not an array of numpy ({error})") from error
-            headers[member.removesuffix(".npy")] = shape, dtype
-    return headers
-
-
 def _layout(title: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, int, int]:
     """The axes of channels, height and width; that of channels is 0 where there is none."""
     layouts = [(0, 1, 2)] if len(shape) == 3 else [(1, 2, 3), (3, 1, 2)] if len(shape) == 4 else []
@@ -79,9 +61,7 @@ def _layout(title: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, i
 
 def _read(path: Path, layouts: dict[str, tuple[int, int, int]]) -> list[np.ndarray]:
     """The arrays as (N, C, H, W)."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in layouts}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read ({error}); write it again") from error
-    return [array.transpose(0, *layouts[name]) if array.ndim == 4 else array[:, None] for name, array in arrays.items()]
+    arrays = load_npz(path, layouts)
+    return [
+        array.transpose(0, *layouts[name]) if array.ndim == 4 else array[:, None] for name, array in arrays.items()
+    ]

@@ -2,23 +2,23 @@
 
 import csv
 import math
-import zipfile
-import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
-from gebm.data.archives import open_zip
+from gebm.data.arrays import MAX_BYTES, headers, load_npz
 from gebm.errors import InputError
 
-__all__ = ["Table", "check_size", "numbered", "numbers", "read_csv", "read_npz", "read_rows"]
+__all__ = ["Table", "bounded_lines", "check_size", "numbered", "numbers", "read_csv", "read_npz", "read_rows"]
 
 SEPARATORS = (",", ";", "\t")
 SNIFFED = 20  # lines that show the separator
-MAX_BYTES = 4 << 30  # of a file, unpacked: tables are read whole
+MAX_LINE = 1 << 20  # characters
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +62,24 @@ def numbers(title: str, array: np.ndarray) -> np.ndarray:
     return array
 
 
+def bounded_lines(stream: TextIO, path: Path) -> Iterator[str]:
+    """The lines of a text; raises InputError at one of more than `MAX_LINE` characters."""
+    for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE + 1), ""), 1):
+        if len(line) > MAX_LINE:
+            raise InputError(f"{path} line {number}: longer than {MAX_LINE:,} characters, which no row is")
+        yield line
+
+
+def _first(lines: Iterator[str]) -> list[str]:
+    """The lines that show the separator: no more than that many, nor than `MAX_LINE` characters after the first."""
+    found: list[str] = []
+    for line in islice(lines, SNIFFED):
+        found.append(line)
+        if sum(map(len, found)) > MAX_LINE:
+            break
+    return found
+
+
 def check_size(path: Path, size: int) -> None:
     """Raise InputError if a file of that many bytes, unpacked, is too large to be read whole."""
     if size > MAX_BYTES:
@@ -79,9 +97,10 @@ def read_csv(path: str | Path) -> Table:
     if not path.is_file():
         raise InputError(f"{path}: no such file; name a table of numbers (.csv)")
     check_size(path, path.stat().st_size)
+    separator, columns, header = ",", (), False
     try:
         with open(path, encoding="utf-8-sig", newline="") as stream:
-            lines = list(islice((line for line in stream if line.strip()), SNIFFED))
+            lines = _first(line for line in bounded_lines(stream, path) if line.strip())
         if not lines:
             raise InputError(f"{path}: is empty; it must hold rows of numbers")
         separator = _separator(lines)
@@ -91,9 +110,10 @@ def read_csv(path: str | Path) -> Table:
             raise InputError(f"{path}: a header and no rows; it must hold rows of numbers")
         columns = _names(path, first) if header else numbered(len(first))
         with open(path, encoding="utf-8-sig", newline="") as stream:
-            while header and not next(stream).strip():
+            rest = bounded_lines(stream, path)
+            while header and not next(rest).strip():
                 pass  # blank lines before the header, then itself
-            values = np.loadtxt(stream, delimiter=separator, quotechar='"', comments=None, ndmin=2)
+            values = np.loadtxt(rest, delimiter=separator, quotechar='"', comments=None, ndmin=2)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file in UTF-8 ({error.reason}); export it as CSV") from error
     except (ValueError, csv.Error) as error:
@@ -114,22 +134,15 @@ def read_npz(path: str | Path) -> Table:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; name an .npz of numpy")
-    with open_zip(path) as archive:
-        check_size(path, sum(member.file_size for member in archive.infolist()))
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            names = [name for name in ("train", "valid", "test") if name in archive.files]
-            if not {"train", "test"} <= set(names):
-                names = archive.files
-                if len(names) != 1:
-                    held = ", ".join(names) or "no arrays"
-                    raise InputError(f"{path}: holds {held}; it must hold train and test (and valid), or one array")
-            arrays = {name: archive[name] for name in names}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: cannot be read ({error}); write it again as arrays of numbers") from error
-    arrays = {name: numbers(f"{path}: {name}", array) for name, array in arrays.items()}
+    there = list(headers(path))
+    names = [name for name in ("train", "valid", "test") if name in there]
+    if not {"train", "test"} <= set(names):
+        names = there
+        if len(names) != 1:
+            held = ", ".join(names) or "no arrays"
+            raise InputError(f"{path}: holds {held:.200}; it must hold train and test (and valid), or one array")
+    arrays = load_npz(path, names)
+    arrays = {name: numbers(f"{path}: {name}", arrays[name]) for name in names}
     widths = {array.shape[1] for array in arrays.values()}
     if len(widths) != 1:
         raise InputError(f"{path}: its arrays have {' and '.join(map(str, sorted(widths)))} columns; they must agree")
@@ -177,9 +190,9 @@ def _is_number(cell: str) -> bool:
 
 def _names(path: Path, header: list[str]) -> tuple[str, ...]:
     names = tuple(name.strip() or default for name, default in zip(header, numbered(len(header))))
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"{path} line 1: two columns are named {twice!r}; rename one")
+    if len(set(names)) < len(names):
+        (twice, _), *_ = Counter(names).most_common(1)
+        raise InputError(f"{path} line 1: two columns are named {twice[:40]!r}; rename one")
     return names
 
 
@@ -198,7 +211,7 @@ def _complaint(path: Path, separator: str, columns: tuple[str, ...], header: boo
                         return InputError(f"{path} line {line}, column {name[:40]}: {found}; {advice}")
     except csv.Error as error:
         reason = str(error)
-    return InputError(f"{path}: cannot be read as a table ({' '.join(reason.split())}); export it again")
+    return InputError(f"{path}: cannot be read as a table ({' '.join(reason.split())[:200]}); export it again")
 
 
 def _lines(stream: Iterator[str], separator: str) -> Iterator[tuple[int, list[str]]]:

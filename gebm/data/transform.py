@@ -5,10 +5,11 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import TypeVar
 
 import numpy as np
@@ -21,12 +22,17 @@ __all__ = ["BILINEAR", "SQUARE", "Files", "all_grey", "as_they_are", "decoded", 
 
 BILINEAR = "bilinear"
 SQUARE = "short side resized bilinear, centre crop"
-MAX_PIXELS = 64_000_000  # of one image: a small file can unpack to any size
+MAX_PIXELS = 50_000_000  # of one image, as its header says before it is decoded: a small file can unpack to any size
+MAX_ENCODED = 256 << 20  # bytes of an image file
+LARGE = 2_000_000  # pixels; of larger images one is decoded at a time, in up to 12 bytes a pixel
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # whatever the suffix says, Pillow tries no others
 GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes and resizes without Python's lock
 
 T = TypeVar("T")
+
+_one_at_a_time = Lock()
+
 Files = Iterable[tuple[str, Path | bytes]]  # of each a name for errors, and the path or the content
 
 
@@ -97,13 +103,17 @@ def _opened(file: tuple[str, Path | bytes], use: Callable[[Image.Image], T]) -> 
     """`use` of the opened image."""
     name, content = file
     try:
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        if size > MAX_ENCODED:
+            raise ValueError(f"{size:,} bytes, at most {MAX_ENCODED:,} allowed")
         with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=FORMATS) as image:
             pixels = image.width * image.height
             if pixels > MAX_PIXELS:
                 raise ValueError(f"{pixels:,} pixels, at most {MAX_PIXELS:,} allowed")
-            return use(image)
+            with _one_at_a_time if pixels > LARGE else nullcontext():
+                return use(image)
     except Exception as error:  # a damaged file makes Pillow raise anything from OSError to SyntaxError
-        raise InputError(f"{name}: not a usable image ({error}); replace or remove it") from error
+        raise InputError(f"{name}: not a usable image ({' '.join(str(error).split())}); replace or remove it") from error
 
 
 @contextmanager
@@ -129,12 +139,13 @@ def _square(image: Image.Image, size: int) -> Image.Image:
 
 def _rgb(image: Image.Image) -> Image.Image:
     """Returns an image upright (EXIF), transparency laid over white, as 8-bit RGB."""
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "F":
         raise ValueError("floating-point pixels, of unknown range")
     if image.mode.startswith("I"):  # 16-bit grey: convert() would clip it at 255
-        image = Image.fromarray(np.rint(np.clip(np.asarray(image), 0, 65535) / 257).astype(np.uint8))
+        levels = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
+        image = Image.fromarray(((levels + 128) // 257).astype(np.uint8))  # x / 257, rounded: 257 is odd
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert("RGB")
+        image = Image.alpha_composite(white, image if image.mode == "RGBA" else image.convert("RGBA"))
+    return image if image.mode == "RGB" else image.convert("RGB")

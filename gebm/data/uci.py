@@ -7,17 +7,22 @@ L. Wenliang, D. Sutherland, H. Strathmann and A. Gretton, Learning deep kernels 
 """
 
 import gzip
-import zipfile
-import zlib
+import io
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
-from gebm.data.table_files import Table, check_size, numbers, read_csv
+from gebm.bounded import Bounded, most_unpacked, reason
+from gebm.data.archives import ARCHIVE_ERRORS, MAX_UNPACKED, tar_members
+from gebm.data.arrays import MAX_BYTES, load_npy, load_npz
+from gebm.data.table_files import Table, bounded_lines, check_size, numbers, read_csv
 from gebm.errors import InputError
-from gebm.files import check_writable
+from gebm.files import atomic_write, check_writable
 
 __all__ = ["hepmass", "miniboone", "parkinsons", "redwine", "whitewine"]
 
@@ -122,16 +127,39 @@ def _fetch(data_path: Path, url: str, known_hash: str, wanted: str, members: lis
     folder = data_path / "uci"
     check_writable(folder, "--data_path")
     made = [path for path in (folder, data_path) if not path.exists()]
-    unpack = pooch.Untar(members, extract_dir=".") if members else None
     try:
-        pooch.retrieve(url, known_hash, Path(url).name, folder, processor=unpack, progressbar=True)
+        file = Path(pooch.retrieve(url, known_hash, Path(url).name, folder, progressbar=True))
     except (OSError, ValueError) as error:  # network and disk errors; a wrong hash
         for path in made:
             if path.exists() and not any(path.iterdir()):
                 path.rmdir()
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{folder}: put {wanted} there; not found, and no download ({reason})") from error
-    return folder / Path(url).name
+        why = " ".join(str(error).split())[:200]
+        raise InputError(f"{folder}: put {wanted} there; not found, and no download ({why})") from error
+    if members:
+        _unpack(file, members)
+    return file
+
+
+def _unpack(archive: Path, members: list[str]) -> None:
+    """Those files of a tar.gz, and no others, to their places beside it, where they are not there yet."""
+    missing = [member for member in members if not (archive.parent / member).is_file()]
+    try:
+        for place, size, stream in tar_members(archive, {Path(m).stem for m in missing}, MAX_UNPACKED):
+            if str(place) in missing:
+                target = archive.parent / missing.pop(missing.index(str(place)))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with atomic_write(target) as temporary, open(temporary, "wb") as file:
+                    shutil.copyfileobj(stream, file)
+                if target.stat().st_size != size:
+                    raise EOFError(f"{place} is cut")
+            if not missing:
+                return
+    except InputError:
+        raise
+    except ARCHIVE_ERRORS as error:
+        raise InputError(f"{archive}: cannot be read ({reason(error)}); remove it, it is then fetched again") from error
+    if missing:
+        raise InputError(f"{archive}: holds no {missing[0]}; remove it, it is then fetched again")
 
 
 def _found(data_path: Path, *names: str) -> Path | None:
@@ -142,31 +170,31 @@ def _found(data_path: Path, *names: str) -> Path | None:
 
 def _array(path: Path, name: str | None = None) -> np.ndarray:
     """A .npy, or the array `name` of an .npz, float64 (N, d)."""
-    check_size(path, path.stat().st_size)
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if name is not None:
-            with loaded:
-                loaded = loaded[name]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())}); fetch it again") from error
-    return numbers(str(path), loaded)
+    size = path.stat().st_size
+    check_size(path, size)
+    if name is None:
+        with open(path, "rb") as file:
+            return numbers(str(path), load_npy(file, size, str(path)))
+    found = load_npz(path, [name])
+    if name not in found:
+        raise InputError(f"{path}: holds no array {name}; fetch it again")
+    return numbers(str(path), found[name])
 
 
 def _hepmass_rows(train: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     test = train.with_name(train.name.replace("train", "test"))
     if not test.is_file():
         raise InputError(f"{test}: missing beside {train.name}; put both there")
-    with (gzip.open if train.suffix == ".gz" else open)(train, "rt", encoding="latin1") as stream:
-        columns = tuple(name.strip(' "#') for name in stream.readline().strip().split(","))
+    with _opened(train) as stream:
+        columns = tuple(name.strip(' "#') for name in next(bounded_lines(stream, train), "").strip().split(","))
     used = range(len(columns))  # the header of the test file names one column too many
     parts = [_text(path, rows, used, delimiter=",", skiprows=1) for path, rows in zip((train, test), HEPMASS_ROWS)]
     return np.concatenate(parts), columns
 
 
 def _miniboone_rows(path: Path) -> Table:
-    with open(path, encoding="latin1") as stream:
-        counts = stream.readline().split()
+    with _opened(path) as stream:
+        counts = next(bounded_lines(stream, path), "").split()
     if len(counts) != 2 or not all(count.isdigit() for count in counts):
         found = " ".join(counts)[:40]
         raise InputError(f"{path} line 1: {found!r}, must be the numbers of signal and background events")
@@ -183,8 +211,19 @@ def _miniboone_rows(path: Path) -> Table:
 def _text(path: Path, rows: int, used: range | None, **options: Any) -> np.ndarray:
     """At most `rows` rows of numbers from a text file, packed or not."""
     try:
-        return numbers(str(path), np.loadtxt(path, max_rows=rows, usecols=used, ndmin=2, **options))
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())}); fetch it again") from error
+        with _opened(path) as stream:
+            lines = bounded_lines(stream, path)
+            return numbers(str(path), np.loadtxt(lines, max_rows=rows, usecols=used, ndmin=2, **options))
+    except InputError:
+        raise
+    except ARCHIVE_ERRORS as error:
+        raise InputError(f"{path}: cannot be read ({reason(error)}); fetch it again") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    """The text of a file, packed (.gz) or not."""
+    packed = path.suffix == ".gz"
+    with gzip.open(path) if packed else open(path, "rb") as stream:
+        most = most_unpacked(path.stat().st_size) if packed else MAX_BYTES
+        yield io.TextIOWrapper(io.BufferedReader(Bounded(stream, most, str(path))), encoding="latin1")

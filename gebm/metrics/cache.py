@@ -4,11 +4,13 @@ import hashlib
 import warnings
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from gebm.errors import InputError
 from gebm.files import atomic_write
+from gebm.weights import metadata_of, read_tensors
 
 __all__ = ["content_hash", "load", "save"]
 
@@ -25,10 +27,8 @@ def content_hash(tensors: dict[str, Tensor]) -> str:
 def load(path: Path, key: str) -> dict[str, Tensor] | None:
     """The tensors saved at `path` under `key`; None if there are none, another key's, or damaged ones."""
     try:
-        with safe_open(path, "pt") as file:
-            meta = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (OSError, SafetensorError):
+        meta, tensors = metadata_of(path), read_tensors(path)
+    except InputError:
         return None
     return tensors if meta == {"key": key, "sha256": content_hash(tensors)} else None
 

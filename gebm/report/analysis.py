@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from gebm.data.arrays import load_npz
 from gebm.report import text
 from gebm.report.charts import Line, Panel, curves, histogram
 from gebm.report.contents import Chains, Report
@@ -125,8 +126,7 @@ def _traces(chains: Chains) -> list[Html]:
     file, steps = chains.folder / "trace.npz", chains.summary["steps"]
     if not (file.is_file() and steps):
         return []
-    with np.load(file, allow_pickle=False) as archive:
-        energy = archive["energy"]
+    energy = load_npz(file, ["energy"])["energy"]
     x = np.arange(1, energy.shape[1] + 1) * (steps // energy.shape[1])
     lines = [Line("", x, chain, role, width=0.8) for chain, role in zip(energy, ROLES)]
     caption = f"{chains.title}: beta E of the first {len(lines)} of {len(energy)} chains."

@@ -5,15 +5,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 from numpy.lib.format import open_memmap
 
+from gebm.bounded import parse_json, reason
 from gebm.errors import InputError
 from gebm.files import atomic_write
 from gebm.samplers.base import State
 from gebm.samplers.tempering import excess
+from gebm.weights import metadata_of, read_tensors
 
 __all__ = ["DrawFiles", "StoredChain", "load_chain", "save_chain"]
 
@@ -49,9 +50,7 @@ def load_chain(path: str | Path, device: torch.device | str = "cpu") -> StoredCh
     if not Path(path).exists():
         raise InputError(f"{path}: no such file; give one that save_chain wrote")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["gebm_chain"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        about, tensors = parse_json(metadata_of(Path(path))["gebm_chain"]), read_tensors(Path(path))
         if about["device"] != device.type:
             raise InputError(f"{path}: a chain of {about['device']} cannot go on on {device.type}; give that device")
         generator = torch.Generator(device)
@@ -62,8 +61,8 @@ def load_chain(path: str | Path, device: torch.device | str = "cpu") -> StoredCh
         step = int(about["step"])
     except InputError:
         raise
-    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path}: not a chain that gebm saved ({' '.join(str(error).split()):.100})") from None
+    except Exception as error:  # a damaged state may raise anything
+        raise InputError(f"{path}: not a chain that gebm saved ({reason(error):.100})") from None
     return StoredChain(state, step, generator)
 
 

@@ -6,13 +6,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from gebm.bounded import read_json, reason
 from gebm.errors import InputError
 from gebm.files import atomic_folder
 from gebm.training.trainer import Counters, Trainer
+from gebm.weights import read_tensors
 
 __all__ = ["checkpoints", "load_checkpoint", "save_checkpoint"]
 
@@ -63,14 +64,14 @@ def load_checkpoint(path: str | Path, trainer: Trainer) -> None:
     trainer.model.load_base(path)
     trainer.model.load_energy(path)
     try:
-        skeleton = json.loads((path / "training.json").read_text())
-        tensors = safetensors.torch.load_file(path / "training.safetensors")
+        skeleton = read_json(path / "training.json")
+        tensors = read_tensors(path / "training.safetensors")
         trainer.load_state_dict(_unpack(skeleton, tensors))
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: cannot resume from this checkpoint ({reason}); resume from an older one") from None
+    except Exception as error:  # a damaged state may raise anything
+        why = reason(error)
+        raise InputError(f"{path}: cannot resume from this checkpoint ({why}); resume from an older one") from None
 
 
 def _pack(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:

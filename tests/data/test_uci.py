@@ -1,4 +1,6 @@
 import gzip
+import tarfile
+from pathlib import Path
 
 import numpy as np
 import pooch
@@ -188,14 +190,16 @@ def test_missing_files_are_downloaded_with_a_checksum(name, offline, tmp_path):
 
 
 def test_a_download_is_read(originals, tmp_path, monkeypatch):
-    def retrieve(url, known_hash, fname, path, processor, progressbar):
+    def retrieve(url, known_hash, fname, path, progressbar):
         path.mkdir(parents=True)
         if fname == "data.tar.gz":
-            assert processor.members == ["data/miniboone/data.npy"] and processor.extract_dir == "."
-            (path / "data" / "miniboone").mkdir(parents=True)
-            np.save(path / "data" / "miniboone" / "data.npy", RNG.normal(size=(100, 43)))
+            np.save(tmp_path / "data.npy", RNG.normal(size=(100, 43)))
+            with tarfile.open(path / fname, "w:gz") as tar:
+                for member in ("data/other/data.npy", "data/miniboone/data.npy", "../../data.npy"):
+                    tar.add(tmp_path / "data.npy", member)
         else:
             (path / fname).write_bytes((originals / "uci" / fname).read_bytes())
+        return str(path / fname)
 
     monkeypatch.setattr(pooch, "retrieve", retrieve)
     ours = load_table("redwine", tmp_path / "a", seed=4)
@@ -203,3 +207,5 @@ def test_a_download_is_read(originals, tmp_path, monkeypatch):
     assert load_table("miniboone", tmp_path / "b").shape == (43,)
     monkeypatch.undo()
     assert load_table("miniboone", tmp_path / "b").shape == (43,)  # found the next time
+    unpacked = sorted(path.relative_to(tmp_path / "b") for path in (tmp_path / "b").rglob("*.npy"))
+    assert unpacked == [Path("uci/data/miniboone/data.npy")]  # and nothing else came out of the archive
