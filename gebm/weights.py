@@ -38,7 +38,8 @@ def _read(file: Path, reader: Callable[[safetensors.safe_open], T]) -> T:
         with open(file, "rb") as stream:
             header = int.from_bytes(stream.read(8), "little")
         if header > min(MAX_HEADER, size):
-            raise InputError(f"{file}: its header claims {header:,} bytes, of {size:,} and at most {MAX_HEADER:,}")
+            claims = f"its header claims {header:,} bytes, of {size:,} and at most {MAX_HEADER:,}"
+            raise InputError(f"{file}: not a readable safetensors file ({claims})")
         with safetensors.safe_open(file, framework="pt") as stored:
             return reader(stored)
     except InputError:
