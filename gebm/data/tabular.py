@@ -19,6 +19,7 @@ __all__ = ["PROTOCOLS", "SCALINGS", "TABLES", "TableData", "load_table"]
 PROTOCOLS, SCALINGS = ("standard", "paper"), ("whiten", "standardise")
 FORMAT = 1  # raise it when the same table, protocol and seed come to mean other arrays
 MOST_VALID = 1000  # rows
+LARGEST = 1e100  # value: the squares of larger ones have no sum
 CORRELATION = 0.98  # from which on a column is a copy of another
 SINGULAR = 1e-10  # least eigenvalue of a correlation matrix that can be whitened
 PAPER_SVD_ROWS = 10_000
@@ -146,6 +147,8 @@ def _prepared(name: str, table: Table, protocol: str, scaling: str, seed: int) -
     # The legacy generator, whose streams never change; the paper's takes its draws from one stream in this order.
     rng = np.random.RandomState(seed if paper else stream(seed, "table"))
     n_train, n_valid, n_test = _sizes(name, table, paper)
+    if not np.abs(table.values).max() < LARGEST:
+        raise InputError(f"--dataset {name}: has a value of {np.abs(table.values).max():.3g}, {LARGEST:g} is too large")
     free = len(table.values) - table.n_valid - table.n_test  # the others are the file's own validation and test rows
     rows = table.values[np.concatenate([rng.permutation(free), np.arange(free, len(table.values))])]
     splits = slice(n_train), slice(n_train, n_train + n_valid), slice(n_train + n_valid, None)

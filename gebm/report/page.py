@@ -1,5 +1,6 @@
 """One HTML page about a run that needs nothing beside itself: pictures, charts and style lie in it, and no scripts."""
 
+from collections.abc import Callable
 from importlib.resources import files
 
 from gebm.report.contents import Report
@@ -15,12 +16,17 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 def render(report: Report) -> str:
     """The page. A section with nothing to show is left out; one that fails says so in a line, and `missing` why."""
     made = {}
-    for title, section in SECTIONS.items():
+
+    def tried(title: str, section: Callable[[Report], list[Html]]) -> list[Html]:
         try:
-            content = section(report)
+            return section(report)
         except Exception as error:  # whatever a run of another version holds, the rest of its report is made
             report.missing[title] = f"{type(error).__name__}: {error}"
-            content = []
+            return []
+
+    doubts = tried("Figures", warnings)
+    for title, section in SECTIONS.items():
+        content = tried(title, section)
         if title in report.missing:
             content = [*content, note(f"Not shown here: {report.missing[title]}")]
         if content:
@@ -29,7 +35,7 @@ def render(report: Report) -> str:
     body = [
         element("h1", f"Run {report.name}"),
         element("nav", *(element("a", title, href=f"#{name}") for title, name in names.items())),
-        *warnings(report),
+        *doubts,
         *(element("section", element("h2", title), *made[title], id=name) for title, name in names.items()),
     ]
     head = [
