@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gebm.errors import InputError
 from gebm.files import atomic_write
 from gebm.latent import PRIORS, LatentPosterior, Prior
+from gebm.manifest import check_file
 from gebm.networks import BASES, ENERGIES, FLOWS, DensityRatio
 from gebm.networks.common import evaluating
 from gebm.registry import resolve
@@ -215,6 +216,7 @@ class GEBM(nn.Module):
             have, want = getattr(stored, field), getattr(self.architecture, field)
             if have != want:
                 raise InputError(f"{file}: made with {field} {have}, not {want}: give the {part} of that architecture")
+        check_file(file)
         tensors = _read(file, lambda f: {key: f.get_tensor(key) for key in f.keys()})
         wrong = sorted(state.keys() ^ tensors.keys()) or [k for k in state if state[k].shape != tensors[k].shape]
         if wrong:
