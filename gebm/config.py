@@ -48,7 +48,14 @@ class Run:
     log_in_file: bool = flag(False, "write the log to a file of the run too")
     save_nothing: bool = flag(False, "write no checkpoints")
     disp_freq: int = flag(100, "base steps (refining: energy steps) between lines of the training log", ge=1)
-    checkpoint_freq: int = flag(1000, "base (refining: energy) steps between checkpoints; two a stage are kept", ge=1)
+    checkpoint_freq: int = flag(1000, "base (refining: energy) steps between checkpoints", ge=1)
+    keep: int = flag(2, "newest checkpoints of each stage that are kept, beside its best where that is measured", ge=1)
+    on_divergence: str = flag(
+        "stop", "a loss not finite or too large: stop, or go back to the last checkpoint", choices=("stop", "rollback")
+    )
+    loss_limit: float = flag(1e8, "absolute value of a loss that is too large; 0: none that is finite", ge=0)
+    max_rollbacks: int = flag(3, "rollbacks of a run before it stops after all", ge=0)
+    rollback_factor: float = flag(0.5, "factor on both learning rates at each rollback", gt=0, le=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,19 +1,47 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and folders of one process."""
 
+import fcntl
+import logging
 import os
+import re
 import secrets
 import shutil
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from gebm.errors import InputError
 
-__all__ = ["atomic_folder", "atomic_write", "check_writable"]
+__all__ = ["alone", "atomic_folder", "atomic_write", "check_writable", "naming", "remove_folder", "sweep"]
+
+LEFT = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|old)")  # names of what is on its way
+
+log = logging.getLogger("gebm")
 
 
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+@contextmanager
+def naming(path: str | Path, temporary: Path | None = None) -> Iterator[None]:
+    """Name `path` in an OSError of the block that names no file, as that of a write to a full disk, or the temporary
+    one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            name = str(error.filename or path)
+            error.filename = name.replace(str(temporary), str(path)) if temporary else name
+        raise
+    except SafetensorError as error:  # which says it in its own words
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
 
 
 @contextmanager
@@ -22,8 +50,10 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary = _temporary(path)
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with naming(path, temporary):
+            yield temporary
+            _synchronise(temporary)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -42,21 +72,100 @@ def atomic_folder(path: str | Path, new: bool = False) -> Iterator[Path]:
     It replaces an older folder of that name; if `new`, it raises FileExistsError instead.
     """
     path = Path(path)
-    temporary, replaced = _temporary(path), _temporary(path)
+    temporary = _temporary(path)
+    replaced = temporary.with_suffix(".old")
     temporary.mkdir(parents=True)
+    handle = os.open(temporary, os.O_RDONLY)
     try:
-        yield temporary
-        for file in temporary.rglob("*"):  # on the disk before the name says that it is whole
-            if file.is_file():
-                with open(file, "rb") as handle:
-                    os.fsync(handle.fileno())
-        if path.exists():
-            if new:
-                raise FileExistsError(path)
-            os.rename(path, replaced)  # not removed in place: a folder with a part of its files must never be seen
-        os.rename(temporary, path)
+        with suppress(OSError):  # where there are no locks, nobody sweeps
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        with naming(path, temporary):
+            yield temporary
+            for written in (*temporary.rglob("*"), temporary):  # on the disk before the name says that it is whole
+                _synchronise(written)
+            if path.exists():
+                if new:
+                    raise FileExistsError(path)
+                os.rename(path, replaced)  # not removed in place: a folder with a part of its files must never be seen
+            os.rename(temporary, path)
+            _synchronise(path.parent)
     finally:
         if replaced.exists() and not path.exists():
             os.rename(replaced, path)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
+        os.close(handle)
+
+
+def _synchronise(path: Path) -> None:
+    """Write a file or a folder through to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        if not path.is_dir():  # of which not every file system can
+            raise
+    finally:
+        os.close(handle)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder that must never be seen with a part of its files."""
+    temporary = _temporary(path)
+    os.rename(path, temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sweep(folder: Path, others: bool = False) -> None:
+    """Clear away what killed processes left half written in a folder, and give back what they were about to replace.
+
+    others: whether other processes may be at work there. Files are left to them then, and the folders that they hold.
+    """
+    for left in folder.glob(".*.*"):
+        if not (named := LEFT.fullmatch(left.name)):
+            continue
+        if not left.is_dir():
+            if not others:
+                left.unlink(missing_ok=True)
+        elif not others or (any(left.iterdir()) and not _held(left)):  # an empty one may be about to be held
+            if named[2] == "old" and not (whole := left.with_name(named[1])).exists():
+                os.rename(left, whole)
+            else:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _held(folder: Path) -> bool:
+    """Whether the `atomic_folder` that made a folder still fills it; where that cannot be known, it does."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process while the block runs; the system frees it when the process ends, however it ends.
+
+    The lock is on its file `.lock`, whose text says who took it last, and counts for nothing by itself.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    with open(folder / ".lock", "a+", encoding="utf-8") as file, naming(file.name):
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise InputError(f"{folder}: {holder} is at work in it; wait for its end, or stop it") from None
+        except OSError as error:
+            log.warning("%s: this file system has no locks (%s), so see to it that no other process works there",
+                        folder, error.strerror)  # fmt: skip
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield

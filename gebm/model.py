@@ -15,6 +15,7 @@ from gebm.errors import InputError
 from gebm.files import atomic_write
 from gebm.flags import show
 from gebm.latent import PRIORS, LatentPosterior, Prior
+from gebm.manifest import check_file
 from gebm.networks import BASES, ENERGIES, FLOWS, DensityRatio
 from gebm.networks.common import HasDensity, evaluating
 from gebm.networks.flows import Flow
@@ -228,6 +229,7 @@ class GEBM(nn.Module):
             have, want = getattr(stored, field), getattr(self.built_as, field)
             if have != want:
                 raise InputError(f"{file}: made with {field} {have}, not {want}: give the {part} of that architecture")
+        check_file(file)
         tensors = read_tensors(file)
         wrong = sorted(state.keys() ^ tensors.keys()) or [k for k in state if not _alike(state[k], tensors[k])]
         if wrong:

@@ -1,9 +1,13 @@
+import multiprocessing
 import os
+import signal
+from pathlib import Path
 
 import pytest
 
 from gebm import files
-from gebm.files import atomic_folder, atomic_write
+from gebm.errors import InputError
+from gebm.files import alone, atomic_folder, atomic_write, naming, remove_folder, sweep
 
 
 def names(folder) -> list[str]:
@@ -95,3 +99,114 @@ def test_folder_within_the_folder(tmp_path):
         (temporary / "png").mkdir()
         fill(temporary / "png", "a")
     assert names(tmp_path / "run" / "png") == ["a"]
+
+
+def in_a_process(function, *arguments) -> int:
+    process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def killed_in(context, path) -> None:
+    with context(path) as temporary:
+        (temporary / "a" if temporary.is_dir() else temporary).write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_a_kill_leaves_is_swept(tmp_path):
+    for context in (atomic_folder, atomic_write):
+        assert in_a_process(killed_in, context, tmp_path / "x") == -signal.SIGKILL
+    (tmp_path / ".mine.tmp").write_text("not of these names")
+    assert len(names(tmp_path)) == 3
+    sweep(tmp_path)
+    assert names(tmp_path) == [".mine.tmp"]
+
+
+def test_what_others_are_at_work_on_is_not_swept_with_them_there(tmp_path):
+    assert in_a_process(killed_in, atomic_folder, tmp_path / "x") == -signal.SIGKILL
+    with atomic_folder(tmp_path / "y") as mine, atomic_write(tmp_path / "z") as file:
+        fill(mine, "a")
+        file.write_text("b")
+        assert in_a_process(sweep, tmp_path, True) == 0
+        assert names(tmp_path) == sorted([mine.name, file.name])
+    assert names(tmp_path) == ["y", "z"]
+
+
+def test_what_was_about_to_be_replaced_is_given_back(tmp_path):
+    with atomic_folder(tmp_path / "x") as temporary:
+        fill(temporary, "old")
+
+    def killed_between_the_renames():
+        rename = os.rename
+
+        def die(source, target):
+            if str(target) == str(tmp_path / "x"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            rename(source, target)
+
+        files.os.rename = die
+        with atomic_folder(tmp_path / "x") as temporary:
+            fill(temporary, "new")
+
+    assert in_a_process(killed_between_the_renames) == -signal.SIGKILL
+    assert not (tmp_path / "x").exists()
+    sweep(tmp_path)
+    assert names(tmp_path) == ["x"] and names(tmp_path / "x") == ["old"]
+
+
+def test_a_folder_is_removed_under_another_name(tmp_path, monkeypatch):
+    with atomic_folder(tmp_path / "x") as temporary:
+        fill(temporary, "a", "b")
+    seen = []
+    monkeypatch.setattr(files.shutil, "rmtree", lambda path, **_: seen.append((Path(path).name, names(tmp_path))))
+    remove_folder(tmp_path / "x")  # killed here, it would be seen by `sweep` alone
+    ((name, there),) = seen
+    assert there == [name] and name.endswith(".tmp")
+
+
+def test_a_folder_of_one_process(tmp_path):
+    def other(code):
+        try:
+            with alone(tmp_path):
+                os._exit(0)
+        except InputError as error:
+            os._exit(code if f"process {os.getppid()} on {files.socket.gethostname()} is at work" in str(error) else 9)
+
+    with alone(tmp_path):
+        assert in_a_process(other, 5) == 5
+    assert in_a_process(other, 5) == 0
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path):
+    def killed():
+        with alone(tmp_path):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_a_process(killed) == -signal.SIGKILL
+    assert (tmp_path / ".lock").read_text()  # its text stays, and counts for nothing
+    with alone(tmp_path):
+        pass
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog):
+    def none(*arguments):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "lockf", none)
+    monkeypatch.setattr(files.fcntl, "flock", none)
+    with alone(tmp_path):
+        assert "this file system has no locks (No locks available)" in caplog.text
+    with atomic_folder(tmp_path / "x") as temporary:
+        fill(temporary, "a")
+        sweep(tmp_path, others=True)  # which it cannot tell from a dead process's, and leaves
+    assert names(tmp_path / "x") == ["a"]
+
+
+def test_failed_writes_name_their_file(tmp_path):
+    with pytest.raises(OSError) as error, naming(tmp_path / "a"):
+        raise OSError(28, "No space left on device")
+    assert error.value.filename == str(tmp_path / "a")
+    with pytest.raises(OSError) as error, atomic_folder(tmp_path / "b") as temporary:
+        raise OSError(28, "No space left on device", str(temporary / "c"))
+    assert error.value.filename == str(tmp_path / "b" / "c")  # not the name it had on its way

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from gebm import fast
 from gebm.commands.chains import kernel_of
 from gebm.commands.density import ValidationNLL
 from gebm.commands.metrics import base_features, check_features, evaluate_model, features_of
-from gebm.commands.setup import architecture_of, dtype_of, newest_checkpoint, schedule_of
+from gebm.commands.setup import architecture_of, dtype_of, schedule_of
 from gebm.commands.tables import of_table
 from gebm.config import Config
 from gebm.data import Batches, ImageData, TableData, from_uint8, set_aside
@@ -30,7 +29,7 @@ from gebm.training.schedules import Exponential, LRSchedule, MultiStep, ThreeSam
 from gebm.training.selection import EarlyStopping
 from gebm.training.trainer import Trainer
 
-__all__ = ["build_trainer", "evaluations_of", "milestones"]
+__all__ = ["build_trainer", "evaluations_of", "measures_of", "milestones"]
 
 KALE_FORMS = ("fenchel", "donsker_varadhan")
 NARROW = 16  # pixels: images below it were slower in channels-last layout
@@ -41,7 +40,10 @@ TEST_SAMPLES = 2000  # of the base, and as many training images, that `--schedul
 def build_trainer(
     config: Config, given: frozenset[str], data: ImageData | TableData, device: torch.device
 ) -> tuple[Trainer, torch.Tensor | None]:
-    """Networks, optimisers and batches as configured, and the images set aside for `--refine_kale`."""
+    """Networks, optimisers and batches as configured, and the images set aside for `--refine_kale`.
+
+    `--g_path` and `--d_path` are files or checkpoints here, not runs (`gebm.commands.setup.settle_weights`).
+    """
     torch.manual_seed(config.seed)
     dtype = dtype_of(config)
     autocast = for_training(config.precision, dtype, not of_table(config))
@@ -49,9 +51,9 @@ def build_trainer(
     if fast.enabled() and model.built_as.shape[-1] >= NARROW and not of_table(config):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch: lacks it
     if config.g_path:
-        model.load_base(newest_checkpoint(Path(config.g_path)) or config.g_path)
+        model.load_base(config.g_path)
     if config.d_path:
-        model.load_energy(newest_checkpoint(Path(config.d_path)) or config.d_path)
+        model.load_energy(config.d_path)
     if config.criterion == "ml" and not model.has_density:
         raise InputError("--criterion ml: the base has no density (log_prob); take another criterion")
     if schedule_of(config, len(data.train)).ml_steps and not model.has_density:
@@ -80,6 +82,7 @@ def build_trainer(
         grad_clip=config.grad_clip,
         ema=config.ema,
         lr_schedule=_lr_schedule(config, model, data, images, device),
+        rollback_factor=config.rollback_factor,
         negatives=_negatives(config, given, model),
         selection=selection,
         match_base=isinstance(model.energy, DensityRatio) and not config.d_path,
@@ -188,3 +191,17 @@ def evaluations_of(
 
         evaluations.append((ThreeSample.every, progress))
     return evaluations
+
+
+def measures_of(config: Config, data: ImageData | TableData, device: torch.device) -> dict[str, tuple[str, bool]]:
+    """By what the best checkpoint of a stage is told, of what `evaluations_of` gives, and whether the lowest is best.
+
+    A base by its distance; an energy, on a base at rest, by its bound on the divergence: while the base moves, neither
+    a high nor a low one is better. Tables keep their best weights within the stage (`EarlyStopping`).
+    """
+    measures = {}
+    if config.eval_fid:
+        measures["joint"] = f"{metric_name('FD', check_features(config, data, device))}_base", True
+    if config.eval_kale:
+        measures["refine"] = "kale_donsker_varadhan_test", False
+    return measures

@@ -38,6 +38,8 @@ def check_flags(config: Config) -> None:
         raise InputError(f"--train_mode energy takes {flag} energy steps, and that is 0: give a number")
     if config.train_mode == "base" and not config.d_path and not (of_table(config) and not config.total_epochs):
         raise InputError("--train_mode base trains against a frozen energy: give it with --d_path")
+    if config.on_divergence == "rollback" and config.save_nothing:
+        raise InputError("--on_divergence rollback: goes back to checkpoints; leave --save_nothing out")
 
 
 def check_kind(config: Config, given: frozenset[str]) -> None:

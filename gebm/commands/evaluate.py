@@ -30,7 +30,6 @@ from gebm.commands.setup import (
     folder_of,
     load_pair,
     log,
-    newest_checkpoint,
     start_log,
 )
 from gebm.commands.tables import of_table, settled
@@ -60,6 +59,7 @@ from gebm.report import (
 from gebm.samplers import MALA, adapt
 from gebm.sampling import Observer
 from gebm.seeds import stream
+from gebm.training.checkpoint import checkpoints
 
 __all__ = ["main"]
 
@@ -171,7 +171,7 @@ def splits_of(path: Path) -> list[Path]:
 
 def _is_pair(path: Path) -> bool:
     """Whether a path is a run with a checkpoint, or a checkpoint."""
-    return newest_checkpoint(path) is not None or (path.is_dir() and any(path.glob("*.safetensors")))
+    return bool(checkpoints(path)) or (path.is_dir() and any(path.glob("*.safetensors")))
 
 
 def _evaluate(subject: Subject, given: frozenset[str], device: torch.device) -> dict[str, Any]:

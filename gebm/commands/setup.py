@@ -15,19 +15,22 @@ from gebm.commands.tables import of_table
 from gebm.config import Config
 from gebm.data import ImageData, TableData, load_images, load_table
 from gebm.errors import InputError
-from gebm.files import atomic_folder, atomic_write, check_writable
+from gebm.files import atomic_folder, atomic_write, check_writable, sweep
 from gebm.flags import printable
 from gebm.model import GEBM, Architecture, read_architecture
-from gebm.training.checkpoint import checkpoints
+from gebm.training.checkpoint import checkpoints, newest_checkpoint
 from gebm.training.loop import Schedule
 
 __all__ = [
     "architecture_of", "check_new_run", "choose_device", "dataset", "dataset_for", "dtype_of", "find_pair",
     "folder_of",
-    "load_pair", "log", "log_dir", "newest_checkpoint", "open_run", "runs_of", "schedule_of", "start_log",
+    "load_pair", "log", "log_dir", "newest_checkpoint", "open_run", "runs_of", "schedule_of", "settle_weights",
+    "start_log",
 ]  # fmt: skip
 
 log = logging.getLogger("gebm")
+
+SERIAL = ".serial"  # of a run among those of its folder: which was started or gone on with last, whatever clocks say
 
 # flag -> field of `Architecture`, by the file that settles it
 ARCHITECTURE_FLAGS = {
@@ -127,25 +130,49 @@ def open_run(
         log_name=path.name,
         resume="",
     )
+    serial = str(1 + max((_serial(file.parent) for file in path.parent.glob(f"*/{SERIAL}")), default=0))
     if resume:
-        with atomic_write(path / "config.yaml") as temporary:
-            resolved.save(temporary)
+        for folder in (path, path / "checkpoints", path / "grids"):
+            sweep(folder)
+        for name, text in (("config.yaml", resolved.to_yaml()), (SERIAL, serial)):
+            with atomic_write(path / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
     else:
+        sweep(path.parent, others=True)
         try:  # never without its configuration, wherever a kill comes
             with atomic_folder(path, new=True) as temporary:
                 resolved.save(temporary / "config.yaml")
+                (temporary / SERIAL).write_text(serial)
         except FileExistsError:
             raise _exists(path, config) from None
     if config.log_in_file:
         for old in [handler for handler in log.handlers if isinstance(handler, logging.FileHandler)]:
             log.removeHandler(old)  # of the split before
             old.close()
-        log.addHandler(logging.FileHandler(path / "log.txt", encoding="utf-8"))
+        log.addHandler(_LogFile(path / "log.txt", encoding="utf-8"))
     return resolved
 
 
+class _LogFile(logging.FileHandler):
+    """A log file that a full disk makes an error of the run, as any other, and no traceback beside it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise  # what is being handled where this is called
+
+
+def _serial(run: Path) -> int:
+    try:
+        return int((run / SERIAL).read_text())
+    except (OSError, ValueError):
+        return 0
+
+
 def runs_of(config: Config) -> list[Path]:
-    """Training runs of the configured dataset under `--log_dir` that hold a configuration, the newest last."""
+    """Training runs of the configured dataset under `--log_dir` that hold a configuration, the newest last.
+
+    The newest is the one that was started, or gone on with, last. Of runs that do not tell, as copies of one, times of
+    change decide.
+    """
     found = []
     for file in log_dir(config).glob("*/config.yaml"):
         if file.parent.name.startswith("."):
@@ -156,13 +183,16 @@ def runs_of(config: Config) -> list[Path]:
             continue  # another program's file, or another version's
         if stored.mode in ("train", "demo") and stored.dataset == config.dataset:
             marks = [file, *(c / "training.json" for c in checkpoints(file.parent))]
-            found.append((max(mark.stat().st_mtime_ns for mark in marks), file.parent))
-    return [path for _, path in sorted(found)]
+            changed = max(mark.stat().st_mtime_ns for mark in marks if mark.is_file())
+            found.append((_serial(file.parent), changed, file.parent))
+    return [path for *_, path in sorted(found)]
 
 
-def newest_checkpoint(run: Path) -> Path | None:
-    """The last checkpoint of a run."""
-    return next(reversed(checkpoints(run)), None)
+def settle_weights(config: Config) -> Config:
+    """The configuration with a run that `--g_path` or `--d_path` names replaced by its newest checkpoint."""
+    found = {path: newest_checkpoint(path) or path for path in {config.g_path, config.d_path} if path}
+    g_path, d_path = (str(found.get(path, "")) for path in (config.g_path, config.d_path))
+    return replace(config, g_path=g_path, d_path=d_path)
 
 
 def _in_place(config: Config) -> Config:
@@ -184,7 +214,8 @@ def find_pair(config: Config) -> tuple[Path, Path]:
     for path in filter(None, (config.g_path, config.d_path)):
         if split := next(Path(path).glob("split-*"), None):
             raise InputError(f"{path}: holds the runs of several splits; name one, as {split}")
-    base, energy = (newest_checkpoint(Path(p)) or Path(p) if p else None for p in (config.g_path, config.d_path))
+    settled = settle_weights(config)
+    base, energy = (Path(p) if p else None for p in (settled.g_path, settled.d_path))
     if base:
         return base, energy or folder_of(base)
     if energy:
@@ -209,7 +240,10 @@ def folder_of(weights: Path) -> Path:
 
 
 def architecture_of(config: Config, given: frozenset[str], shape: tuple[int, ...]) -> Architecture:
-    """The networks the flags describe; what `--g_path` and `--d_path` settle is taken from there unless given."""
+    """The networks the flags describe; what `--g_path` and `--d_path` settle is taken from there unless given.
+
+    Those are files or checkpoints here (`settle_weights`).
+    """
     architecture = Architecture(
         base=config.g_model,
         energy=config.d_model,
@@ -224,7 +258,7 @@ def architecture_of(config: Config, given: frozenset[str], shape: tuple[int, ...
     )
     for part, path in (("base", config.g_path), ("energy", config.d_path)):
         if path:
-            weights = newest_checkpoint(Path(path)) or Path(path)
+            weights = Path(path)
             stored = read_architecture(weights, part, own_networks(config, given, weights))
             taken = {f: getattr(stored, f) for flag, f in ARCHITECTURE_FLAGS[part].items() if flag not in given}
             if part == "energy" and "no_trunc" not in given:

@@ -1,10 +1,14 @@
 """`gebm train`."""
 
+import errno
 import json
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from gebm.commands.build import build_trainer, evaluations_of
+from torch import Tensor
+
+from gebm.commands.build import build_trainer, evaluations_of, measures_of
 from gebm.commands.checks import check_flags, check_kind, check_scheduler
 from gebm.commands.density import (
     LIKELIHOOD,
@@ -26,17 +30,19 @@ from gebm.commands.setup import (
     open_run,
     runs_of,
     schedule_of,
+    settle_weights,
     start_log,
 )
 from gebm.commands.tables import settled
 from gebm.config import Config
 from gebm.data import ImageData, TableData
 from gebm.errors import InputError
-from gebm.files import atomic_folder, check_writable
+from gebm.files import alone, atomic_folder, check_writable
 from gebm.model import GEBM
 from gebm.report import nll_rows, table
-from gebm.training.checkpoint import load_checkpoint
-from gebm.training.loop import Interrupted, train
+from gebm.training.checkpoint import best_checkpoint, load_checkpoint, measure_of
+from gebm.training.loop import Interrupted, Schedule
+from gebm.training.rollback import train_with_rollbacks
 from gebm.training.schedules import ThreeSample
 from gebm.training.trainer import Trainer
 
@@ -70,22 +76,33 @@ def train_splits(config: Config, given: frozenset[str], run: Path | None) -> Pat
         with atomic_folder(run, new=True) as temporary:
             config.save(temporary / "config.yaml")
     found = []
-    for seed in range(config.seed, config.seed + config.n_splits):
-        split = run / f"split-{seed}"
-        own = replace(config, seed=seed, n_splits=1, log_dir=str(run), log_name=split.name, resume="")
-        train_run(own, given, split if split.exists() else None, whole=run)
-        found.append(json.loads((split / LIKELIHOOD).read_text()))
-    summary = mean_over_splits(found)
-    write_table(run, summary, table(nll_rows(summary), run.name))
+    with alone(run):
+        for seed in range(config.seed, config.seed + config.n_splits):
+            split = run / f"split-{seed}"
+            own = replace(config, seed=seed, n_splits=1, log_dir=str(run), log_name=split.name, resume="")
+            train_run(own, given, split if split.exists() else None, whole=run)
+            found.append(json.loads((split / LIKELIHOOD).read_text()))
+        summary = mean_over_splits(found)
+        write_table(run, summary, table(nll_rows(summary), run.name))
     return run
 
 
 def train_run(config: Config, given: frozenset[str], run: Path | None, whole: Path | None = None) -> Path:
-    """Train one pair, or go on with the run that is given; `whole` is the folder of all splits, for one of them."""
+    """Train one pair, or go on with the run that is given; `whole` is the folder of all splits, for one of them.
+
+    Its folder is this process's alone until the end.
+    """
+    with ExitStack() as held:
+        if run is not None:
+            check_writable(run, "--log_dir")
+            held.enter_context(alone(run))
+        return _train_run(config, given, run, whole, held)
+
+
+def _train_run(config: Config, given: frozenset[str], run: Path | None, whole: Path | None, held: ExitStack) -> Path:
     stored = None
     checkpoint = newest_checkpoint(run) if run is not None else None
     if run is not None:
-        check_writable(run, "--log_dir")
         stored = Config.load(run / "config.yaml")
         config = _changed(stored, config, given)
         _check_resumable(stored, config, checkpoint)
@@ -98,26 +115,74 @@ def train_run(config: Config, given: frozenset[str], run: Path | None, whole: Pa
     device = choose_device(config, given)
     run = run or check_new_run(config)
     data = dataset(config)
-    # A checkpoint holds all that --g_path and --d_path gave, and they may be gone.
-    start = replace(config, g_path="", d_path="") if checkpoint else config
+    # A checkpoint holds all that these flags gave, and they may be gone.
+    start = replace(config, g_path="", d_path="") if checkpoint else settle_weights(config)
     if isinstance(data, TableData):
         for weights in {path for path in (start.g_path, start.d_path) if path} | ({str(run)} if checkpoint else set()):
             check_split(Path(weights), data)
-    trainer, held_out = build_trainer(start, given, data, device)
+
+    def trainer_at(checkpoint: Path | None) -> tuple[Trainer, Tensor | None]:
+        """The trainer as it was at a checkpoint, or at the start, and the images set aside."""
+        trainer, held_out = build_trainer(
+            replace(start, g_path="", d_path="") if checkpoint else start, given, data, device
+        )
+        if checkpoint is not None:
+            load_checkpoint(checkpoint, trainer)
+        elif trainer.counters.stage != "base":
+            trainer.prepare_energy()
+        return trainer, held_out
+
+    trainer, held_out = trainer_at(checkpoint)
     schedule = schedule_of(config, len(data.train))
     if checkpoint is not None:
-        load_checkpoint(checkpoint, trainer)
         if schedule.finished(trainer.counters):
             if isinstance(data, TableData) and not (run / LIKELIHOOD).is_file():  # killed between the two
                 return _write_likelihoods(run, trainer, data, config)
             log.info("%s is finished: nothing was changed", run)
             return run
     evaluations = evaluations_of(config, data, device) if isinstance(data, ImageData) else []
+    measures = measures_of(config, data, device)
     resolved = open_run(run, config, device, trainer.model.built_as, resume=stored is not None)
+    if stored is None:
+        held.enter_context(alone(run))
     if isinstance(data, TableData):
         save_units(run, data)
-    if checkpoint is None and trainer.counters.stage != "base":
-        trainer.prepare_energy()
+    _announce(run, config, data, schedule, trainer)
+    try:
+        trainer = train_with_rollbacks(
+            trainer,
+            lambda checkpoint: trainer_at(checkpoint)[0],
+            schedule,
+            run,
+            max_rollbacks=config.max_rollbacks if config.on_divergence == "rollback" else 0,
+            config=resolved.to_yaml(),
+            keep=config.keep,
+            loss_limit=config.loss_limit,
+            held_out=held_out,
+            save=not config.save_nothing,
+            evaluations=evaluations,
+            measures=measures,
+        )
+    except Interrupted as stop:
+        onward = f"saved as {stop.checkpoint}; go on with --resume {whole or run}"
+        kept = onward if stop.checkpoint else "nothing was saved"
+        log.info("stopped by signal %d: %s", stop.signum, kept)
+        raise SystemExit(128 + stop.signum) from None
+    except OSError as error:
+        raise _with_advice(error, whole or run) from error
+    log.info("done: %s", newest_checkpoint(run) or run)
+    for stage in measures:
+        if (best := best_checkpoint(run, stage)) and (measure := measure_of(best)):
+            log.info("best of its stage, %s %.4g: %s", measure.name, measure.value, best)
+    if isinstance(data, TableData):
+        return _write_likelihoods(run, trainer, data, config)
+    if config.mode == "train":  # the demo goes on, and reports at its end
+        log.info("report: %s", write_report(run, code_of(resolved)))
+    return run
+
+
+def _announce(run: Path, config: Config, data: ImageData | TableData, schedule: Schedule, trainer: Trainer) -> None:
+    """Say what will be trained, on what, for how long."""
     joint = schedule.base_steps if schedule.train_mode != "energy" else 0
     refine = schedule.refine_steps if schedule.refines else 0
     what = "rows" if isinstance(data, TableData) else "images"
@@ -131,27 +196,6 @@ def train_run(config: Config, given: frozenset[str], run: Path | None, whole: Pa
         log.info("mmd: learning rates stay as they are, base step %d is the first to lower them", lr_schedule.first)
     elif config.use_scheduler and config.scheduler != "mmd":
         log.info("%s: an epoch is %.4g energy steps", config.scheduler, len(data.train) / config.b_size)
-    try:
-        train(
-            trainer,
-            schedule,
-            run,
-            config=resolved.to_yaml(),
-            held_out=held_out,
-            save=not config.save_nothing,
-            evaluations=evaluations,
-        )
-    except Interrupted as stop:
-        onward = f"saved as {stop.checkpoint}; go on with --resume {whole or run}"
-        kept = onward if stop.checkpoint else "nothing was saved"
-        log.info("stopped by signal %d: %s", stop.signum, kept)
-        raise SystemExit(128 + stop.signum) from None
-    log.info("done: %s", newest_checkpoint(run) or run)
-    if isinstance(data, TableData):
-        return _write_likelihoods(run, trainer, data, config)
-    if config.mode == "train":  # the demo goes on, and reports at its end
-        log.info("report: %s", write_report(run, code_of(resolved)))
-    return run
 
 
 def _write_likelihoods(run: Path, trainer: Trainer, data: TableData, config: Config) -> Path:
@@ -163,6 +207,13 @@ def _write_likelihoods(run: Path, trainer: Trainer, data: TableData, config: Con
     summary["checkpoint"] = getattr(newest_checkpoint(run), "name", "")  # that these are of
     write_table(run, summary, text_of(summary, run.name))
     return run
+
+
+def _with_advice(error: OSError, run: Path) -> OSError:
+    """A failed write, with what to do about it."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    onward = f"{'free some space and ' if full else ''}go on with --resume {run}"
+    return OSError(error.errno, f"{error.strerror or error}; {onward}", error.filename)
 
 
 def _changed(stored: Config, config: Config, given: frozenset[str]) -> Config:

@@ -57,13 +57,13 @@ class Batches(Iterator[Tensor]):
         self.batch_size = batch_size
         self.noise = None if noise is None else torch.from_numpy(np.array(noise)).to(device)
         self.generator = generator or torch.Generator()
-        self._next_epoch()
+        self.start_epoch()
 
     def __next__(self) -> Tensor:
         parts, missing = [], self.batch_size
         while missing:
             if self.position == len(self.order):
-                self._next_epoch()
+                self.start_epoch()
             parts.append(self.order[self.position : self.position + missing])
             self.position += len(parts[-1])
             missing -= len(parts[-1])
@@ -87,7 +87,8 @@ class Batches(Iterator[Tensor]):
         self._permute(state["seed"])
         self.position = state["position"]
 
-    def _next_epoch(self) -> None:
+    def start_epoch(self) -> None:
+        """Begin an epoch, with an order of its own, wherever the present one is."""
         device = self.generator.device
         self._permute(int(torch.randint(2**63 - 1, (), generator=self.generator, device=device)))
 

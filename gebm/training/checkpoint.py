@@ -1,30 +1,50 @@
 """Checkpoints: folders that are whole or absent, of safetensors and JSON only."""
 
 import json
+import logging
 import re
-import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 from torch import Tensor
 
 from gebm.bounded import read_json, reason
 from gebm.errors import InputError
-from gebm.files import atomic_folder
+from gebm.files import atomic_folder, naming, remove_folder, sweep
+from gebm.manifest import MANIFEST, damage, read_manifest, write_manifest
 from gebm.training.trainer import Counters, Trainer
 from gebm.weights import read_tensors
 
-__all__ = ["checkpoints", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Measure", "best_checkpoint", "checkpoints", "is_best"]
+__all__ += ["load_checkpoint", "measure_of", "newest_checkpoint", "save_checkpoint"]
 
 NAME = re.compile(r"(base|joint|refine)-(\d+)")  # the alphabet puts the stages in their order
 
+messages = logging.getLogger("gebm")
+
+
+class Measure(NamedTuple):
+    """A value by which the best checkpoint of a stage is told, and whether the lowest is the best."""
+
+    name: str
+    value: float
+    lowest: bool
+
+    def better(self, other: "Measure") -> bool:
+        """Whether this is better than another value of the same name."""
+        return self.value < other.value if self.lowest else self.value > other.value
+
 
 def checkpoints(run: str | Path) -> list[Path]:
-    """The checkpoint folders of a run, oldest first."""
-    found = [(match, p) for p in Path(run).glob("checkpoints/*") if (match := NAME.fullmatch(p.name))]
-    found.sort(key=lambda pair: (pair[0][1], int(pair[0][2])))
-    return [p for _, p in found if (p / "training.json").is_file()]
+    """The checkpoint folders of a run, oldest first by the steps that they count, whatever clocks say."""
+    found = [p for p in Path(run).glob("checkpoints/*") if NAME.fullmatch(p.name)]
+    return sorted((p for p in found if (p / "training.json").is_file() or (p / MANIFEST).is_file()), key=_order)
+
+
+def _order(path: Path) -> tuple[str, int]:
+    stage, _, step = path.name.partition("-")
+    return stage, int(step)
 
 
 def name_of(counters: Counters) -> str:
@@ -32,26 +52,91 @@ def name_of(counters: Counters) -> str:
     return f"{counters.stage}-{counters.stage_step:08d}"
 
 
-def save_checkpoint(run: str | Path, trainer: Trainer, config: str, keep: int = 2) -> Path:
-    """Write `checkpoints/<stage>-<step>/` of a run and drop all but the newest `keep` of that stage.
+def newest_checkpoint(run: str | Path) -> Path | None:
+    """The newest checkpoint of a run that is whole, with a line about newer ones that are not; None if it has none.
+
+    Raises:
+        InputError: it has some, and all are damaged.
+    """
+    damaged: list[str] = []
+    for path in reversed(checkpoints(run)):
+        if not (found := damage(path)):
+            if damaged:
+                messages.warning("%s: taking %s instead", "; ".join(damaged), path)
+            return path
+        damaged.append(found)
+    if damaged:
+        raise InputError(f"{run}: none of its checkpoints is whole ({'; '.join(damaged)}); restore one, or train anew")
+    return None
+
+
+def measure_of(path: Path) -> Measure | None:
+    """What was measured of a checkpoint when it was written as the best one so far, if it was."""
+    try:
+        return Measure(**found) if (found := read_manifest(path).get("measure")) else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def best_checkpoint(run: str | Path, stage: str) -> Path | None:
+    """The best of a stage's checkpoints by what was measured of them last; None if nothing was."""
+    found = [(path, m) for path in checkpoints(run) if _order(path)[0] == stage and (m := measure_of(path))]
+    best = None
+    for path, measure in found:
+        if measure.name == found[-1][1].name and (best is None or measure.better(best[1])):
+            best = path, measure
+    return best[0] if best else None
+
+
+def is_best(run: str | Path, counters: Counters, measure: Measure) -> bool:
+    """Whether a value at these counters is better than that of every earlier checkpoint of the stage."""
+    here = _order(Path(name_of(counters)))
+    earlier = [measure_of(p) for p in checkpoints(run) if _order(p)[0] == here[0] and _order(p) < here]
+    return all(measure.better(m) for m in earlier if m is not None and m.name == measure.name)
+
+
+def save_checkpoint(
+    run: str | Path, trainer: Trainer, config: str, keep: int = 2, measure: Measure | None = None
+) -> Path:
+    """Write `checkpoints/<stage>-<step>/` of a run; of that stage's, the newest `keep` and the best one stay.
 
     The folder holds `base.safetensors` (the base that is sampled: the moving average if there is one) and
     `energy.safetensors` (with c), which `GEBM.load` reads; `training.safetensors` and `training.json` with optimisers,
-    counters and random states; and the resolved configuration `config.yaml`.
+    counters and random states; the resolved configuration `config.yaml`; and `manifest.json` with the sha256 of each.
+
+    Arguments:
+        run: the run's folder.
+        trainer: whose state it is.
+        config: the text of `config.yaml`.
+        keep: newest checkpoints of a stage that stay, at least 1.
+        measure: by which this is the best of its stage so far.
+
+    Raises:
+        OSError: it cannot be written; all that was there before still is.
     """
     path = Path(run) / "checkpoints" / name_of(trainer.counters)
     tensors: dict[str, Tensor] = {}
     skeleton = _pack(trainer.state_dict(), "", tensors)
     with atomic_folder(path) as folder:
         trainer.sampled_model.save(folder)
-        safetensors.torch.save_file(tensors, folder / "training.safetensors")
+        with naming(path / "training.safetensors"):
+            safetensors.torch.save_file(tensors, folder / "training.safetensors")
         (folder / "training.json").write_text(json.dumps(skeleton))
         (folder / "config.yaml").write_text(config, encoding="utf-8")
-    same_stage = [p for p in checkpoints(run) if p.name.startswith(trainer.counters.stage)]
-    left_by_a_kill = path.parent.glob(".*.tmp")
-    for old in [*same_stage[:-keep], *left_by_a_kill]:
-        shutil.rmtree(old)
+        write_manifest(folder, measure=measure and measure._asdict())
+    sweep(path.parent)
+    _drop(path, keep)
     return path
+
+
+def _drop(path: Path, keep: int) -> None:
+    """Remove what a new checkpoint makes superfluous."""
+    found, stage = checkpoints(path.parent.parent), _order(path)[0]
+    ahead = [p for p in found if _order(p) > _order(path)]  # damaged, or of a course that the run has left
+    same = [p for p in found if _order(p)[0] == stage and p not in ahead]
+    best = best_checkpoint(path.parent.parent, stage)
+    for old in [*ahead, *(p for p in same[:-keep] if p != best)]:
+        remove_folder(old)
 
 
 def load_checkpoint(path: str | Path, trainer: Trainer) -> None:
@@ -61,6 +146,8 @@ def load_checkpoint(path: str | Path, trainer: Trainer) -> None:
         InputError: a file is missing, damaged or of another architecture or optimiser.
     """
     path = Path(path)
+    if found := damage(path):
+        raise InputError(f"{found}; resume from another checkpoint")
     trainer.model.load_base(path)
     trainer.model.load_energy(path)
     try:

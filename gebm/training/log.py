@@ -1,7 +1,8 @@
-"""What a training run says: stats.jsonl, TensorBoard, the progress bar, sample grids; and when it has diverged."""
+"""What a training run says: stats.jsonl, TensorBoard, the progress bar, sample grids."""
 
 import json
 import logging
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -14,18 +15,15 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from gebm.data import to_uint8
-from gebm.files import atomic_write
+from gebm.files import atomic_write, naming
 from gebm.networks.common import ENERGY_FLOOR, evaluating
 from gebm.pictures import grid, save_grid
+from gebm.training.guard import DivergenceError
 from gebm.training.trainer import Trainer
 
-__all__ = ["DivergenceError", "TrainingLog"]
+__all__ = ["TrainingLog"]
 
 messages = logging.getLogger("gebm")
-
-
-class DivergenceError(FloatingPointError):
-    """Training cannot go on: a loss was not finite, or the energy is flat."""
 
 
 class TrainingLog:
@@ -42,12 +40,12 @@ class TrainingLog:
         self.latents = trainer.model.prior.sample(64, generator, like=like.detach())
         self.sums: dict[str, tuple[Tensor, int]] = {}
         self.latest: dict[str, float] = {}  # values of a moment, of which a mean would say little
-        self.first_bad = torch.full((), -1, device=like.device)  # twice the step, plus one for a base step
         self.bar: tqdm[NoReturn] | None = None
         self.started_s, self.started_images = time.monotonic(), trainer.counters.images
 
     def __enter__(self) -> "TrainingLog":
         self._drop_rows_ahead()
+        self.hook, threading.excepthook = threading.excepthook, self._of_thread
         self.board = SummaryWriter(str(self.run / "tensorboard"), purge_step=self._step() + 1)
         self.lines = open(self.file, "a", encoding="utf-8")
         return self
@@ -55,8 +53,24 @@ class TrainingLog:
     def __exit__(self, *exception: object) -> None:
         if self.bar is not None:
             self.bar.close()
-        self.lines.close()
-        self.board.close()
+        try:
+            self._close(exception[0] is not None)
+        finally:
+            threading.excepthook = self.hook
+
+    def _close(self, failed: bool) -> None:
+        for file, path in ((self.lines, self.file), (self.board, self.board.log_dir)):
+            try:
+                with naming(path):
+                    file.close()
+            except OSError:
+                if not failed:  # else it would hide what went wrong before
+                    raise
+
+    def _of_thread(self, arguments: threading.ExceptHookArgs) -> None:
+        """Say nothing of a full disk that TensorBoard's thread met: it raises it again where it is next written to."""
+        if not isinstance(arguments.exc_value, OSError):
+            self.hook(arguments)
 
     def stage(self, name: str, done: int, total: int) -> None:
         if self.bar is not None:
@@ -75,10 +89,6 @@ class TrainingLog:
         for name, value in stats.items():
             total, count = self.sums.get(name, (0.0, 0))
             self.sums[name] = (total + value, count + 1)
-            if name.endswith("loss"):
-                counters = self.trainer.counters
-                code = 2 * (counters.ml_step + counters.g_step) + 1 if name == "base_loss" else 2 * counters.e_step
-                self.first_bad = torch.where((self.first_bad < 0) & ~torch.isfinite(value), code, self.first_bad)
 
     def write(self) -> None:
         """Write one line of the means since the last one, if there is anything new."""
@@ -91,7 +101,8 @@ class TrainingLog:
         if all(means.get(name) == ENERGY_FLOOR for name in ("energy_real", "energy_fake")):
             raise DivergenceError(
                 f"every energy lies on the floor {ENERGY_FLOOR:g}, where it has no gradient, since energy step "
-                f"{self.trainer.counters.e_step} or before: lower --lr, raise --penalty_lambda or give --no_trunc"
+                f"{self.trainer.counters.e_step} or before",
+                "lower --lr, raise --penalty_lambda or give --no_trunc",
             )
         rate = (self.trainer.counters.images - self.started_images) / max(elapsed_s, 1e-9)
         kind = "images" if self.of_images else "rows"
@@ -120,10 +131,12 @@ class TrainingLog:
     def add(self, values: dict[str, float]) -> None:
         """Write values at the present step."""
         counters = asdict(self.trainer.counters)
-        self.lines.write(json.dumps({**counters, **values}) + "\n")
-        self.lines.flush()
-        for name, value in values.items():
-            self.board.add_scalar(f"{counters['stage']}/{name}", value, self._step())
+        with naming(self.file):
+            self.lines.write(json.dumps({**counters, **values}) + "\n")
+            self.lines.flush()
+        with naming(self.board.log_dir):
+            for name, value in values.items():
+                self.board.add_scalar(f"{counters['stage']}/{name}", value, self._step())
 
     def _step(self) -> int:
         """Where TensorBoard's curves stand."""
@@ -141,29 +154,22 @@ class TrainingLog:
         picture = np.asarray(grid(images).convert("RGB"))
         self.board.add_image("base", picture, counters.e_step or counters.g_step, dataformats="HWC")
 
-    def raise_if_diverged(self, last_good: Path | None) -> None:
-        if (code := int(self.first_bad)) >= 0:
-            network = "base" if code % 2 else "energy"
-            raise DivergenceError(f"loss not finite at {network} step {code // 2}: {_advice(last_good)}")
-
-    def raise_if_weights_diverged(self, last_good: Path | None) -> None:
-        """A finite loss may have had a gradient that was not."""
-        if not all(p.isfinite().all() for p in self.trainer.model.parameters()):
-            step = self.trainer.counters.e_step
-            raise DivergenceError(f"weights not finite after energy step {step}: {_advice(last_good)}")
-
     def _drop_rows_ahead(self) -> None:
         """Forget lines written after the checkpoint that the run goes on from."""
         if not self.file.exists():
             return
         counters = self.trainer.counters
         step = counters.ml_step, counters.e_step, counters.g_step
-        rows = [line for line in self.file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-        kept = [row for row in rows if ((r := json.loads(row)).get("ml_step", 0), r["e_step"], r["g_step"]) <= step]
+        rows = self.file.read_text(encoding="utf-8", errors="replace").splitlines()
         with atomic_write(self.file) as temporary:
-            temporary.write_text("".join(row + "\n" for row in kept), encoding="utf-8")
+            kept = (row + "\n" for row in rows if (of_row := _step(row)) is not None and of_row <= step)
+            temporary.write_text("".join(kept), encoding="utf-8")
 
 
-def _advice(last_good: Path | None) -> str:
-    kept = f"the last good checkpoint is {last_good}" if last_good else "no checkpoint was written before"
-    return f"lower --lr or --lr_generator, or raise --penalty_lambda; {kept}"
+def _step(row: str) -> tuple[int, int, int] | None:
+    """Where a line of stats.jsonl was written; None if it was cut off or damaged."""
+    try:
+        found = json.loads(row)
+        return found.get("ml_step", 0), found["e_step"], found["g_step"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None

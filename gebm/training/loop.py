@@ -1,7 +1,7 @@
 """The training loop: likelihood of the base where asked for, joint training, then the refinement of the energy."""
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from gebm.metrics.partition import base_energies, energies, evaluate_kale
-from gebm.training.checkpoint import checkpoints, save_checkpoint
-from gebm.training.log import DivergenceError, TrainingLog
+from gebm.training.checkpoint import Measure, checkpoints, is_best, save_checkpoint
+from gebm.training.guard import LOSS_LIMIT, DivergenceError, Guard
+from gebm.training.log import TrainingLog
 from gebm.training.schedules import energy_steps, remaining
 from gebm.training.trainer import Counters, Trainer
 
@@ -72,7 +73,10 @@ def train(
     config: str = "",
     held_out: Tensor | None = None,
     save: bool = True,
+    keep: int = 2,
+    loss_limit: float = LOSS_LIMIT,
     evaluations: Sequence[tuple[int, Callable[[Trainer], dict[str, float]]]] = (),
+    measures: Mapping[str, tuple[str, bool]] | None = None,
 ) -> None:
     """Train from where the trainer's counters stand to the end of the schedule.
 
@@ -90,51 +94,64 @@ def train(
         config: resolved configuration, stored in every checkpoint.
         held_out: data (N, ...) in [-1, 1] on the model's device, for the KALE that ends the refinement.
         save: write checkpoints.
+        keep: newest checkpoints of a stage that stay, beside the best one.
+        loss_limit: absolute value of a loss from which on the run has diverged; 0: none that is finite.
         evaluations: pairs of a number of steps and what to call that often; what it returns goes into the log.
+        measures: stage -> the value among those by which its best checkpoint is told, and whether the lowest is; one is
+            written whenever the value is the best so far.
 
     Raises:
-        DivergenceError: a loss was not finite; the message names the step and the last good checkpoint.
+        DivergenceError: a loss was not finite or too large; the message names the step and the last good checkpoint.
         Interrupted: SIGINT or SIGTERM came; the state was saved first.
     """
     counters = trainer.counters
-    log = TrainingLog(run, trainer)
+    log, guard = TrainingLog(run, trainer), Guard(trainer, loss_limit)
     last_saved, saved_at = next(reversed(checkpoints(run)), None), None
+    measured: Measure | None = None
 
     def checkpoint() -> None:
         nonlocal last_saved, saved_at
-        log.raise_if_diverged(last_saved)
-        log.raise_if_weights_diverged(last_saved)
+        guard.check(last_saved)
+        guard.check_weights(last_saved)
         if save and counters != saved_at:
-            last_saved, saved_at = save_checkpoint(run, trainer, config), replace(counters)
+            last_saved, saved_at = save_checkpoint(run, trainer, config, keep, measured), replace(counters)
 
-    with _signals() as received, log:
+    with _signals(lambda: last_saved) as received, log:
 
         def look() -> None:
             if trainer.selection is not None:
                 log.latest |= trainer.selection.look(trainer)
 
         def after_step(step: int) -> None:
+            nonlocal measured
             look()
             if step % schedule.log_every == 0:
-                log.raise_if_diverged(last_saved)
+                guard.check(last_saved)
                 log.write()
+            name, lowest = (measures or {}).get(counters.stage, ("", False))
             for every, evaluate in evaluations:
                 if step % every == 0 and (values := evaluate(trainer)):
                     log.add(values)
                     log.say(values)
-            if step % schedule.checkpoint_every == 0:
+                    if name in values and is_best(run, counters, found := Measure(name, values[name], lowest)):
+                        measured = found
+            if measured or step % schedule.checkpoint_every == 0:  # after all evaluations, some of which have a state
                 log.grid()
                 checkpoint()
 
         def update(step: Callable[[], dict[str, Tensor]]) -> None:
             """Take a step at the learning rates of its moment."""
+            nonlocal measured
+            measured = None
             if counters.stage == "joint":
                 trainer.scale_lr(trainer.lr_schedule.factor(trainer.epoch))
             elif counters.stage == "base":
                 trainer.scale_lr(remaining(counters.ml_step, schedule.ml_steps), schedule.ml_lr)
             else:
                 trainer.scale_lr(remaining(counters.refine_step, schedule.refine_steps))
-            log.collect(step())
+            stats = step()
+            log.collect(stats)
+            guard.watch(stats)
 
         def stop_if_asked() -> None:
             if received:
@@ -200,8 +217,11 @@ def _held_out_kale(trainer: Trainer, held_out: Tensor) -> float:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second one acts at once."""
+def _signals(last_saved: Callable[[], Path | None]) -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; a second one acts at once.
+
+    A run that diverges when it was asked to stop does stop, and diverges again when it goes on.
+    """
     received: list[int] = []
 
     def handler(signum: int, frame: object) -> None:
@@ -212,6 +232,10 @@ def _signals() -> Iterator[list[int]]:
     before = {name: signal.signal(name, handler) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
+    except DivergenceError:
+        if received:
+            raise Interrupted(received[0], last_saved()) from None
+        raise
     finally:
         for name, old in before.items():
             signal.signal(name, old)

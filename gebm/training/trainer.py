@@ -29,7 +29,8 @@ class Counters:
     stage: 'base' (maximum likelihood of the base, a flow), 'joint' (base and energy in turn) or 'refine' (the energy
     alone, base frozen); ml_step: steps done in the first; g_step: base steps done in the second; pending: energy steps
     done since the last of those; refine_step: energy steps done in the third; e_step: energy steps done in all; images:
-    data seen by energy steps, or drawn by base steps where there are none.
+    data seen by energy steps, or drawn by base steps where there are none; rollbacks: how often the run has diverged
+    and gone on from an earlier state.
     """
 
     stage: str = "joint"
@@ -39,6 +40,7 @@ class Counters:
     refine_step: int = 0
     e_step: int = 0
     images: int = 0
+    rollbacks: int = 0
 
     @property
     def stage_step(self) -> int:
@@ -62,6 +64,7 @@ class Trainer:
         grad_clip: largest gradient norm of a step; 0: no limit.
         ema: decay of the moving average of the base; 0: none.
         lr_schedule: of both learning rates in the joint stage; None: constant.
+        rollback_factor: on both learning rates, once more for each rollback.
         selection: of each stage's weights, and of its end; None: the last ones are kept.
         match_base: whether an energy that is a flow starts as a copy of the base, E = 0; not one that was trained.
         set_log_partition: whether c starts at the Monte-Carlo log-partition.
@@ -86,6 +89,7 @@ class Trainer:
         grad_clip: float = 0.0,
         ema: float = 0.0,
         lr_schedule: LRSchedule | None = None,
+        rollback_factor: float = 0.5,
         selection: EarlyStopping | None = None,
         match_base: bool = False,
         set_log_partition: bool = False,
@@ -104,6 +108,7 @@ class Trainer:
         self.noise_factor = noise_factor
         self.grad_clip = grad_clip
         self.lr_schedule = lr_schedule or LRSchedule()
+        self.rollback_factor = rollback_factor
         self.selection = selection
         self.match_base = match_base
         self.set_log_partition = set_log_partition
@@ -198,14 +203,25 @@ class Trainer:
         self.model.energy.eval()
 
     def scale_lr(self, factor: float, base_lr: float | None = None) -> None:
-        """Set the learning rates of both networks and of c to `factor` times the configured ones.
+        """Set the learning rates of both networks and of c to `factor` times the configured ones, lower by rollbacks.
 
         base_lr: in the place of that of the base.
         """
+        factor *= self.rollback_factor**self.counters.rollbacks
         for optimizer, lrs in zip(self.optimizers, self.lrs):
             for group, lr in zip(optimizer.param_groups, lrs):
                 own = base_lr if base_lr is not None and optimizer is self.base_optimizer else lr
                 group["lr"] = factor * own
+
+    def roll_back(self, rollbacks: int) -> None:
+        """Go on from this earlier state as after so many rollbacks: at lower learning rates, with other random numbers.
+
+        From here, the same random numbers have led into divergence; even at lower rates they might again.
+        """
+        self.counters.rollbacks = rollbacks
+        for generator in filter(None, (self.generator, self.batches.generator, torch.default_generator)):
+            generator.manual_seed(stream(generator.initial_seed(), "rollback", rollbacks))
+        self.batches.start_epoch()
 
     @property
     def optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:

@@ -11,7 +11,16 @@ import torch
 from gebm.errors import InputError
 from gebm.model import GEBM
 from gebm.samplers import KineticLangevin
-from gebm.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from gebm.training.checkpoint import (
+    Measure,
+    best_checkpoint,
+    checkpoints,
+    is_best,
+    load_checkpoint,
+    measure_of,
+    newest_checkpoint,
+    save_checkpoint,
+)
 from gebm.training.negatives import Fresh, Pool, Replay
 
 
@@ -59,6 +68,7 @@ def test_a_checkpoint_from_before_there_were_negatives(make_trainer, run):
     state = json.loads((path / "training.json").read_text())
     state["dict"] = [[key, value] for key, value in state["dict"] if key != "negatives"]
     (path / "training.json").write_text(json.dumps(state))
+    (path / "manifest.json").unlink()  # there was none either
     for negatives in (Fresh, lambda: Pool(20)):
         other = make_trainer(seed=5, negatives=negatives)
         load_checkpoint(path, other)
@@ -70,7 +80,8 @@ def test_the_model_in_a_checkpoint_is_the_one_to_sample(make_trainer, run):
     trainer = advance(make_trainer(ema=0.9))
     path = save_checkpoint(run, trainer, "seed: 7\n")
     assert sorted(p.name for p in path.iterdir()) == [
-        "base.safetensors", "config.yaml", "energy.safetensors", "training.json", "training.safetensors"
+        "base.safetensors", "config.yaml", "energy.safetensors", "manifest.json", "training.json",
+        "training.safetensors",
     ]  # fmt: skip
     assert (path / "config.yaml").read_text() == "seed: 7\n"
     model = GEBM.load(path)
@@ -143,6 +154,7 @@ def test_damaged_files_are_refused_in_one_line(make_trainer, run, name, damage):
 def test_json_of_something_else_is_refused(make_trainer, run, content):
     path = save_checkpoint(run, make_trainer(), "")
     (path / "training.json").write_text(content)
+    (path / "manifest.json").unlink()
     with pytest.raises(InputError, match="cannot resume"):
         load_checkpoint(path, make_trainer())
 
@@ -166,3 +178,103 @@ def test_learning_rates_are_those_configured_now(make_trainer, run):
     for optimizer in (trainer.energy_optimizer, trainer.base_optimizer):
         assert optimizer.param_groups[0]["lr"] == 1e-4
         assert len(optimizer.state) > 0
+
+
+# What is kept, what is whole
+
+
+def at(trainer, **counters):
+    for name, value in counters.items():
+        setattr(trainer.counters, name, value)
+    return trainer
+
+
+def names(run) -> list[str]:
+    return [p.name for p in checkpoints(run)]
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_as_many_are_kept_as_wanted(make_trainer, run, keep):
+    trainer = make_trainer()
+    for g_step in range(5):
+        save_checkpoint(run, at(trainer, g_step=g_step), "", keep)
+    assert names(run) == [f"joint-{step:08d}" for step in range(5)][-keep:]
+
+
+@pytest.mark.parametrize("lowest, best", [(True, 3), (False, 2)])
+def test_the_best_is_kept_beside_the_newest(make_trainer, run, lowest, best):
+    trainer = make_trainer()
+    for g_step, value in enumerate([5.0, 4.0, 7.0, 1.0, 2.0, None, 3.0, None]):
+        at(trainer, g_step=g_step)
+        measure = None if value is None else Measure("FD", value, lowest)
+        if measure and not is_best(run, trainer.counters, measure):
+            measure = None
+        save_checkpoint(run, trainer, "", 2, measure)
+    assert names(run) == [f"joint-{step:08d}" for step in (best, 6, 7)]
+    assert best_checkpoint(run, "joint") == checkpoints(run)[0]
+    assert measure_of(checkpoints(run)[0]) == Measure("FD", 1.0 if lowest else 7.0, lowest)
+    assert best_checkpoint(run, "refine") is None
+    assert is_best(run, at(trainer, g_step=best).counters, Measure("FD", 6.0, lowest))  # only earlier ones count
+
+
+def test_what_lies_ahead_of_a_new_checkpoint_goes(make_trainer, run):
+    trainer = make_trainer()
+    for g_step in (1, 2):
+        save_checkpoint(run, at(trainer, g_step=g_step), "")
+    save_checkpoint(run, at(trainer, stage="refine", refine_step=3), "")
+    save_checkpoint(run, at(trainer, stage="joint", g_step=1), "")  # as after a newer one that was damaged
+    assert names(run) == ["joint-00000001"]
+
+
+def spoil(file, how):
+    content = bytearray(file.read_bytes())
+    if how == "missing":
+        file.unlink()
+    elif how == "cut":
+        file.write_bytes(content[:-1])
+    else:  # a single bit, which the format of the file does not notice
+        content[-3] ^= 1
+        file.write_bytes(content)
+
+
+FILES = ("training.safetensors", "training.json", "base.safetensors", "energy.safetensors", "config.yaml")
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("how", ["missing", "cut", "bit"])
+def test_the_last_good_one_is_taken_and_one_line_says_so(make_trainer, run, caplog, file, how):
+    trainer = make_trainer()
+    for g_step in range(3):
+        save_checkpoint(run, at(trainer, g_step=g_step), "seed: 0\n", 3)
+    bad, good = checkpoints(run)[2], checkpoints(run)[1]
+    spoil(bad / file, how)
+    assert newest_checkpoint(run) == good
+    (line,) = caplog.messages
+    assert line.startswith(f"{bad / file} is ") and line.endswith(f"taking {good} instead")
+    with pytest.raises(InputError, match=f"^{bad / file} is "):
+        load_checkpoint(bad, make_trainer())
+    if file in ("base.safetensors", "energy.safetensors"):
+        with pytest.raises(InputError, match=f"{bad / file}"):
+            GEBM.load(bad)
+
+
+def test_a_damaged_manifest_is_damage_and_none_is_not(make_trainer, run):
+    for g_step in range(2):
+        save_checkpoint(run, at(make_trainer(), g_step=g_step), "")
+    older, newer = checkpoints(run)
+    for content in ("", "[]", '{"files": {"base.safetensors": 3}}'):
+        (newer / "manifest.json").write_text(content)
+        assert newest_checkpoint(run) == older
+    (newer / "manifest.json").unlink()  # as of runs from before there were manifests
+    assert newest_checkpoint(run) == newer
+
+
+def test_where_none_is_whole(make_trainer, run):
+    assert newest_checkpoint(run) is None
+    for g_step in range(2):
+        save_checkpoint(run, at(make_trainer(), g_step=g_step), "")
+    for path in checkpoints(run):
+        spoil(path / "training.safetensors", "cut")
+    with pytest.raises(InputError, match="none of its checkpoints is whole") as error:
+        newest_checkpoint(run)
+    assert "\n" not in str(error.value)
