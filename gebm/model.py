@@ -2,20 +2,19 @@
 
 import json
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from gebm.errors import InputError
-from gebm.files import atomic_write
 from gebm.latent import PRIORS, LatentPosterior, Prior
 from gebm.networks import BASES, ENERGIES, FLOWS, DensityRatio
 from gebm.networks.common import evaluating
+from gebm.pretrained import WEIGHTS, Pretrained, write_weights
 from gebm.registry import resolve
 
 __all__ = ["GEBM", "Architecture", "read_architecture"]
@@ -58,7 +57,7 @@ class Architecture:
     dropout: float = 0.0
 
 
-class GEBM(nn.Module):
+class GEBM(Pretrained, nn.Module):
     r"""Generalized energy-based model: :math:`dQ/dG(x) = \exp(-\beta E(x) - A(\beta))`, :math:`x = G(z), z \sim \eta`.
 
     Arguments:
@@ -162,12 +161,8 @@ class GEBM(nn.Module):
         """
         if self.architecture is None:
             raise ValueError("a model of bare networks has no architecture to save: use GEBM.build, or state_dict()")
-        metadata = {"gebm": json.dumps(asdict(self.architecture))}
         for name, tensors in (("base", self.base.state_dict()), ("energy", self._energy_state())):
-            # Clones: the format refuses tensors that share memory, as tied weights do.
-            tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
-            with atomic_write(Path(folder) / f"{name}.safetensors") as temporary:
-                safetensors.torch.save_file(tensors, temporary, metadata)
+            write_weights(Path(folder) / f"{name}.safetensors", tensors, self.architecture)
 
     @classmethod
     def load(
@@ -205,6 +200,10 @@ class GEBM(nn.Module):
         """Take the energy's weights and c from a file or from a folder that holds `energy.safetensors`."""
         self._load(path, "energy", ("energy", "shape", "width", "blocks", "bn"), self._energy_state())
 
+    def whole_state(self) -> dict[str, Tensor]:
+        """All tensors as `model.safetensors` of an exported folder names them: `base.*`, `energy.*`, `log_partition`."""
+        return {**{f"base.{k}": v for k, v in self.base.state_dict().items()}, **self._energy_state()}
+
     def _energy_state(self) -> dict[str, Tensor]:
         return {**{f"energy.{k}": v for k, v in self.energy.state_dict().items()}, "log_partition": self.log_partition}
 
@@ -215,7 +214,7 @@ class GEBM(nn.Module):
             have, want = getattr(stored, field), getattr(self.architecture, field)
             if have != want:
                 raise InputError(f"{file}: made with {field} {have}, not {want}: give the {part} of that architecture")
-        tensors = _read(file, lambda f: {key: f.get_tensor(key) for key in f.keys()})
+        tensors = _of_part(_read(file, lambda f: {key: f.get_tensor(key) for key in f.keys()}), part)
         wrong = sorted(state.keys() ^ tensors.keys()) or [k for k in state if state[k].shape != tensors[k].shape]
         if wrong:
             raise InputError(f"{file}: tensor {wrong[0]} does not fit the {part} '{getattr(stored, part)}' it names")
@@ -279,11 +278,22 @@ def _ratio(a: Architecture, flow: nn.Module, base: nn.Module) -> nn.Module:
     return DensityRatio(flow, base)
 
 
+def _of_part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The tensors of one part, by their names in a file of its own, where the file holds both."""
+    if not {"base", "energy", "log_partition"} <= {key.partition(".")[0] for key in tensors}:
+        return tensors
+    if part == "base":
+        return {key.removeprefix("base."): value for key, value in tensors.items() if key.startswith("base.")}
+    return {key: value for key, value in tensors.items() if not key.startswith("base.")}
+
+
 def _weight_file(path: str | Path, part: str) -> Path:
     path = Path(path)
     file = path / f"{part}.safetensors" if path.is_dir() else path
+    if path.is_dir() and not file.is_file() and (path / WEIGHTS).is_file():
+        return path / WEIGHTS  # an exported folder
     if not file.is_file():
-        raise InputError(f"{file}: no such file: give a {part}.safetensors, or a run or checkpoint that holds one")
+        raise InputError(f"{file}: no such file: give a {part}.safetensors, or a run, checkpoint or export that holds one")
     return file
 
 
