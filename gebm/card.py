@@ -14,13 +14,14 @@ def model_card(config: Mapping[str, Any]) -> str:
     """The card as Markdown, of what `config.json` holds and of nothing else; what is not known is not said."""
     a = config["architecture"]
     rows = len(a["shape"]) == 1
-    what = f"rows of {a['shape'][0]} numbers" if rows else "images {} x {} x {} (channels, height, width)".format(*a["shape"])
+    size = " x ".join(map(str, a["shape"]))
+    what = f"rows of {size} numbers" if rows else f"images {size} (channels, height, width)"
     parts = [
         _front_matter(config, rows),
         f"# A generalized energy-based model of {what}\n",
-        "A base G turns latent noise z into samples x = G(z); an energy E re-weights them: the model's density relative "
-        f"to the base's is exp(-E(x) - A), low energies are likely. Samples are drawn by MCMC in the latent space. See "
-        f"{PAPER}.\n",
+        "A base G turns latent noise z into samples x = G(z); an energy E re-weights them: the density of the model "
+        "relative to that of the base is exp(-E(x) - A), so low energies are likely. Samples are drawn by MCMC in the "
+        f"latent space. See {PAPER}.\n",
         _table([
             ("base", f"`{a['base']}`, {config['parameters']['base']:,} parameters"),
             ("energy", f"`{a['energy']}`, {config['parameters']['energy']:,} parameters{_floor(a, rows)}"),
@@ -94,13 +95,16 @@ def _usage(config: Mapping[str, Any], rows: bool) -> str:
     flags = "".join(f" --{name} {_text(value).lower()}" for name, value in sampler.items())
     own = sorted({name for name in (a["base"], a["energy"]) if ":" in name})
     allow = f", allow={own!r}" if own else ""
-    named = "".join(f" --{flag} {a[part]}" for flag, part in (("g_model", "base"), ("d_model", "energy")) if ":" in a[part])
+    parts = {"g_model": a["base"], "d_model": a["energy"]}
+    named = "".join(f" --{flag} {name}" for flag, name in parts.items() if name in own)
     lines = ["```python", "import gebm", "", f'model = gebm.GEBM.from_pretrained("FOLDER"{allow})  # or "user/name"']
     lines += _sampling(sampler, rows)
     lines += ["energies = model.energy(x)  # low is likely", "```\n"]
     if own:
         code = ", ".join(f"`{name}`" for name in own)
-        lines.append(f"Its networks {code} are the author's own code, which must be importable, and is run once named.\n")
+        lines.append(
+            f"Its networks {code} are the author's own code, which must be importable, and is run once named.\n"
+        )
     commands = [f"gebm sample --g_path FOLDER{named}{flags}"]
     if "table" in config:
         commands.append(f"gebm score FILE.csv --g_path FOLDER{named}  # log-densities of rows, in original units")
@@ -111,8 +115,9 @@ def _usage(config: Mapping[str, Any], rows: bool) -> str:
 
 def _sampling(sampler: Mapping[str, Any], rows: bool) -> list[str]:
     lines = ["x = model.sample(16, steps=100)  # Langevin at beta 1, step size 0.005"]
-    decays = sampler.get("step_decay_every", 0) and sampler["num_sampler_steps"] > sampler["step_decay_every"]
-    if "lmc_gamma" in sampler and not decays and not {"adapt", "beta_ramp", "lmc_kappa", "num_leapfrog"} & sampler.keys():
+    every = sampler.get("step_decay_every", 0)
+    more = {"adapt", "beta_ramp", "lmc_kappa", "num_leapfrog"} & sampler.keys()
+    if "lmc_gamma" in sampler and not more and not 0 < every < sampler["num_sampler_steps"]:
         kernel = f'SAMPLERS["{sampler["latent_sampler"]}"].from_gamma({sampler["lmc_gamma"]!r})'
         setting = f"steps={sampler['num_sampler_steps']}, beta={sampler['temperature']!r}"
         lines = ["from gebm.samplers import SAMPLERS", "", f"x = model.sample(16, {kernel}, {setting})"]

@@ -201,7 +201,7 @@ class GEBM(Pretrained, nn.Module):
         self._load(path, "energy", ("energy", "shape", "width", "blocks", "bn"), self._energy_state())
 
     def whole_state(self) -> dict[str, Tensor]:
-        """All tensors as `model.safetensors` of an exported folder names them: `base.*`, `energy.*`, `log_partition`."""
+        """All tensors as an exported folder's one weights file names them: `base.*`, `energy.*`, `log_partition`."""
         return {**{f"base.{k}": v for k, v in self.base.state_dict().items()}, **self._energy_state()}
 
     def _energy_state(self) -> dict[str, Tensor]:
@@ -293,7 +293,7 @@ def _weight_file(path: str | Path, part: str) -> Path:
     if path.is_dir() and not file.is_file() and (path / WEIGHTS).is_file():
         return path / WEIGHTS  # an exported folder
     if not file.is_file():
-        raise InputError(f"{file}: no such file: give a {part}.safetensors, or a run, checkpoint or export that holds one")
+        raise InputError(f"{file}: no such file: give a {part}.safetensors, or a run or export that holds one")
     return file
 
 

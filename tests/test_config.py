@@ -127,7 +127,7 @@ def test_switches(argv, value):
 
 
 def test_texts_become_typed_values():
-    config, _ = parse("--lr 1 --dtype 64 --temperature 10 --optimizer sgd --g_model my.nets:Nets.base --seed 7".split())
+    config, _ = parse(["--lr", "1", "--dtype", "64", "--temperature", "10", "--optimizer", "sgd", "--g_model", "my.nets:Nets.base", "--seed", "7"])
     assert (config.lr, config.dtype, config.temperature) == (1.0, 64, 10.0)
     assert (config.optimizer, config.g_model, config.seed) == ("SGD", "my.nets:Nets.base", 7)
     assert parse(["--dataset=folder:/my pictures"])[0].dataset == "folder:/my pictures"
