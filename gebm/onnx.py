@@ -24,8 +24,8 @@ __all__ = ["TOLERANCE", "check_packages", "export_onnx"]
 # Largest difference between onnxruntime and torch, relative to 1 or the value: float32 rounds in another order.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 BISECTION = (
-    "samples of a mogmaf are found by bisection on logarithms of the normal distribution function (log_ndtr), for which "
-    "ONNX has no operator; sample with gebm"
+    "samples of a mogmaf are found by bisection on log_ndtr, the logarithm of the normal distribution function, which "
+    "ONNX has no operator for; sample with gebm"
 )
 TRIED = (1, 2, 7)  # batch sizes, none that of the export but one
 BATCH = 2  # of the export; 0 and 1 would be taken for constants

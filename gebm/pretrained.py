@@ -201,7 +201,7 @@ def _hub(name: str) -> Any:
         import huggingface_hub
     except ImportError:
         raise InputError(
-            f"{name}: no such folder, and the hub needs huggingface_hub: pip install 'gebm[hub]'"
+            f"{name}: is no folder here, and the hub needs huggingface_hub: pip install 'gebm[hub]'"
         ) from None
     return huggingface_hub
 

@@ -164,7 +164,7 @@ def script(name: str, *flags: str) -> str:
 
 
 def test_suite_prints_a_table_and_writes_json(tmp_path):
-    flags = ["--width", "0.05", "--chains", "2", "--batch", "2", "--threads", "1", "--seconds", "0", "--only", "sngan", "batch"]
+    flags = "--width 0.05 --chains 2 --batch 2 --threads 1 --seconds 0 --only sngan batch".split()
     printed = script("bench.py", *flags, "--json", str(tmp_path / "out.json"))
     report = json.loads((tmp_path / "out.json").read_text())
     assert report["environment"]["threads"] == 1 and report["environment"]["gflop_s_float32"] > 0

@@ -12,7 +12,10 @@ from gebm.cli import main
 from gebm.metrics.temperature import BetaFit
 from gebm.samplers import SAMPLERS
 
-TINY = ["--device", "-2", "--dataset", "digits", "--g_model", "dcgan", "--d_model", "dcgan", "--Z_dim", "4", "--width", ".1", "--b_size", "16", "--total_gen_iter", "6", "--n_iter_d", "2", "--n_iter_d_init", "3", "--refine_iter", "40", "--lr", "1e-2", "--lr_generator", "1e-2"]
+TINY = (
+    "--device -2 --dataset digits --g_model dcgan --d_model dcgan --Z_dim 4 --width .1 --b_size 16 --total_gen_iter 6 "
+    "--n_iter_d 2 --n_iter_d_init 3 --refine_iter 40 --lr 1e-2 --lr_generator 1e-2"
+).split()
 TRUE_BETA = 2.0
 
 
@@ -101,7 +104,7 @@ def test_temperature_auto_of_a_flat_energy(trained, monkeypatch):
 
 
 def test_temperature_auto_where_no_beta_is_best(trained, capsys):
-    argv = ["sample", "--dataset", "digits", "--device", "-2", "--log_name", "s", "--temperature", "auto"]
+    argv = "sample --dataset digits --device -2 --log_name s --temperature auto".split()
     assert main([*argv, "--g_path", trained, "--d_path", trained]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "likelihood still rises" in error and not Path("runs").exists()
@@ -165,7 +168,7 @@ def test_refused_before_any_work(trained, capsys, flags, parts):
 
 
 def test_smc_without_enough_steps_stops(trained, capsys):
-    argv = ["--latent_sampler", "smc", "--temperature", "500", "--num_sampler_steps", "2", "--log_name", "s", "--device", "-2"]
+    argv = "--latent_sampler smc --temperature 500 --num_sampler_steps 2 --log_name s --device -2".split()
     assert main(["sample", "--g_path", trained, "--d_path", trained, *argv]) == 1
     assert "of the way from the prior to the target; give more steps" in capsys.readouterr().err
     assert not Path("runs/s").exists()  # its name is free for the next try

@@ -13,7 +13,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-LONG = ["train", "--device", "-2", "--dataset", "digits", "--g_model", "dcgan", "--d_model", "dcgan", "--Z_dim", "4", "--width", ".05", "--b_size", "8", "--ema", ".9", "--total_gen_iter", "30", "--n_iter_d", "3", "--n_iter_d_init", "5", "--refine_iter", "60", "--checkpoint_freq", "3", "--disp_freq", "5", "--lr", "1e-3"]
+LONG = (
+    "train --device -2 --dataset digits --g_model dcgan --d_model dcgan --Z_dim 4 --width .05 --b_size 8 --ema .9 "
+    "--total_gen_iter 30 --n_iter_d 3 --n_iter_d_init 5 --refine_iter 60 --checkpoint_freq 3 --disp_freq 5 --lr 1e-3"
+).split()
 WEIGHTS = ("base.safetensors", "energy.safetensors", "training.safetensors")
 
 # Imports torch once, then forks a process for each line it reads: real processes that start at once. It lies in a

@@ -25,8 +25,11 @@ from gebm.training.checkpoint import checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent
 # 3 + 5 * 2 energy steps and 6 base steps, then 6 energy steps
-TINY = ["--device", "-2", "--dataset", "digits", "--g_model", "dcgan", "--d_model", "dcgan", "--Z_dim", "4", "--width", ".1", "--b_size", "16", "--total_gen_iter", "6", "--n_iter_d", "2", "--n_iter_d_init", "3", "--refine_iter", "6", "--checkpoint_freq", "2", "--disp_freq", "2", "--lr", "1e-3"]
-DRAW = ["--device", "-2", "--n_samples", "6", "--fid_samples", "40", "--num_sampler_steps", "5", "--lmc_gamma", "1e-3", "--temperature", "1"]
+TINY = (
+    "--device -2 --dataset digits --g_model dcgan --d_model dcgan --Z_dim 4 --width .1 --b_size 16 --total_gen_iter 6 "
+    "--n_iter_d 2 --n_iter_d_init 3 --refine_iter 6 --checkpoint_freq 2 --disp_freq 2 --lr 1e-3"
+).split()
+DRAW = "--device -2 --n_samples 6 --fid_samples 40 --num_sampler_steps 5 --lmc_gamma 1e-3 --temperature 1".split()
 WEIGHTS = ("base.safetensors", "energy.safetensors", "training.safetensors")
 
 
@@ -104,7 +107,7 @@ def test_other_seeds_give_other_weights(trained):
 @pytest.mark.parametrize("mode, flags", [("energy", "--g_path"), ("base", "--d_path")])
 def test_training_one_of_the_two_takes_the_networks_of_the_other(trained, mode, flags):
     start = GEBM.load(newest(trained))
-    argv = ["--device", "-2", "--b_size", "16", "--total_gen_iter", "4", "--refine_iter", "4", "--lr", "1e-2", "--initialize_log_partition"]
+    argv = "--device -2 --b_size 16 --total_gen_iter 4 --refine_iter 4 --lr 1e-2 --initialize_log_partition".split()
     networks = "--d_model dcgan" if mode == "energy" else "--g_model dcgan"
     argv = ["train", "--train_mode", mode, flags, str(trained), *networks.split(), *argv, "--Z_dim", "4"]
     assert main([*argv, "--log_name", "one"]) == 0
@@ -443,7 +446,7 @@ def demo(*flags: str) -> int:
 def test_demo(capsys):
     assert demo() == 0
     summary = json.loads(Path("runs/demo/summary.json").read_text())
-    assert summary.keys() >= set(["features", "metrics", "curve", "n_real", "n_fake", "sampler", "beta", "steps", "seed", "kale", "kale_gap"])
+    assert summary.keys() >= set("features metrics curve n_real n_fake sampler beta steps seed kale kale_gap".split())
     config = Config.load("runs/demo/config.yaml")
     assert (config.Z_dim, config.width, config.total_gen_iter, config.refine_iter) == (4, 0.1, 2, 2)
     out = capsys.readouterr().out

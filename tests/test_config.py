@@ -42,6 +42,7 @@ USED_WITHOUT_LISTING = {
     "adapt_steps": 200, "precondition": False, "beta_ramp": 0, "thin": 0, "eval_partition": False, "json": "",
     "protocol": "standard", "scaling": "whiten", "fresh_noise": False, "n_splits": 1, "dropout": 0.0,
     "ml_epochs": 0, "ml_lr": 0.0, "refine_epochs": 0, "cd_steps": 20, "patience": 0, "partition_samples": 20_000, "output": "",
+    "format": "safetensors",
     "precision": "auto", "fast": "auto",
 }  # fmt: skip
 DOCUMENTED_CHOICES = {
@@ -127,7 +128,7 @@ def test_switches(argv, value):
 
 
 def test_texts_become_typed_values():
-    config, _ = parse(["--lr", "1", "--dtype", "64", "--temperature", "10", "--optimizer", "sgd", "--g_model", "my.nets:Nets.base", "--seed", "7"])
+    config, _ = parse("--lr 1 --dtype 64 --temperature 10 --optimizer sgd --g_model my.nets:Nets.base --seed 7".split())
     assert (config.lr, config.dtype, config.temperature) == (1.0, 64, 10.0)
     assert (config.optimizer, config.g_model, config.seed) == ("SGD", "my.nets:Nets.base", 7)
     assert parse(["--dataset=folder:/my pictures"])[0].dataset == "folder:/my pictures"

@@ -73,7 +73,7 @@ def test_scores_are_log_densities_in_the_units_of_the_file(trained):
     with torch.no_grad():
         log_q = model.log_prob(x, likelihood(trained)["log_partition"]["value"]).double().numpy()
     np.testing.assert_allclose(found[:, 1], log_q + np.linalg.slogdet(stored["whitening"])[1], atol=1e-4)
-    assert ((found[:, 3] >= 0) & (found[:, 3] <= 1)).all()
+    assert ((0 <= found[:, 3]) & (found[:, 3] <= 1)).all()
 
 
 def test_what_is_far_from_the_data_is_rare(trained, capsys):

@@ -56,7 +56,7 @@ def test_side_by_side_the_better_samples_have_the_better_figures(capsys):
         assert low <= good <= high
     out = capsys.readouterr().out
     header = next(line for line in out.splitlines() if "good.npz" in line)
-    assert header.split() == ["good.npz:", "base", "good.npz:", "GEBM", "bad.npz"]
+    assert header.split() == "good.npz: base good.npz: GEBM bad.npz".split()
 
 
 def test_the_same_subject_twice_is_shown_once(capsys):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,14 @@ from gebm.cli import main
 from gebm.commands.setup import newest_checkpoint
 from gebm.model import GEBM
 
-IMAGES = ["train", "--device", "-2", "--dataset", "digits", "--g_model", "dcgan", "--d_model", "dcgan", "--Z_dim", "4", "--width", ".1", "--b_size", "16", "--total_gen_iter", "4", "--n_iter_d", "1", "--n_iter_d_init", "1", "--refine_iter", "2", "--disp_freq", "2", "--lr", "1e-3", "--log_name", "run"]
-ROWS = ["train", "--device", "-2", "--dataset", "csv:t.csv", "--g_model", "nvp", "--ml_epochs", "2", "--refine_epochs", "2", "--width", ".1", "--num_blocks", "2", "--disp_freq", "5", "--partition_samples", "2000", "--log_name", "run", "--dtype", "64"]
+IMAGES = (
+    "train --device -2 --dataset digits --g_model dcgan --d_model dcgan --Z_dim 4 --width .1 --b_size 16 "
+    "--total_gen_iter 4 --n_iter_d 1 --n_iter_d_init 1 --refine_iter 2 --disp_freq 2 --lr 1e-3 --log_name run"
+).split()
+ROWS = (
+    "train --device -2 --dataset csv:t.csv --g_model nvp --ml_epochs 2 --refine_epochs 2 --width .1 --num_blocks 2 "
+    "--disp_freq 5 --partition_samples 2000 --log_name run --dtype 64"
+).split()
 DRAW = ["--device", "-2", "--n_samples", "6", "--num_sampler_steps", "4"]
 
 
@@ -84,12 +91,18 @@ def test_an_export_scores_as_its_run_does(rows):
 def test_quantiles_follow_another_log_partition(rows):
     """The stored log-densities of the validation rows are shifted with those of the file."""
     table("new.csv", 1)
-    quantiles = []
-    for flags in ([], ["--partition_samples", "100", "--seed", "5"]):
-        assert main(["score", "new.csv", "--g_path", str(rows / "out"), "--device", "-2", "--dtype", "64", *flags]) == 0
+    shutil.copytree(rows / "out", "out")
+    found = {}
+    for shift in (0, 1.5):
+        stored = config(Path())
+        stored["log_partition"]["value"] += shift
+        Path("out/config.json").write_text(json.dumps(stored))
+        assert main(["score", "new.csv", "--g_path", "out", "--device", "-2", "--dtype", "64"]) == 0
         with open("new.scores.csv") as stream:
-            quantiles.append([float(row["quantile"]) for row in csv.DictReader(stream)])
-    assert quantiles[0] == quantiles[1]
+            found[shift] = [(float(row["log_density"]), row["quantile"]) for row in csv.DictReader(stream)]
+    (before, quantiles), (after, again) = (zip(*scores) for scores in found.values())
+    np.testing.assert_allclose(np.array(after) + 1.5, before, atol=1e-4)
+    assert again == quantiles and len(set(quantiles)) > 5
 
 
 @pytest.mark.parametrize("kind", ["images", "rows"])
@@ -125,7 +138,8 @@ def test_the_card_gives_the_runs_own_figures(rows, images):
 
 
 def test_a_sampling_run_is_exported_with_its_setting(images):
-    flags = ["--latent_sampler", "mala", "--adapt", "--adapt_steps", "3", "--temperature", "2", "--no_trunc", "true", "--log_name", "s"]
+    flags = ["--latent_sampler", "mala", "--adapt", "--adapt_steps", "3", "--temperature", "2", "--no_trunc"]
+    flags += ["--log_name", "s"]
     assert main(["sample", "--g_path", str(images / "runs" / "run"), *DRAW, *flags]) == 0
     assert main(["export", "runs/s"]) == 0
     found = json.loads(Path("runs/s-export/config.json").read_text())
@@ -165,8 +179,6 @@ def test_what_cannot_be_exported_is_said(images, capsys):
     "table", [None, [], {"columns": 3}, {"mean": "x"}, {"mean": [1.0]}, {"whitening": [[0.0] * 3] * 3}, {"shift": None}]
 )
 def test_damaged_units_are_refused(table, rows, capsys):
-    import shutil
-
     shutil.copytree(rows / "out", "out")
     found = json.loads(Path("out/config.json").read_text())
     found["table"] = found["table"] | table if isinstance(table, dict) else table

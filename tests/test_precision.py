@@ -115,7 +115,7 @@ def test_rows_that_fit(monkeypatch):
     for free in (1e6, 1e7):
         monkeypatch.setattr(memory, "free_bytes", lambda device, free=free: free)
         sizes[free] = memory.rows_that_fit(target, 10_000)
-    assert sizes[1e6] > 0 and sizes[1e7] == pytest.approx(10 * sizes[1e6], rel=0.2)
+    assert 0 < sizes[1e6] and sizes[1e7] == pytest.approx(10 * sizes[1e6], rel=0.2)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 1.0)
     assert memory.rows_that_fit(target, 10) == 1
 
@@ -152,7 +152,8 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-TRAIN = ["train", "--dataset", "digits", "--g_model", "sngan", "--d_model", "sngan", "--width", "0.05", "--Z_dim", "4", "--b_size", "8", "--total_gen_iter", "2", "--n_iter_d_init", "3", "--n_iter_d", "2", "--refine_iter", "2", "--disp_freq", "1", "--device", "-2", "--log_name", "t"]  # fmt: skip
+TRAIN = "train --dataset digits --g_model sngan --d_model sngan --width 0.05 --Z_dim 4 --b_size 8 --total_gen_iter 2 " \
+    "--n_iter_d_init 3 --n_iter_d 2 --refine_iter 2 --disp_freq 1 --device -2 --log_name t".split()  # fmt: skip
 
 
 def stats(run: str) -> list[dict]:

@@ -1,5 +1,6 @@
 """Exported folders: the same model comes back, and what is not one is refused in a line."""
 
+import inspect
 import json
 import shutil
 import subprocess
@@ -8,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import huggingface_hub
 import pytest
 import torch
 import yaml
@@ -100,6 +100,13 @@ def test_the_python_of_a_card_runs(tmp_path):
     assert names["x"].shape == (16, 1, 8, 8) and names["energies"].shape == (16,)
 
 
+def test_the_python_of_the_page_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parent.parent / "docs" / "interchange.md").read_text()
+    exec(page.partition("```python\n")[2].partition("```")[0], {})
+    assert capsys.readouterr().out == "torch.Size([4])\n"
+
+
 def test_nothing_is_overwritten_and_nothing_half_written(tmp_path, monkeypatch):
     model = build()
     (tmp_path / "out").mkdir()
@@ -170,6 +177,15 @@ def test_missing_folders_are_refused(tmp_path):
 # The hub, whose client is replaced: nothing here goes out
 
 
+class HubError(Exception):
+    """Stands for the client's own errors."""
+
+
+def hub(monkeypatch, **functions) -> None:
+    errors = SimpleNamespace(HfHubHTTPError=HubError)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(errors=errors, **functions))
+
+
 def test_a_name_on_the_hub(tmp_path, monkeypatch):
     model, asked = build(), []
     model.save_pretrained(tmp_path / "out")
@@ -178,20 +194,22 @@ def test_a_name_on_the_hub(tmp_path, monkeypatch):
         asked.append((name, revision, allow_patterns))
         return str(tmp_path / "out")
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    hub(monkeypatch, snapshot_download=download)
     loaded = GEBM.from_pretrained("someone/digits", revision="v1")
     assert asked == [("someone/digits", "v1", ["config.json", "model.safetensors"])]
     torch.testing.assert_close(loaded.generate(3, seeded()), model.generate(3, seeded()))
 
 
-@pytest.mark.parametrize("error", [OSError("no network"), ValueError("bad name")])
+@pytest.mark.parametrize("error", [OSError("no network"), ValueError("bad name"), HubError("404")])
 def test_a_hub_that_does_not_answer(error, monkeypatch):
-    def download(*arguments, **options):
+    def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    hub(monkeypatch, snapshot_download=fail, HfApi=lambda: SimpleNamespace(create_repo=fail))
     with pytest.raises(InputError, match=f"someone/digits: no such folder, and the hub did not give it .*{error}"):
         GEBM.from_pretrained("someone/digits")
+    with pytest.raises(InputError, match=f"someone/digits: cannot be uploaded .*{error}"):
+        build().push_to_hub("someone/digits")
 
 
 def test_without_the_hubs_package(monkeypatch):
@@ -212,12 +230,23 @@ def test_upload(tmp_path, monkeypatch):
             calls.append((repo_id, revision))
             return SimpleNamespace(commit_url="https://hub.example/someone/digits/commit/1")
 
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    hub(monkeypatch, HfApi=Api)
     model = build()
     assert model.push_to_hub("someone/digits", private=True).endswith("commit/1")
     assert calls == [("someone/digits", True, True), ("someone/digits", None)]
     loaded = GEBM.from_pretrained(tmp_path / "hub")
     torch.testing.assert_close(loaded.generate(3, seeded()), model.generate(3, seeded()))
+
+
+def test_the_hubs_client_takes_these_calls():
+    client = pytest.importorskip("huggingface_hub")
+    bind = [inspect.signature(f).bind for f in (
+        client.snapshot_download, client.HfApi.create_repo, client.HfApi.upload_folder
+    )]  # fmt: skip
+    bind[0]("a/b", revision=None, allow_patterns=["x"])
+    bind[1](None, "a/b", private=False, exist_ok=True)
+    bind[2](None, repo_id="a/b", folder_path="x", revision=None, commit_message="m")
+    assert issubclass(client.errors.HfHubHTTPError, Exception) and hasattr(client.CommitInfo, "commit_url")
 
 
 def test_help_needs_no_torch():

@@ -1,4 +1,4 @@
-"""Checkpoints in the layout of the reference code of 2021, against the same networks written out in functional calls."""
+"""Checkpoints in the layout of the reference code of 2021, against the same networks in functional calls."""
 
 import pickle
 from collections.abc import Callable
@@ -231,7 +231,7 @@ def test_their_uniform_latents_are_on_the_unit_cube():
 def test_a_converted_checkpoint_is_sampled():
     write(sngan_base(), sngan_energy())
     assert main(["convert", "--g_path", "g.pth", "--d_path", "d.pth"]) == 0
-    draw = ["--n_samples", "4", "--num_sampler_steps", "2", "--temperature", "1", "--device", "-2", "--log_name", "s", "--dataset", "cifar10"]
+    draw = ["--n_samples", "4", "--num_sampler_steps", "2", "--temperature", "1", "--device", "-2", "--log_name", "s"]
     assert main(["sample", "--g_path", "runs/converted", *draw]) == 0
     assert Path("runs/s/samples.npz").is_file()
 

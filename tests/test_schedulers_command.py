@@ -11,7 +11,11 @@ from gebm.training.checkpoint import checkpoints
 from gebm.training.schedules import ThreeSample
 
 # 1397 images in batches of 256: an epoch is 5.5 energy steps; they are 1 before each of 15 base steps
-TINY = ["train", "--device", "-2", "--dataset", "digits", "--g_model", "dcgan", "--d_model", "dcgan", "--Z_dim", "4", "--width", ".05", "--b_size", "256", "--n_iter_d", "1", "--n_iter_d_init", "1", "--refine_iter", "2", "--checkpoint_freq", "4", "--disp_freq", "1", "--lr", "1e-3", "--lr_generator", "2e-3", "--fid_features", "pixels", "--sample_b_size", "500"]
+TINY = (
+    "train --device -2 --dataset digits --g_model dcgan --d_model dcgan --Z_dim 4 --width .05 --b_size 256 "
+    "--n_iter_d 1 --n_iter_d_init 1 --refine_iter 2 --checkpoint_freq 4 --disp_freq 1 --lr 1e-3 --lr_generator 2e-3 "
+    "--fid_features pixels --sample_b_size 500"
+).split()
 FILES = ("base.safetensors", "energy.safetensors", "training.safetensors")
 EPOCHS = [(step - 1) * 256 // 1397 for step in range(2, 17)]  # of the base steps, after their energy step
 SCHEDULES = {
@@ -111,6 +115,6 @@ def test_what_cannot_act_is_refused_in_one_line(capsys, flags, line):
 def test_a_runs_own_configuration_is_never_refused():
     assert main([*TINY, "--total_gen_iter", "1", "--log_name", "x"]) == 0
     assert main(["train", "--config", "runs/x/config.yaml", "--log_name", "y"]) == 0
-    flags = ["--use_scheduler", "--scheduler", "ExponentialLR", "--scheduler_gamma", ".5", "--log_name", "z"]
+    flags = "--use_scheduler --scheduler ExponentialLR --scheduler_gamma .5 --log_name z".split()
     assert main(["train", "--config", "runs/x/config.yaml", *flags]) == 0
     assert main(["train", "--config", "runs/z/config.yaml", "--log_name", "w"]) == 0
