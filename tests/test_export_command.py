@@ -53,6 +53,7 @@ def rows(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gebm.commands.sample.write_report", lambda run, allow: run)  # takes longer than all the rest
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
 
 
