@@ -21,11 +21,13 @@ COMMANDS = {
     "sample": "sample from a trained pair by MCMC in its latent space",
     "evaluate": "evaluate trained runs or samples on a dataset, several side by side",
     "score": "write the log-density of each row of a table: gebm score FILE",
+    "export": "write a folder to share, or ONNX files: gebm export RUN [OUT]",
+    "convert": "take over a checkpoint of the reference code of 2021: gebm convert [OUT] --g_path g.pth --d_path d.pth",
     "report": "write one HTML page about a run: gebm report RUN",
     "data": "prepare a dataset before its first use: gebm data prepare --dataset NAME",
     "demo": "train, sample and evaluate on the bundled digits, in a few minutes",
 }
-SUBJECTS = ("evaluate", "score", "data")  # commands that take words before their flags
+SUBJECTS = ("evaluate", "score", "export", "convert", "data")  # commands that take words before their flags
 
 HELP = f"""usage: gebm COMMAND [--config FILE] [--FLAG VALUE ...]
 

@@ -15,6 +15,7 @@ __all__ = ["LATER", "Config", "flags_table", "sections"]
 
 UCI = ("redwine", "whitewine", "parkinsons", "hepmass", "miniboone")
 FLOWS = ("gaussian", "nvp", "made", "maf", "mogmaf")
+MODES = ("train", "sample", "evaluate", "score", "export", "convert", "data", "demo")
 
 # Values that are part of the interface and do not work yet (`...`: any but the default). Building one deletes it here.
 LATER: dict[str, tuple[object, ...]] = {
@@ -29,7 +30,7 @@ LATER: dict[str, tuple[object, ...]] = {
 class Run:
     """The run and its files"""
 
-    mode: str = flag("train", "what to do", choices=("train", "sample", "evaluate", "score", "data", "demo"))
+    mode: str = flag("train", "what to do", choices=MODES)
     train_mode: str = flag("both", "train the pair or only one of the two", choices=("both", "energy", "base"))
     log_name: str = flag("", "name of the run's folder; empty: made from what is run")
     log_dir: str = flag("", "folder that holds the runs; empty: `runs`", text="a folder")
@@ -230,6 +231,9 @@ class Metrics:
         20_000, "tables: base samples that an unknown log-partition is estimated from", ge=100
     )
     output: str = flag("", "score: the file to write; empty: beside the table, with .scores.csv", text="a file")
+    format: str = flag(
+        "safetensors", "export: a folder that gebm and Python load, or ONNX files", choices=("safetensors", "onnx")
+    )
     json: str = flag("", "evaluate: write the figures of all subjects to this file too", text="a file")
     fid_weights: str = flag("", "weights of the feature extractor; empty: its own place", text="a file")
     inception_weights: str = flag("", "weights file of the inception features; empty: its own download", text="a file")

@@ -1,24 +1,22 @@
 """The generalized energy-based model: a latent prior, a base, an energy and the log-partition."""
 
-import json
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from gebm.bounded import parse_json
 from gebm.errors import InputError
-from gebm.files import atomic_write
 from gebm.flags import show
 from gebm.latent import PRIORS, LatentPosterior, Prior
 from gebm.manifest import check_file
 from gebm.networks import BASES, ENERGIES, FLOWS, DensityRatio
 from gebm.networks.common import HasDensity, evaluating
 from gebm.networks.flows import Flow
+from gebm.pretrained import WEIGHTS, Pretrained, write_weights
 from gebm.registry import resolve
 from gebm.weights import Budget, metadata_of, read_tensors
 
@@ -62,7 +60,7 @@ class Architecture:
     dropout: float = 0.0
 
 
-class GEBM(nn.Module):
+class GEBM(Pretrained, nn.Module):
     r"""Generalized energy-based model: :math:`dQ/dG(x) = \exp(-\beta E(x) - A(\beta))`, :math:`x = G(z), z \sim \eta`.
 
     Arguments:
@@ -172,12 +170,9 @@ class GEBM(nn.Module):
         Raises:
             ValueError: the model has no architecture to store.
         """
-        metadata = {"gebm": json.dumps(asdict(self.built_as))}
+        architecture = self.built_as
         for name, tensors in (("base", self.base.state_dict()), ("energy", self._energy_state())):
-            # Clones: the format refuses tensors that share memory, as tied weights do.
-            tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
-            with atomic_write(Path(folder) / f"{name}.safetensors") as temporary:
-                safetensors.torch.save_file(tensors, temporary, metadata)
+            write_weights(Path(folder) / f"{name}.safetensors", tensors, architecture)
 
     @classmethod
     def load(
@@ -219,6 +214,10 @@ class GEBM(nn.Module):
         """Take the energy's weights and c from a file or from a folder that holds `energy.safetensors`."""
         self._load(path, "energy", ("energy", "shape", "width", "blocks", "bn"), self._energy_state())
 
+    def whole_state(self) -> dict[str, Tensor]:
+        """All tensors as an exported folder's one weights file names them: `base.*`, `energy.*`, `log_partition`."""
+        return {**{f"base.{k}": v for k, v in self.base.state_dict().items()}, **self._energy_state()}
+
     def _energy_state(self) -> dict[str, Tensor]:
         return {**{f"energy.{k}": v for k, v in self.energy.state_dict().items()}, "log_partition": self.log_partition}
 
@@ -230,7 +229,7 @@ class GEBM(nn.Module):
             if have != want:
                 raise InputError(f"{file}: made with {field} {have}, not {want}: give the {part} of that architecture")
         check_file(file)
-        tensors = read_tensors(file)
+        tensors = _of_part(read_tensors(file), part)
         wrong = sorted(state.keys() ^ tensors.keys()) or [k for k in state if not _alike(state[k], tensors[k])]
         if wrong:
             tensor = show(wrong[0])
@@ -301,11 +300,22 @@ def _ratio(a: Architecture, flow: nn.Module, base: nn.Module) -> nn.Module:
     return DensityRatio(cast(Flow, flow), base)
 
 
+def _of_part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The tensors of one part, by their names in a file of its own, where the file holds both."""
+    if not {"base", "energy", "log_partition"} <= {key.partition(".")[0] for key in tensors}:
+        return tensors
+    if part == "base":
+        return {key.removeprefix("base."): value for key, value in tensors.items() if key.startswith("base.")}
+    return {key: value for key, value in tensors.items() if not key.startswith("base.")}
+
+
 def _weight_file(path: str | Path, part: str) -> Path:
     path = Path(path)
     file = path / f"{part}.safetensors" if path.is_dir() else path
+    if path.is_dir() and not file.is_file() and (path / WEIGHTS).is_file():
+        return path / WEIGHTS  # an exported folder
     if not file.is_file():
-        raise InputError(f"{file}: no such file: give a {part}.safetensors, or a run or checkpoint that holds one")
+        raise InputError(f"{file}: no such file: give a {part}.safetensors, or a run or export that holds one")
     return file
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gebm.bounded import read_json, reason
-from gebm.commands.setup import log
+from gebm.commands.setup import folder_of, log
 from gebm.config import Config
 from gebm.data import TableData
 from gebm.data.arrays import load_npz
@@ -23,6 +23,7 @@ from gebm.metrics.partition import LogPartition, energies, importance_sampling
 from gebm.model import GEBM
 from gebm.networks.common import evaluating
 from gebm.pictures import save_pairs
+from gebm.pretrained import CONFIG, WEIGHTS, read_config
 from gebm.report import nll_rows, table
 from gebm.sampling import Draws
 from gebm.seeds import stream
@@ -30,6 +31,7 @@ from gebm.training.trainer import Trainer
 
 __all__ = ["ValidationNLL", "check_split", "evaluate_table", "mean_over_splits"]
 __all__ += ["LIKELIHOOD", "load_units", "partition_of", "save_units", "write_rows", "text_of", "write_table"]
+__all__ += ["exported", "likelihood_notes", "validation_log_prob"]
 
 LIKELIHOOD, UNITS = "likelihood.json", "table.npz"
 SPLITS = ("train", "valid", "test")
@@ -152,17 +154,49 @@ def save_units(run: Path, data: TableData) -> None:
 
 
 def load_units(weights: Path) -> TableData:
-    """The table that a run was trained on, of which `save_units` kept the validation rows, from one of its weights."""
+    """The table that a run was trained on, of which `save_units` kept the validation rows, from one of its weights; of
+    an exported folder, which has none of them."""
+    export = exported(weights)
+    if export is not None:
+        return _units(folder_of(weights) / CONFIG, _arrays_of(export))
     folders = weights.absolute().parents if weights.is_file() else (weights, *weights.absolute().parents)
     file = next((folder / UNITS for folder in folders if (folder / UNITS).is_file()), None)
     if file is None:
         raise InputError(f"{weights}: no {UNITS} of a run beside it, so the units of its columns are not known")
     try:
         arrays = load_npz(file)
+        if not len(arrays["valid"]):
+            raise ValueError("no validation rows")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{file}: damaged ({reason(error)}); train again") from None
+    return _units(file, arrays)
+
+
+def exported(weights: Path) -> dict[str, Any] | None:
+    """The configuration of the exported folder that weights are of; None: they are a run's."""
+    folder = folder_of(weights)
+    return read_config(folder) if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file() else None
+
+
+def _arrays_of(export: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays of `table.npz` from `config.json`; no rows, and nothing at all if they are not of numbers."""
+    table = export.get("table")
+    if not isinstance(table, dict):
+        return {}
+    try:
+        numbers = {key: np.array(table[key], np.float64) for key in ("mean", "whitening", "shift")}
+        texts = {key: np.array(table[key]) for key in ("name", "columns", "protocol", "seed", "key")}
+        return {**numbers, **texts, "valid": np.empty((0, len(table["columns"])), np.float32)}
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
+def _units(file: Path, arrays: Mapping[str, np.ndarray]) -> TableData:
+    try:
         d = len(arrays["columns"])
         shapes = [arrays[key].shape for key in ("mean", "whitening")], arrays["valid"].shape[1:]
         finite = all(np.isfinite(arrays[key]).all() for key in ("mean", "whitening", "valid", "shift"))
-        if shapes != ([(d,), (d, d)], (d,)) or not len(arrays["valid"]) or not finite:
+        if shapes != ([(d,), (d, d)], (d,)) or not finite:
             raise ValueError("arrays of the wrong shape, or not finite")
         if not np.isfinite(np.linalg.slogdet(arrays["whitening"])[1]):
             raise ValueError("its whitening has no inverse")
@@ -172,8 +206,28 @@ def load_units(weights: Path) -> TableData:
             test=none, mean=arrays["mean"], whitening=arrays["whitening"], protocol=str(arrays["protocol"]),
             seed=int(arrays["seed"]), key=str(arrays["key"]), notes=(), shift=float(arrays["shift"]),
         )  # fmt: skip
-    except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
-        raise InputError(f"{file}: damaged ({reason(error)}); train again") from None
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise InputError(f"{file}: the units of its columns are missing or damaged ({reason(error)})") from None
+
+
+def validation_log_prob(model: GEBM, units: TableData, base: Path, energy: Path, partition: float) -> np.ndarray:
+    """Log-densities of the run's validation rows under the model, in the units it works in, sorted: (N,), float64.
+
+    Of an exported folder, which holds no rows, they are those it was written with.
+    """
+    export = exported(base)
+    if export is None:
+        rows = torch.from_numpy(np.array(units.valid)).to(model.log_partition)
+        return np.sort(model_log_prob(model, rows, partition).numpy())
+    if base != energy:
+        raise InputError(f"{base}: holds no validation rows to judge {energy} by; score with both of one run or export")
+    try:
+        found = np.array(export["table"]["valid_log_density"], np.float64)
+    except (KeyError, TypeError, ValueError):
+        found = np.empty(0)
+    if found.ndim != 1 or not len(found) or np.isnan(found).any():
+        raise InputError(f"{base / CONFIG}: no log-densities of validation rows; export the run again")
+    return np.sort(found) - partition
 
 
 def partition_of(
@@ -181,8 +235,11 @@ def partition_of(
 ) -> float:
     """The log-partition: the one measured of these weights at the end of their run, unless a number of samples is given
     or there is none."""
+    export = exported(base)
+    if export is not None and base == energy and "log_partition" in export and "partition_samples" not in given:
+        return float(export["log_partition"]["value"])
     stored = base.parent.parent / LIKELIHOOD
-    if base == energy and stored.is_file() and "partition_samples" not in given:
+    if export is None and base == energy and stored.is_file() and "partition_samples" not in given:
         try:
             found = read_json(stored)
             if found["checkpoint"] == base.name:
@@ -204,8 +261,8 @@ def write_rows(folder: Path, draws: Draws, units: TableData, n: int) -> None:
         np.savez_compressed(
             file, samples=samples, base=base, latents=draws.latents[:n].numpy(), energies=draws.energies[:n].numpy()
         )
-    shown = {f"validation rows of {units.name}": units.unwhiten(units.valid), "base": base, "GEBM": samples}
-    save_pairs(folder / "pairs.png", shown, units.columns)
+    valid = {f"validation rows of {units.name}": units.unwhiten(units.valid)} if len(units.valid) else {}
+    save_pairs(folder / "pairs.png", {**valid, "base": base, "GEBM": samples}, units.columns)
 
 
 def text_of(summary: Mapping[str, Any], title: str) -> str:

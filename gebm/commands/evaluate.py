@@ -33,7 +33,7 @@ from gebm.commands.setup import (
     start_log,
 )
 from gebm.commands.tables import of_table, settled
-from gebm.config import Config
+from gebm.config import LATER, Config
 from gebm.data import ImageData, TableData
 from gebm.data.arrays import load_npz
 from gebm.data.folder import SUFFIXES
@@ -41,10 +41,11 @@ from gebm.data.images import SOURCES
 from gebm.data.transform import as_they_are
 from gebm.errors import InputError
 from gebm.files import atomic_write, check_writable
-from gebm.flags import show
+from gebm.flags import check_mapping, show
 from gebm.metrics import extract
 from gebm.metrics.partition import annealed_importance_sampling, path, sequential_monte_carlo
 from gebm.model import GEBM
+from gebm.pretrained import CONFIG, read_config
 from gebm.report import (
     kale_rows,
     metric_note,
@@ -138,8 +139,8 @@ def _open(path: Path, config: Config, given: frozenset[str]) -> Subject:
         raise InputError(f"{path}: no such run or samples; give a run's folder, a checkpoint, an .npz or images")
     source = path / "samples.npz" if (path / "samples.npz").is_file() else path
     beside = source.parent / "config.yaml" if source.is_file() else path / "config.yaml"
-    if beside.is_file():
-        stored = Config.load(beside)
+    if beside.is_file() or (path / CONFIG).is_file():
+        stored = Config.load(beside) if beside.is_file() else _trained_on(path)
         kind, _, rest = stored.dataset.partition(":")
         if "dataset" not in given and rest and (config.from_untrusted or kind not in NO_CODE):
             what, end = ("code ", "run") if kind not in NO_CODE else ("", "read")
@@ -162,6 +163,12 @@ def _open(path: Path, config: Config, given: frozenset[str]) -> Subject:
     if images["samples"].shape[1:] != data.shape:
         raise InputError(f"{source}: samples {images['samples'].shape[1:]}, but --dataset {data.name} has {data.shape}")
     return Subject(path, config, images)
+
+
+def _trained_on(folder: Path) -> Config:
+    """The flags of the data that an exported model was trained on."""
+    data = read_config(folder).get("data", {})
+    return Config(**check_mapping(Config, data, f"{folder / CONFIG}: ", LATER))
 
 
 def splits_of(path: Path) -> list[Path]:

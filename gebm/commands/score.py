@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gebm.commands.density import load_units, partition_of
+from gebm.commands.density import load_units, partition_of, validation_log_prob
 from gebm.commands.setup import choose_device, load_pair, log, start_log
 from gebm.commands.tables import settled
 from gebm.config import Config
@@ -50,12 +50,12 @@ def main(config: Config, given: frozenset[str], words: list[str]) -> Path:
     model.to(device)
     partition = partition_of(model, config, given, base, energy, device)
     c = model.log_partition
-    x, valid = (torch.from_numpy(np.array(part)).to(c) for part in (rows, units.valid))
+    x = torch.from_numpy(np.array(rows)).to(c)
     ours, base_alone = (
         torch.nan_to_num(log_prob, nan=-math.inf, posinf=math.inf, neginf=-math.inf) + units.log_det  # nan: overflow
         for log_prob in (model_log_prob(model, x, partition), base_log_prob(model, x))
     )
-    seen = np.sort(model_log_prob(model, valid, partition).numpy() + units.log_det)
+    seen = validation_log_prob(model, units, base, energy, partition) + units.log_det
     quantiles = np.searchsorted(seen, ours.numpy(), side="right") / len(seen)
     with atomic_write(output) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)

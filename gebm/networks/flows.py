@@ -84,7 +84,7 @@ class Flow(nn.Module):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-densities (N,) of rows (N, d); in training mode with dropout, and batch normalisation by these rows."""
-        log_det = x.new_zeros(len(x))
+        log_det = torch.zeros_like(x[:, 0])
         with _dropping(self):
             for block in self.maps:
                 x, change = block().call_and_ladj(x)

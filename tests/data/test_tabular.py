@@ -3,7 +3,7 @@ import logging
 import numpy as np
 import pytest
 
-from gebm.data import arrays, Batches, TableData, load_table, read_rows, table_files
+from gebm.data import Batches, TableData, arrays, load_table, read_rows, table_files
 from gebm.errors import InputError
 
 ROWS = np.random.default_rng(0).normal(size=(400, 3)) @ [[2.0, 0.1, 0.0], [0.0, 1.0, 0.3], [0.0, 0.0, 0.01]]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from harness import CPU_S, MEMORY, inputs_of, run_target, shares  # noqa: E402
+from harness import CPU_S, MEMORY, inputs_of, run_target, shares
 
 SOUND = ("read", "refused")
 

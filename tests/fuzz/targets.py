@@ -33,8 +33,7 @@ from gebm.commands.report import _about, collect
 from gebm.commands.setup import check_new_run, load_pair
 from gebm.commands.tables import settled
 from gebm.config import Config
-from gebm.data import labelled_digits, load_table, read_rows, uci
-from gebm.data import celeba, cifar10, imagenet32, npz
+from gebm.data import celeba, cifar10, imagenet32, labelled_digits, load_table, npz, read_rows, uci
 from gebm.data.images import ImageData
 from gebm.data.transform import as_they_are, decoded, files_from
 from gebm.errors import InputError

@@ -1,0 +1,175 @@
+"""`gebm export`: a trained run as a folder to share, or as ONNX files."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gebm.commands.density import LIKELIHOOD, likelihood_notes, load_units
+from gebm.commands.setup import find_pair, folder_of, load_pair, log, start_log
+from gebm.commands.tables import of_table
+from gebm.config import Config
+from gebm.errors import InputError
+from gebm.files import check_writable
+from gebm.metrics.likelihood import model_log_prob
+from gebm.model import GEBM
+from gebm.onnx import check_packages, export_onnx
+from gebm.pretrained import check_new
+from gebm.report import kale_rows, metric_note, metric_rows, nll_rows
+
+__all__ = ["main"]
+
+DATA = ("dataset", "dataset_type", "image_size")
+TABLE_DATA = (*DATA, "protocol", "scaling", "seed")  # which say the split and its units
+TRAINING = ("criterion", "penalty_type", "penalty_lambda", "b_size", "optimizer", "lr", "lr_generator", "ema", "seed")
+COUNTERS = {
+    "ml_step": "likelihood_steps",
+    "g_step": "base_steps",
+    "e_step": "energy_steps",
+    "refine_step": "of_which_refinement",
+}
+SAMPLER = {  # key of a sampling run's summary -> flag
+    "sampler": "latent_sampler", "beta": "temperature", "steps": "num_sampler_steps", "gamma": "lmc_gamma",
+    "kappa": "lmc_kappa", "splitting": "lmc_splitting", "leapfrog": "num_leapfrog", "beta_ramp": "beta_ramp",
+}  # fmt: skip
+
+
+def main(config: Config, given: frozenset[str], words: list[str]) -> Path:
+    """Export the run, checkpoint or sampling run that the words name; returns the new folder."""
+    start_log()
+    if len(words) not in (1, 2):
+        raise InputError("gebm export: write gebm export RUN [OUT], RUN the folder of a run or of a checkpoint")
+    run = Path(words[0])
+    if not run.exists():
+        raise InputError(f"{run}: no such run; give the folder of a run or of a checkpoint")
+    onnx = config.format == "onnx"
+    out = Path(words[1]) if len(words) == 2 else run.with_name(f"{run.resolve().name}-{'onnx' if onnx else 'export'}")
+    check_new(out)
+    check_writable(out.parent, "OUT")
+    if onnx:
+        check_packages()
+    config, given = _pair_of(run, config, given)
+    model, base, energy = load_pair(config, given)
+    about = _about(run, model, base, energy)
+    if onnx:
+        for line in export_onnx(model, out, about):
+            log.info("%s", line)
+    else:
+        model.save_pretrained(out, about)
+    log.info("exported %s\n  base   %s\n  energy %s", out, base, energy)
+    return out
+
+
+def _pair_of(run: Path, config: Config, given: frozenset[str]) -> tuple[Config, frozenset[str]]:
+    """The configuration that names the weights of a run, and their precision."""
+    config = replace(config, g_path=str(run), d_path=str(run))
+    file = run / "config.yaml"
+    if file.is_file():
+        stored = Config.load(file)
+        if stored.mode == "sample":
+            config = replace(config, g_path=stored.g_path, d_path=stored.d_path, no_trunc=stored.no_trunc)
+            given |= {"no_trunc"}
+    trained = _trained(find_pair(config)[1])
+    if trained is not None and "dtype" not in given:
+        config = replace(config, dtype=trained.dtype, precision=trained.precision)
+    return config, given
+
+
+def _trained(weights: Path) -> Config | None:
+    """The configuration beside weights."""
+    file = folder_of(weights) / "config.yaml"
+    return Config.load(file) if file.is_file() else None
+
+
+def _about(run: Path, model: GEBM, base: Path, energy: Path) -> dict[str, Any]:
+    """What the run's own files say of it; what they do not say is left out."""
+    about: dict[str, Any] = {}
+    trained = _trained(energy)
+    if trained is not None:
+        values = {flag: getattr(trained, flag) for flag in (TABLE_DATA if of_table(trained) else DATA)}
+        values = {flag: value for flag, value in values.items() if value != getattr(Config, flag) or flag == "dataset"}
+        about["data"] = {flag: _public(value) for flag, value in values.items()}
+        about["training"] = {flag: getattr(trained, flag) for flag in TRAINING} | _counters(energy)
+    found = {name: _json(run / name) for name in ("evaluation.json", "summary.json", LIKELIHOOD)}
+    found[LIKELIHOOD] = found[LIKELIHOOD] or _json(folder_of(energy).parent.parent / LIKELIHOOD)
+    if figures := _figures(found, energy):
+        about["figures"] = figures
+    if setting := _sampler(found["summary.json"]):
+        about["sampler"] = setting
+    if len(model.architecture.shape) == 1:
+        about |= _table(model, base, energy, found[LIKELIHOOD])
+    return about
+
+
+def _public(value: Any) -> Any:
+    """A data set's name without the folders of this machine."""
+    kind, colon, rest = value.partition(":") if isinstance(value, str) else ("", "", "")
+    return f"{kind}:{Path(rest).name}" if colon and kind in ("csv", "npz", "folder") else value
+
+
+def _counters(energy: Path) -> dict[str, int]:
+    """Steps done, from the line of the training log at the checkpoint, or the last before it."""
+    stage, _, step = folder_of(energy).name.partition("-")
+    key = {"base": "ml_step", "joint": "g_step", "refine": "refine_step"}.get(stage)
+    file = folder_of(energy).parent.parent / "stats.jsonl"
+    if key is None or not step.isdigit() or not file.is_file():
+        return {}
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    rows = [row for row in rows if row["stage"] == stage and row[key] == int(step)]
+    return {name: rows[-1][counter] for counter, name in COUNTERS.items() if rows[-1].get(counter)} if rows else {}
+
+
+def _figures(found: Mapping[str, Mapping], energy: Path) -> dict[str, Any]:
+    """Header, rows and notes of what was measured of the run: likelihoods, or distances, or KALE."""
+    likelihood = found[LIKELIHOOD]
+    if likelihood and likelihood.get("checkpoint") == folder_of(energy).name:
+        return {"rows": nll_rows(likelihood), "notes": likelihood_notes(likelihood)}
+    for summary in (found["evaluation.json"], found["summary.json"]):
+        for measured in (summary, summary.get("samples", {})):
+            if measured.get("metrics"):
+                return {"rows": metric_rows(measured), "notes": [metric_note(measured)]}
+        if summary.get("kale"):
+            return {"rows": [("", ""), *kale_rows(summary)], "notes": []}
+    return {}
+
+
+def _sampler(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The setting of a sampling run as flags of `gebm sample`."""
+    if "sampler" not in summary:
+        return {}
+    flags = {flag: summary[key] for key, flag in SAMPLER.items() if summary.get(key) not in (None, 0)}
+    if summary.get("step_decay") and "lmc_gamma" in flags:
+        flags["step_decay"], flags["step_decay_every"] = summary["step_decay"]
+    if summary.get("adapted"):
+        flags |= {"adapt": True, "adapt_steps": summary["adapted"]["steps"]}
+    return {"num_sampler_steps": 0} | flags
+
+
+def _table(model: GEBM, base: Path, energy: Path, likelihood: Mapping[str, Any]) -> dict[str, Any]:
+    """Units of the columns, and how likely the validation rows are; the rows themselves stay here."""
+    units = load_units(base)
+    about: dict[str, Any] = {
+        "table": {
+            "name": units.name, "columns": list(units.columns), "mean": units.mean.tolist(),
+            "whitening": units.whitening.tolist(), "shift": units.shift, "protocol": units.protocol, "seed": units.seed,
+            "key": units.key,
+        }
+    }  # fmt: skip
+    if model.has_density:
+        valid = torch.from_numpy(np.array(units.valid)).to(model.log_partition)
+        about["table"]["valid_log_density"] = np.sort(model_log_prob(model, valid, 0.0).numpy()).tolist()
+    if base == energy and likelihood.get("checkpoint") == folder_of(energy).name:
+        about["log_partition"] = likelihood["log_partition"]
+    return about
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: damaged ({' '.join(str(error).split())}); remove it to export without it") from None
+    return found if isinstance(found, dict) else {}
