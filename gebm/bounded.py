@@ -111,7 +111,7 @@ def read_json(path: Path) -> dict:
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable JSON file ({reason(error)})") from None
     if not isinstance(found, dict):
-        raise InputError(f"{path}: a JSON object is expected")
+        raise InputError(f"{path}: not a readable JSON file (an object is expected)")
     return found
 
 

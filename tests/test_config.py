@@ -43,6 +43,7 @@ USED_WITHOUT_LISTING = {
     "protocol": "standard", "scaling": "whiten", "fresh_noise": False, "n_splits": 1, "dropout": 0.0,
     "ml_epochs": 0, "ml_lr": 0.0, "refine_epochs": 0, "cd_steps": 20, "patience": 0, "partition_samples": 20_000,
     "output": "", "precision": "auto", "fast": "auto", "format": "safetensors",
+    "from_untrusted": "", "keep": 2, "on_divergence": "stop", "loss_limit": 1e8, "max_rollbacks": 3, "rollback_factor": 0.5,
 }  # fmt: skip
 DOCUMENTED_CHOICES = {
     "train_mode": ["both", "energy", "base"], "dataset": ["cifar10", "CelebA", "Imagenet32", "lsun"],

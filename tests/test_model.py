@@ -210,7 +210,7 @@ def reshape(tensors: dict) -> None:
 
 
 DAMAGE = {
-    "missing": (lambda f: f.unlink(), "no such file: give a {part}.safetensors, or a run or checkpoint"),
+    "missing": (lambda f: f.unlink(), "no such file: give a {part}.safetensors, or a run, checkpoint"),
     "empty": (lambda f: f.write_bytes(b""), "not a readable safetensors file"),
     "half": (lambda f: f.write_bytes(f.read_bytes()[: f.stat().st_size // 2]), "not a readable safetensors file"),
     "short by one": (lambda f: f.write_bytes(f.read_bytes()[:-1]), "not a readable safetensors file"),

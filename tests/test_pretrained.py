@@ -25,8 +25,8 @@ ROWS = Architecture(base="maf", energy="mlp", shape=(3,), latent_dim=3, width=0.
 OF_ROWS = {*FLOWS, "mlp"}
 ALL = [
     *(replace(IMAGES, base=base, energy=energy, prior=prior)
-      for base in BASES.keys() - OF_ROWS for energy in ENERGIES.keys() - OF_ROWS for prior in PRIORS),
-    *(replace(ROWS, base=base, energy=energy) for base in FLOWS for energy in ENERGIES.keys() & OF_ROWS),
+      for base in sorted(BASES.keys() - OF_ROWS) for energy in sorted(ENERGIES.keys() - OF_ROWS) for prior in PRIORS),
+    *(replace(ROWS, base=base, energy=energy) for base in FLOWS for energy in sorted(ENERGIES.keys() & OF_ROWS)),
 ]  # fmt: skip
 
 

@@ -155,7 +155,7 @@ def test_json_of_something_else_is_refused(make_trainer, run, content):
     path = save_checkpoint(run, make_trainer(), "")
     (path / "training.json").write_text(content)
     (path / "manifest.json").unlink()
-    with pytest.raises(InputError, match="cannot resume"):
+    with pytest.raises(InputError, match="cannot resume|not a readable JSON"):
         load_checkpoint(path, make_trainer())
 
 
