@@ -319,9 +319,9 @@ class Energy(DCGANEnergy):
 
 @pytest.mark.parametrize("value, what", [("nan", "loss not finite"), ("1e15", "loss ")])
 def test_rollback(here, monkeypatch, capsys, value, what):
-    # Of 3 + 1 and 2 + 1 calls for the first two base steps. The ninth is energy step 7 and comes to light after base
-    # step 3, the tenth; the eleventh is the first one after the rollback, energy step 6 again.
-    text = ENERGY.replace("VALUE", f"float('{value}')").replace("CALLS", "(9, 11)")
+    # 3 + 1 and then 2 + 1 calls for a base step. The ninth is energy step 7 and comes to light after base step 4, the
+    # thirteenth; the next one is the first after the rollback, energy step 6 again.
+    text = ENERGY.replace("VALUE", f"float('{value}')").replace("CALLS", "(9, 14)")
     (here / f"energy_{value}.py").write_text(text)
     monkeypatch.syspath_prepend(here)
     flags = ["--d_model", f"energy_{value}:Energy", "--penalty_type", "none", "--criterion", "wasserstein"]
