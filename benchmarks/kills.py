@@ -122,8 +122,8 @@ def kill(
             raise SystemExit(f"{kind}, {mine}, killed {here} times: other {', '.join(different)} than undisturbed")
         runs, most = runs + 1, max(most, here)
     print(
-        f"{kind}: {killed} kills in lives of {duration:.1f} s, {writing} while something was half written; {runs} runs, "
-        f"killed up to {most} times each, all ended bit-identical to the undisturbed one",
+        f"{kind}: {killed} kills in lives of {duration:.1f} s, {writing} while something was half written; "
+        f"{runs} runs, killed up to {most} times each, all ended bit-identical to the undisturbed one",
         flush=True,
     )
 

@@ -17,6 +17,7 @@ from gebm.commands.tables import of_table
 from gebm.config import Config
 from gebm.data import ImageData
 from gebm.errors import InputError
+from gebm.files import alone
 from gebm.metrics import Moments, frechet_distance
 from gebm.model import GEBM
 from gebm.report import estimate, gain, kale_rows, metric_note, metric_rows, sampler_row, table
@@ -91,7 +92,9 @@ def main(config: Config, given: frozenset[str]) -> Path:
     data = dataset(config)
     assert isinstance(data, ImageData)
     check_features(config, data, choose_device(config, given))
-    shutil.rmtree(run, ignore_errors=True)  # the earlier demo's, now that nothing can be wrong any more
+    if run.exists():  # the earlier demo's, now that nothing can be wrong any more
+        with alone(run):
+            shutil.rmtree(run, ignore_errors=True)
     config = replace(config, log_dir=str(run.parent), log_name=run.name)
     train.main(config, given | SETTINGS.keys())
     config = Config.load(run / "config.yaml")  # as resolved, the device too

@@ -1,0 +1,353 @@
+"""Runs that survive: full and read-only disks, damaged checkpoints, two processes, clocks that jump, divergence."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from gebm.cli import main
+from gebm.commands import train as train_command
+from gebm.commands.setup import runs_of
+from gebm.config import Config
+from gebm.training.checkpoint import checkpoints
+
+ROOT = Path(__file__).resolve().parent.parent
+# 3 + 5 * 2 energy steps and 6 base steps, then 6 energy steps
+TINY = (
+    "train --device -2 --dataset digits --g_model dcgan --d_model dcgan --Z_dim 4 --width .1 --b_size 16 "
+    "--total_gen_iter 6 --n_iter_d 2 --n_iter_d_init 3 --refine_iter 6 --checkpoint_freq 2 --disp_freq 2 --lr 1e-3"
+).split()
+DRAW = "--device -2 --n_samples 6 --num_sampler_steps 2 --lmc_gamma 1e-3 --temperature 1".split()
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch) -> Path:
+    """A folder of its own, and no report, which would take most of the time."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train_command, "write_report", lambda run, allow: run)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A finished run; tests do not write into it."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_command, "write_report", lambda run, allow: run)
+        assert main([*TINY, "--log_dir", str(folder), "--log_name", "x"]) == 0
+    return folder / "x"
+
+
+@pytest.fixture
+def mount(tmp_path):
+    """mount(size) is a folder on a small file system of its own, in memory."""
+    mounted = []
+
+    def make(size: str) -> Path:
+        folder = tmp_path / "disk"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("this system does not let a test mount a file system")
+        mounted.append(folder)
+        return folder
+
+    yield make
+    for folder in mounted:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def states(run: Path) -> dict[str, bytes]:
+    """All of a run's checkpoints but the configuration, which names its place."""
+    found = contents(run / "checkpoints")
+    return {name: content for name, content in found.items() if Path(name).name not in ("config.yaml", "manifest.json")}
+
+
+def cut(run: Path, last: str, target: Path) -> Path:
+    """A copy of a run as it was when its newest checkpoint was `last`."""
+    shutil.copytree(run, target)
+    for path in checkpoints(target):
+        if path.name > last:
+            shutil.rmtree(path)
+    return target
+
+
+# Full and read-only disks
+
+
+def fill(disk: Path, free: int) -> Path:
+    """A file that leaves so many bytes free."""
+    room = os.statvfs(disk)
+    (disk / "ballast").write_bytes(bytes(room.f_bavail * room.f_frsize - free))
+    return disk / "ballast"
+
+
+def one_line(capsys) -> str:
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("gebm: error: ")
+    return line
+
+
+# From nothing, through the configuration, a line of stats.jsonl, TensorBoard's file and a picture, to one file of a
+# checkpoint after the other; all in pages of 4 KiB.
+@pytest.mark.parametrize("free_pages", [0, 1, 2, 3, 4, 6, 9, 12, 20])
+def test_a_full_disk_stops_training_in_one_line_and_it_goes_on_later(trained, mount, capsys, free_pages):
+    disk = mount("4m")
+    run = cut(trained, "joint-00000004", disk / "x")
+    before = contents(run / "checkpoints")
+    ballast = fill(disk, free_pages * 4096)
+    assert main(["train", "--resume", str(run), "--log_in_file"]) == 1
+    line = one_line(capsys)
+    assert "No space left on device" in line and str(run) in line and ".tmp" not in line
+    if free_pages:
+        assert f"free some space and go on with --resume {run}" in line
+    after = contents(run / "checkpoints")
+    assert before.items() <= after.items() or checkpoints(run)[-1].name > "joint-00000006"
+    ballast.unlink()
+    assert main(["train", "--resume", str(run)]) == 0
+    assert states(run) == states(trained)
+    assert len((run / "stats.jsonl").read_text().splitlines()) == 6
+    assert not [p for p in run.rglob(".*") if p.suffix == ".tmp"]
+
+
+@pytest.mark.parametrize("free_pages", [0, 2, 6])
+def test_a_full_disk_stops_sampling_in_one_line(trained, mount, capsys, free_pages):
+    disk = mount("4m")
+    fill(disk, free_pages * 4096)
+    argv = ["sample", *DRAW, "--g_path", str(trained), "--dataset", "digits", "--log_dir", str(disk), "--log_name", "s"]
+    assert main(argv) == 1
+    assert "No space left on device" in one_line(capsys)
+    assert [p.name for p in disk.iterdir()] == ["ballast"]
+
+
+def test_a_read_only_folder_is_bad_input(trained, mount, capsys):
+    disk = mount("4m")
+    run = cut(trained, "joint-00000004", disk / "x")
+    before = contents(disk)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    for argv in (["train", "--resume", str(run)], [*TINY, "--log_dir", str(disk)]):
+        assert main(argv) == 2
+        assert "is not a writable folder" in one_line(capsys)
+    argv = ["sample", *DRAW, "--g_path", str(run), "--dataset", "digits", "--log_dir", str(disk)]
+    assert main(argv) == 2
+    assert "is not a writable folder" in one_line(capsys)
+    assert contents(disk) == before
+
+
+# Damaged checkpoints
+
+
+def damage(checkpoint: Path, name: str = "training.safetensors") -> None:
+    content = bytearray((checkpoint / name).read_bytes())
+    content[-1] ^= 1
+    (checkpoint / name).write_bytes(content)
+
+
+def test_resuming_goes_on_from_the_last_good_checkpoint(trained, capsys):
+    run = cut(trained, "refine-00000004", Path("runs/x"))
+    damage(checkpoints(run)[-1])
+    assert main(["train", "--resume", str(run)]) == 0
+    out = capsys.readouterr().out.splitlines()
+    bad, good = run / "checkpoints" / "refine-00000004", run / "checkpoints" / "joint-00000006"
+    (line,) = [line for line in out if "damaged" in line]
+    reason = "is damaged (its sha256 is not the one written with it)"
+    assert line == f"{bad}/training.safetensors {reason}: taking {good} instead"
+    assert f"resuming {run} from joint-00000006" in out
+    for name in ("base", "energy", "training"):
+        file = f"refine-00000006/{name}.safetensors"
+        assert (run / "checkpoints" / file).read_bytes() == (trained / "checkpoints" / file).read_bytes()
+
+
+@pytest.mark.parametrize("command", ["sample", "evaluate", "train"])
+def test_what_uses_a_run_takes_its_last_good_checkpoint(trained, capsys, command):
+    run = cut(trained, "refine-00000006", Path("runs/x"))
+    damage(checkpoints(run)[-1], "energy.safetensors")
+    argv = {
+        "sample": ["sample", *DRAW, "--dataset", "digits", "--log_name", "s"],
+        "evaluate": ["evaluate", str(run), "--device", "-2", "--json", "found.json"],
+        "train": [*TINY, "--g_path", str(run), "--d_path", str(run), "--log_name", "y"],
+    }[command]
+    assert main(argv) == 0
+    good = "runs/x/checkpoints/refine-00000004"
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "damaged" in line]
+    assert line.endswith(f"taking {good} instead")
+    used = {
+        "sample": lambda: json.loads(Path("runs/s/summary.json").read_text())["energy_path"],
+        "evaluate": lambda: json.loads(Path("found.json").read_text())[str(run)]["energy_path"],
+        "train": lambda: good,
+    }[command]()
+    assert used == good
+
+
+def test_scoring_takes_the_last_good_checkpoint(capsys):
+    rows = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+    Path("t.csv").write_text("a,b\n" + "".join(f"{a},{b}\n" for a, b in rows.tolist()))
+    argv = "train --device -2 --dataset csv:t.csv --g_model gaussian --d_model mlp --width .1 --total_epochs 2".split()
+    assert main([*argv, "--log_name", "x", "--checkpoint_freq", "1"]) == 0
+    bad, good = checkpoints("runs/x")[-1], checkpoints("runs/x")[-2]
+    damage(bad, "base.safetensors")
+    capsys.readouterr()
+    assert main(["score", "t.csv", "--g_path", "runs/x", "--device", "-2"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "damaged" in line]
+    assert line.startswith(f"{bad}/base.safetensors") and line.endswith(f"taking {good} instead")
+
+
+def test_without_a_good_checkpoint_nothing_is_done(trained, capsys):
+    run = cut(trained, "refine-00000006", Path("runs/x"))
+    for checkpoint in checkpoints(run):
+        damage(checkpoint)
+    before = {name: content for name, content in contents(Path("runs")).items() if not name.endswith(".lock")}
+    for argv in (
+        ["train", "--resume", str(run)],
+        ["sample", *DRAW, "--dataset", "digits", "--log_name", "s"],
+        ["evaluate", str(run), "--device", "-2"],
+    ):
+        assert main(argv) == 2
+        assert "none of its checkpoints is whole" in one_line(capsys)
+    assert before == {name: text for name, text in contents(Path("runs")).items() if not name.endswith(".lock")}
+
+
+def test_the_best_checkpoint_is_kept_and_named(capsys):
+    flags = "--keep 1 --eval_fid --fid_features pixels --fid_samples 40 --freq_fid 1 --lr_generator 0.5".split()
+    assert main([*TINY, *flags, "--log_name", "x"]) == 0  # at such a rate the base is at its best early
+    rows = [json.loads(line) for line in Path("runs/x/stats.jsonl").read_text().splitlines()]
+    values = {row["g_step"]: row["FD(pixels)_base"] for row in rows if "FD(pixels)_base" in row}
+    best = min(values, key=values.get)
+    assert list(values) == [1, 2, 3, 4, 5, 6] and best < 6
+    names = [p.name for p in checkpoints("runs/x")]
+    assert names == [f"joint-{best:08d}", "joint-00000006", "refine-00000006"]
+    line = f"best of its stage, FD(pixels)_base {values[best]:.4g}: runs/x/checkpoints/{names[0]}"
+    assert line in capsys.readouterr().out.splitlines()
+
+
+# Two processes, clocks, kills
+
+
+def test_a_second_process_is_refused(trained, capsys):
+    run = cut(trained, "joint-00000004", Path("runs/x"))
+    code = (
+        "import time, pathlib, gebm.files\n"
+        "with gebm.files.alone(pathlib.Path('runs/x')): print(flush=True); time.sleep(99)"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    try:
+        first.stdout.readline()
+        before = contents(run)
+        assert main(["train", "--resume", str(run)]) == 2
+        assert f"runs/x: process {first.pid} on {os.uname().nodename} is at work in it" in one_line(capsys)
+        assert contents(run) == before
+    finally:
+        first.kill()
+        first.wait()
+    assert main(["train", "--resume", str(run)]) == 0  # the lock went with the process
+
+
+@pytest.mark.parametrize("other", ["past", "future"])
+def test_the_newest_run_is_the_one_started_or_gone_on_with_last_whatever_clocks_say(trained, other):
+    for name in ("a", "b", "c"):
+        assert main([*TINY, "--total_gen_iter", "1", "--refine_iter", "0", "--log_name", name]) == 0
+    assert main(["train", "--resume", "runs/a", "--total_gen_iter", "2"]) == 0
+    shift = {"past": -1e7, "future": 1e7}[other]
+    for file in Path("runs/a" if other == "past" else "runs/b").rglob("*"):
+        os.utime(file, (time.time() + shift,) * 2)
+    assert [run.name for run in runs_of(Config())] == ["b", "c", "a"]
+    assert main(["sample", *DRAW, "--dataset", "digits", "--log_name", "s"]) == 0
+    summary = json.loads(Path("runs/s/summary.json").read_text())
+    assert summary["base_path"] == "runs/a/checkpoints/joint-00000002"
+
+
+def test_the_newest_checkpoint_is_the_one_of_most_steps_whatever_clocks_say(trained):
+    run = cut(trained, "joint-00000006", Path("runs/x"))
+    for path in checkpoints(run)[-1].rglob("*"):
+        os.utime(path, (0, 0))
+    assert main(["train", "--resume", str(run)]) == 0
+    assert states(run) == states(trained)
+
+
+def test_what_a_kill_left_is_cleared_away_at_the_next_start(trained):
+    run = cut(trained, "joint-00000004", Path("runs/x"))
+    for place in (run, run / "grids"):
+        (place / ".stats.jsonl.0123abcd.tmp").write_text("half")
+    shutil.copytree(run / "checkpoints" / "joint-00000004", run / "checkpoints" / ".joint-00000006.0123abcd.tmp")
+    (Path("runs") / ".y.0123abcd.tmp").mkdir()
+    (Path("runs") / ".y.0123abcd.tmp" / "config.yaml").write_text("half")
+    assert main(["train", "--resume", str(run)]) == 0
+    assert not list(run.rglob(".*.tmp"))
+    assert main([*TINY, "--total_gen_iter", "0", "--refine_iter", "0", "--log_name", "y"]) == 0
+    assert not list(Path("runs").glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("content", [b'{"e_step": 1, "g_st', b"\0\0\0\0}", b"[1]\n", b"\xff\xfe}\n"])
+def test_a_torn_line_of_the_log_is_dropped(trained, content):
+    run = cut(trained, "joint-00000004", Path("runs/x"))
+    with open(run / "stats.jsonl", "ab") as file:
+        file.write(content)
+    assert main(["train", "--resume", str(run)]) == 0
+    rows = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    assert [row["e_step"] for row in rows] == [5, 9, 13, 15, 17, 19]
+
+
+# Divergence
+
+ENERGY = """
+import torch
+from gebm.networks import DCGANEnergy
+
+class Energy(DCGANEnergy):
+    calls = 0
+
+    def forward(self, x):
+        Energy.calls += self.training
+        return super().forward(x) * (VALUE if Energy.calls in CALLS else 1)
+"""
+
+
+@pytest.mark.parametrize("value, what", [("nan", "loss not finite"), ("1e15", "loss ")])
+def test_rollback(here, monkeypatch, capsys, value, what):
+    # 3 + 1 and then 2 + 1 calls for a base step. The ninth is energy step 7 and comes to light after base step 4, the
+    # thirteenth; the next one is the first after the rollback, energy step 6 again.
+    text = ENERGY.replace("VALUE", f"float('{value}')").replace("CALLS", "(9, 14)")
+    (here / f"energy_{value}.py").write_text(text)
+    monkeypatch.syspath_prepend(here)
+    flags = ["--d_model", f"energy_{value}:Energy", "--penalty_type", "none", "--criterion", "wasserstein"]
+    argv = [*TINY, *flags, "--on_divergence", "rollback", "--rollback_factor", "0.1", "--log_name", "x"]
+    assert main(argv) == 0
+    first, second = [line for line in capsys.readouterr().out.splitlines() if line.startswith("rollback")]
+    assert first.startswith(f"rollback 1 of 3: {what}") and " at energy step 7; " in first
+    assert first.endswith("going on from joint-00000002, learning rates x 0.1")
+    assert " at energy step 6; " in second and second.endswith("going on from joint-00000002, learning rates x 0.01")
+    rows = [json.loads(line) for line in Path("runs/x/stats.jsonl").read_text().splitlines()]
+    assert {row["g_step"]: row["rollbacks"] for row in rows} == {2: 0, 4: 2, 6: 2}
+    assert [row["lr_generator"] for row in rows if "lr_generator" in row] == pytest.approx([2e-4, 2e-6, 2e-6])
+
+
+def test_rollback_without_checkpoints_is_bad_input(capsys):
+    assert main([*TINY, "--on_divergence", "rollback", "--save_nothing"]) == 2
+    assert "leave --save_nothing out" in one_line(capsys)
+
+
+# Kills at random moments: `python benchmarks/kills.py` for many
+
+
+def test_kills_at_random_moments():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(ROOT / "benchmarks" / "kills.py"), "--kills", "4", "--seed", "1"]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert found.returncode == 0, found.stderr
+    for line, kind in zip(found.stdout.splitlines()[1:], ("training", "preparation"), strict=True):
+        assert line.startswith(f"{kind}: 4 kills") and line.endswith("all ended bit-identical to the undisturbed one")
