@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from gebm.bounded import parse_json
 from gebm.data import to_uint8
 from gebm.files import atomic_write
 from gebm.networks.common import ENERGY_FLOOR, evaluating
@@ -155,7 +156,7 @@ class TrainingLog:
         counters = self.trainer.counters
         step = counters.ml_step, counters.e_step, counters.g_step
         rows = [line for line in self.file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-        kept = [row for row in rows if ((r := json.loads(row)).get("ml_step", 0), r["e_step"], r["g_step"]) <= step]
+        kept = [row for row in rows if ((r := parse_json(row)).get("ml_step", 0), r["e_step"], r["g_step"]) <= step]
         with atomic_write(self.file) as temporary:
             temporary.write_text("".join(row + "\n" for row in kept), encoding="utf-8")
 
