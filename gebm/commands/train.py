@@ -1,13 +1,13 @@
 """`gebm train`."""
 
 import errno
-import json
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
+from gebm.bounded import read_json
 from gebm.commands.build import build_trainer, evaluations_of, measures_of
 from gebm.commands.checks import check_flags, check_kind, check_scheduler
 from gebm.commands.density import (
@@ -81,7 +81,7 @@ def train_splits(config: Config, given: frozenset[str], run: Path | None) -> Pat
             split = run / f"split-{seed}"
             own = replace(config, seed=seed, n_splits=1, log_dir=str(run), log_name=split.name, resume="")
             train_run(own, given, split if split.exists() else None, whole=run)
-            found.append(json.loads((split / LIKELIHOOD).read_text()))
+            found.append(read_json(split / LIKELIHOOD))
         summary = mean_over_splits(found)
         write_table(run, summary, table(nll_rows(summary), run.name))
     return run

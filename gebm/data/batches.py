@@ -83,6 +83,8 @@ class Batches(Iterator[Tensor]):
         if state["size"] != len(self.data):
             what = "images" if self.data.ndim == 4 else "rows"
             raise InputError(f"the saved run drew from {state['size']} {what}, this data set has {len(self.data)}")
+        if not (0 <= state["position"] <= len(self.data) and 0 <= state["seed"] < 2**63):
+            raise ValueError("a place outside the data")
         self.generator.set_state(state["generator"].cpu())  # wherever the checkpoint was loaded to
         self._permute(state["seed"])
         self.position = state["position"]

@@ -104,7 +104,7 @@ def cached(
                     path.rmdir()
             raise
     try:
-        train, test = (np.load(folder / f"{split}.npy", mmap_mode="r") for split in ("train", "test"))
+        train, test = (np.load(folder / f"{split}.npy", "r", allow_pickle=False) for split in ("train", "test"))
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{folder}: damaged cache ({error}); delete this folder, it is then built anew") from error
     return train, test, key

@@ -174,7 +174,10 @@ def _separator(lines: list[str]) -> str:
     """The one that makes most of the cells numbers, and of those the one that makes most cells."""
 
     def score(separator: str) -> tuple[float, int]:
-        cells = [cell for row in csv.reader(lines, delimiter=separator) for cell in row]
+        try:
+            cells = [cell for row in csv.reader(lines, delimiter=separator) for cell in row]
+        except csv.Error:  # a field is too long: the line has another separator
+            return -1.0, 0
         return sum(map(_is_number, cells)) / len(cells), len(cells)
 
     return max(SEPARATORS, key=score)
@@ -200,7 +203,7 @@ def _complaint(path: Path, separator: str, columns: tuple[str, ...], header: boo
     """What is wrong with the first bad line; read once more, as the fast reader does not say where it failed."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as stream:
-            for line, row in islice(_lines(stream, separator), int(header), None):
+            for line, row in islice(_lines(stream, separator), int(header), None if columns else 0):
                 if len(row) != len(columns):
                     found = f"{len(row)} columns, the first line has {len(columns)}"
                     return InputError(f"{path} line {line}: {found}; mend or remove it")

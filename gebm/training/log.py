@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from gebm.bounded import parse_json
 from gebm.data import to_uint8
 from gebm.files import atomic_write, naming
 from gebm.networks.common import ENERGY_FLOOR, evaluating
@@ -169,7 +170,7 @@ class TrainingLog:
 def _step(row: str) -> tuple[int, int, int] | None:
     """Where a line of stats.jsonl was written; None if it was cut off or damaged."""
     try:
-        found = json.loads(row)
+        found = parse_json(row)
         return found.get("ml_step", 0), found["e_step"], found["g_step"]
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -59,5 +59,5 @@ class EarlyStopping:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self.best, self.best_epoch, self.seen = state["best"], state["best_epoch"], state["seen"]
+        self.best, self.best_epoch, self.seen = float(state["best"]), int(state["best_epoch"]), int(state["seen"])
         self.weights = dict(state["weights"])

@@ -42,6 +42,11 @@ class Counters:
     images: int = 0
     rollbacks: int = 0
 
+    def __post_init__(self) -> None:
+        numbers = [value for name, value in vars(self).items() if name != "stage"]
+        if self.stage not in ("base", "joint", "refine") or not all(type(n) is int and n >= 0 for n in numbers):
+            raise ValueError("counters that no run has")
+
     @property
     def stage_step(self) -> int:
         """Steps done in this stage, as its checkpoints and log count them."""
@@ -338,3 +343,7 @@ def _restore(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
     if [group.keys() for group in groups] != [group.keys() for group in saved["param_groups"]]:
         raise ValueError("it was trained with another --optimizer")
     optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+    for parameter, moments in optimizer.state.items():
+        for name, moment in moments.items():
+            if moment is not None and (not isinstance(moment, Tensor) or moment.shape not in ((), parameter.shape)):
+                raise ValueError(f"its {name} is of another network")

@@ -5,7 +5,6 @@ import random
 import resource
 import shutil
 import signal
-import sys
 import tempfile
 import time
 import traceback
@@ -16,9 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import hypothesis
+import torch
 from hypothesis import HealthCheck, Phase
 from mutate import mutate
-from targets import TARGETS, Target
+from targets import TARGETS, Target, shrink
 
 from gebm.errors import InputError
 
@@ -120,7 +120,8 @@ def _work(target: Target, inputs: list[bytes], pipe: Connection) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1), os.dup2(null, 2)
     warnings.simplefilter("ignore")
-    sys.setrecursionlimit(1000)
+    torch.set_num_threads(1)
+    shrink()
     top = Path(tempfile.mkdtemp(prefix="fuzz-"))
     os.chdir(top)
     try:

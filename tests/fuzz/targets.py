@@ -12,13 +12,18 @@ import os
 import pickle
 import shutil
 import tarfile
+import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import safetensors.torch
 import torch
+import yaml
 from hypothesis import strategies as st
 from mutate import with_png_sums
 from PIL import Image
@@ -44,8 +49,9 @@ from gebm.report import render
 from gebm.samplers import Langevin
 from gebm.samplers.storage import load_chain, save_chain
 from gebm.training.checkpoint import load_checkpoint, save_checkpoint
+from gebm.training.trainer import Trainer
 
-__all__ = ["TARGETS", "Target"]
+__all__ = ["TARGETS", "Target", "shrink"]
 
 RECORDS = 4
 RNG = np.random.default_rng(0)
@@ -77,8 +83,6 @@ NAMES = st.one_of(st.sampled_from(sorted(Config.__dataclass_fields__)), TEXTS)
 
 
 def dumped(values: dict) -> bytes:
-    import yaml
-
     return yaml.safe_dump(values, allow_unicode=True).encode("utf-8", "surrogatepass")
 
 
@@ -145,22 +149,60 @@ def weights() -> list[bytes]:
     for base, energy, shape, latent in PAIRS:
         with scratch() as folder:
             GEBM.build(Architecture(base, energy, shape, latent, width=0.02, blocks=1)).save(folder)
-            found.append(joined(folder, "base.safetensors", "energy.safetensors"))
+            found.append(joined(folder, *WEIGHTS))
     return found
 
 
 def read_weights(content: bytes, folder: Path) -> None:
-    split(content, folder, "base.safetensors", "energy.safetensors")
+    split(content, folder, *WEIGHTS)
     config, given = parse(["--from_untrusted", str(folder), "--device", "-2"], "sample")
     model, *_ = load_pair(config, given)
     assert model.sample(2, steps=1).shape[0] == 2
 
 
-def trainer_of(flags: str) -> object:
+def trainer_of(flags: str) -> Trainer:
     config, given = parse(f"--dataset digits --device -2 --g_model dcgan --d_model dcgan {flags}".split(), "train")
     digits, _ = labelled_digits()
     data = ImageData("digits", digits[:40], digits[40:60], "key")
     return build_trainer(config, given, data, torch.device("cpu"))[0]
+
+
+@cache
+def sound_pairs() -> list[tuple[dict, dict]]:
+    """Of each of `PAIRS` the tensors of the base and of the energy, as they are stored."""
+    found = []
+    for pair in weights():
+        with scratch() as folder:
+            split(pair, folder, *WEIGHTS)
+            found.append(tuple(safetensors.torch.load_file(folder / name) for name in WEIGHTS))
+    return found
+
+
+def architectures() -> list[bytes]:
+    return [
+        json.dumps(asdict(Architecture(base, energy, shape, latent, width=0.02, blocks=1))).encode()
+        for base, energy, shape, latent in PAIRS
+    ]
+
+
+def read_architecture(content: bytes, folder: Path) -> None:
+    """The text of a header over sound tensors."""
+    text = content.decode("utf-8", "replace").replace("\0", "")
+    for name, tensors in zip(WEIGHTS, sound_pairs()[len(content) % len(PAIRS)]):
+        safetensors.torch.save_file(tensors, folder / name, {"gebm": text})
+    load_pair(*parse(["--from_untrusted", str(folder), "--device", "-2"], "sample"))
+
+
+WEIGHTS = ("base.safetensors", "energy.safetensors")
+NUMBERS = st.one_of(st.integers(-1, 10), st.integers(), st.floats(), st.just(10**6))
+ARCHITECTURES = st.fixed_dictionaries(
+    {},
+    optional={
+        "base": st.sampled_from(["dcgan", "sngan", "resnet-sn", "nvp", "maf", "made", "mogmaf", "gaussian", "os:system"]),
+        "energy": st.sampled_from(["dcgan", "sngan", "mlp", "nvp", "maf", "os:system", ""]), "shape": st.lists(NUMBERS),
+        "latent_dim": NUMBERS, "prior": TEXTS, "width": NUMBERS, "blocks": NUMBERS, "bn": st.booleans(), "dropout": NUMBERS,
+    },
+).map(lambda fields: json.dumps({**json.loads(architectures()[0]), **fields}).encode())  # fmt: skip
 
 
 TINY = "--Z_dim 3 --width .03 --b_size 4 --lr 1e-3"
@@ -183,6 +225,24 @@ CHECKPOINT = ("training.json", "training.safetensors", "base.safetensors", "ener
 def resume(content: bytes, folder: Path) -> None:
     split(content, folder, *CHECKPOINT)
     trainer = trainer_of(f"{TINY} --ema .9" if len(content) % 2 else TINY)
+    load_checkpoint(folder, trainer)
+    trainer.energy_step(), trainer.base_step()
+
+
+@cache
+def sound_checkpoint() -> bytes:
+    return checkpoint_files()[0]
+
+
+def states() -> list[bytes]:
+    return [sound_checkpoint().split(MARK)[0]]
+
+
+def resume_state(content: bytes, folder: Path) -> None:
+    """A damaged training.json beside sound files."""
+    split(sound_checkpoint(), folder, *CHECKPOINT)
+    written(content, folder / "training.json")
+    trainer = trainer_of(TINY)
     load_checkpoint(folder, trainer)
     trainer.energy_step(), trainer.base_step()
 
@@ -211,8 +271,11 @@ def resnet() -> list[bytes]:
 # --- data ---------------------------------------------------------------------------------------------------------------
 
 PIXELS = RNG.integers(256, size=(RECORDS, 3072), dtype=np.uint8)
-cifar10.RECORDS = RECORDS  # batches of four images
-imagenet32.TEST = RECORDS
+
+
+def shrink() -> None:
+    """In the process that is to read: batches of four images."""
+    cifar10.RECORDS = RECORDS
 
 
 def pickles() -> list[bytes]:
@@ -393,8 +456,10 @@ def read_table(content: bytes, folder: Path) -> None:
 
 
 CELLS = st.one_of(st.floats().map(str), st.integers().map(str), st.text(max_size=6), st.just(""))
-CSV = st.lists(st.lists(CELLS, max_size=4).map(",".join), max_size=30).map(
-    lambda lines: "\n".join(lines).encode("utf-8", "surrogatepass")
+RAGGED = st.lists(st.lists(CELLS, max_size=4), max_size=30)
+EVEN = st.lists(st.lists(st.one_of(st.floats(allow_nan=False), st.integers()).map(str), min_size=2, max_size=2), min_size=22)
+CSV = st.one_of(RAGGED, EVEN).map(
+    lambda rows: "\n".join(map(",".join, rows)).encode("utf-8", "surrogatepass")
 )
 
 
@@ -406,9 +471,7 @@ def hepmass() -> list[bytes]:
 
 def read_hepmass(content: bytes, folder: Path) -> None:
     written(gzip.compress(content, 1), folder / "1000_train.csv.gz")
-    written(hepmass()[0], folder / "1000_test.csv.gz") if False else written(
-        gzip.compress(hepmass()[0], 1), folder / "1000_test.csv.gz"
-    )
+    written(gzip.compress(hepmass()[0], 1), folder / "1000_test.csv.gz")
     uci.hepmass(folder)
 
 
@@ -480,8 +543,6 @@ RUN = ("config.yaml", "stats.jsonl", "summary.json", "evaluation.json")
 
 def read_run(content: bytes, folder: Path) -> None:
     """The page of a run, without its data, which are too slow to look at ten thousand times."""
-    from dataclasses import replace
-
     split(content, folder, *RUN)
     config = replace(Config.load(folder / "config.yaml"), data_path=str(folder), g_path="", d_path="", dataset="gone:gone")
     _setting(folder / "summary.json")
@@ -498,9 +559,7 @@ def written(content: bytes, path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def scratch():
-    import tempfile
-
+def scratch() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp())
     try:
         yield folder
@@ -524,8 +583,10 @@ def split(content: bytes, folder: Path, *names: str) -> None:
 TARGETS: dict[str, Target] = {
     "config YAML": Target(config_files, read_config, 2, st.dictionaries(NAMES, VALUES, max_size=8).map(dumped)),
     "command line": Target(command_lines, run_command_line, 2, LINES),
-    "weights": Target(weights, read_weights, 3),
-    "checkpoint": Target(checkpoint_files, resume, 2),
+    "weights": Target(weights, read_weights, 2),
+    "checkpoint": Target(checkpoint_files, resume, 1),
+    "weights, header mended": Target(architectures, read_architecture, 2, ARCHITECTURES),
+    "checkpoint, tensors sound": Target(states, resume_state, 2),
     "chain": Target(chains, read_chain),
     "resnet56 weights": Target(resnet, lambda content, folder: ResNet56.from_file(written(content, folder / "w")), 0.3),
     "CIFAR pickle": Target(pickles, read_cifar_pickle, 2),
