@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -85,7 +86,7 @@ def in_a_process(words: Sequence[str], log: Path) -> None:
         raise OSError(f"exit code {code}, see {log}")
 
 
-def run_cell(cell: Cell, args: argparse.Namespace, run: Run = in_a_process) -> dict:
+def run_cell(cell: Cell, args: argparse.Namespace, run: Run = in_a_process) -> dict[str, Any]:
     """Its likelihoods, after running what is missing.
 
     Raises:
@@ -98,14 +99,14 @@ def run_cell(cell: Cell, args: argparse.Namespace, run: Run = in_a_process) -> d
     if not (folder / "likelihood.json").is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         run(command(folder, cell, args), folder.with_suffix(".log"))
-    summary = json.loads((folder / "likelihood.json").read_text())
+    summary: dict[str, Any] = json.loads((folder / "likelihood.json").read_text())
     test = summary["nll"]["test"]
     took = f"{(time.monotonic() - begin) / 60:.1f} min"
     print(f"{'/'.join(cell)}: base {test['base']['value']:.3f}, GEBM {test['gebm']['value']:.3f}, {took}", flush=True)
     return summary
 
 
-def tried(cell: Cell, args: argparse.Namespace) -> dict | None:
+def tried(cell: Cell, args: argparse.Namespace) -> dict[str, Any] | None:
     """`run_cell`; of a cell that failed the reason is printed, and there is None."""
     try:
         return run_cell(cell, args)
@@ -114,11 +115,13 @@ def tried(cell: Cell, args: argparse.Namespace) -> dict | None:
         return None
 
 
-def show(nll: dict) -> str:
+def show(nll: Mapping[str, float]) -> str:
     return f"{nll['value']:.2f} +- {nll['se']:.2f}"
 
 
-def rows(found: Mapping[Cell, dict | None], sets: Sequence[str], methods: Sequence[str]) -> Iterator[list[str]]:
+def rows(
+    found: Mapping[Cell, Mapping[str, Any] | None], sets: Sequence[str], methods: Sequence[str]
+) -> Iterator[list[str]]:
     """Markdown cells, a row a method and a row what was published of it."""
     yield ["test NLL, nats", *sets]
     yield ["---"] * (len(sets) + 1)

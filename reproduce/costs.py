@@ -1,6 +1,6 @@
 """What a row costs: its operations, counted, over an assumed rate; or measured seconds a step, of tables.
 
-    GPU-hours = sum over commands of operations / RATE / 3600
+    GPU-hours = sum over commands of operations / RATE / 3600; CPU-hours likewise, / CPU_RATE
     training:  b_size (energy steps * energy + base steps * base),
                energy steps = n_iter_d_init in each 500th base step, n_iter_d in the others, then refine_iter
     sampling:  chains * (steps * gradient + 11 looks * features)
@@ -24,7 +24,7 @@ from gebm.metrics.resnet56 import ResNet56
 from gebm.precision import Operations
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "benchmarks"))
+sys.path += [str(ROOT / "benchmarks"), str(ROOT / "examples")]
 
 from cases import FLOAT32, Size, sampling, training  # noqa: E402
 from timing import operations  # noqa: E402
@@ -35,6 +35,9 @@ __all__ = ["ASSUMED", "RATE", "Step", "of_images", "of_sampling", "of_table", "o
 RATE = 10e12  # operations a second: half the float32 peak of an A100 (19.5e12)
 INCEPTION = 11.4e9  # operations an image of 299 x 299: twice the 5.7e9 multiply-adds in the literature
 ASSUMED = f"at an assumed {RATE / 1e12:g}e12 float32 operations a second, half the peak of one A100, no GPU timed"
+# Measured: the joint stage of configs/cifar10-small.yaml, 1.57e14 operations by the formula above, took 44 minutes on
+# one thread of a shared machine (docs/results.md).
+CPU_RATE = 1.57e14 / (44 * 60)
 LOOKS = 11  # along a chain, at which a distance is taken
 # Seconds a training step of a table, batch 100, 11 columns, one CPU thread: docs/results.md (density_step.py).
 ENERGY_S, BASE_S, ML_S = 0.0225, 0.0107, 0.0049
@@ -67,7 +70,7 @@ def features(name: str) -> float:
     if name in ("auto", "cifar-resnet56"):
         with Operations() as counted:
             ResNet56()(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
-        return counted.total
+        return float(counted.total)
     return 0.0
 
 
@@ -77,7 +80,7 @@ def of_training(config: Config) -> float:
     at_start = math.ceil(n / 500)
     refine = n // 10 if config.refine_iter == -1 else config.refine_iter
     energy_steps = (n - at_start) * config.n_iter_d + at_start * config.n_iter_d_init + refine
-    return config.b_size * (energy_steps * each.energy + n * each.base)
+    return float(config.b_size * (energy_steps * each.energy + n * each.base))
 
 
 def of_sampling(config: Config, trained: Config) -> float:
@@ -86,13 +89,15 @@ def of_sampling(config: Config, trained: Config) -> float:
     steps = config.num_sampler_steps + (config.adapt_steps if config.adapt else 0)
     one = gradient / 3 if config.latent_sampler in ("imh", "mh", "sir") else gradient
     chains = max(config.fid_samples, config.n_samples)
-    return chains * (steps * one + LOOKS * features(config.fid_features))
+    return float(chains * (steps * one + LOOKS * features(config.fid_features)))
 
 
 def of_images(counts: Mapping[str, float]) -> str:
     """The cost of commands from their operations, by name."""
     lines = [f"{name}: {count:.2g} operations, {_gpu_hours(count)}" for name, count in counts.items()]
-    return "\n".join([*lines, f"all: {_gpu_hours(sum(counts.values()))} {ASSUMED}"])
+    total = sum(counts.values())
+    cpu = f"{total / CPU_RATE / 3600:.2g} CPU-hours of one thread at the {CPU_RATE / 1e9:.0f}e9 that were measured"
+    return "\n".join([*lines, f"all: {_gpu_hours(total)} {ASSUMED}; {cpu}"])
 
 
 def _gpu_hours(count: float) -> str:

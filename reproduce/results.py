@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,6 +18,9 @@ from gebm.report import estimate, gain, sampler_row
 
 __all__ = ["image_figures", "markdown", "page", "pictures_of", "published", "summary", "toy_figures", "uci_figures"]
 
+Found = Mapping[str, Any]
+Figures = dict[str, Any]
+
 STAND_IN = (
     "**Stand-in data**: digits and random rows in the formats of the published sets. These figures say that the row "
     "runs, and nothing else."
@@ -25,12 +29,13 @@ COMPARE = "The two columns of ratios, how much each energy improves its own base
 
 
 @cache
-def published() -> dict:
+def published() -> Figures:
     """All of published.yaml."""
-    return yaml.safe_load(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
+    found: Figures = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
+    return found
 
 
-def image_figures(row: Row, scale: Scale, place: Place, stages: Sequence[Stage]) -> list[dict]:
+def image_figures(row: Row, scale: Scale, place: Place, stages: Sequence[Stage]) -> list[Figures]:
     """A figure for each setting, from its summary."""
     found = []
     for setting, stage in zip(settings_of(row, scale), stages[1:], strict=True):
@@ -61,7 +66,7 @@ def _beside(row: Row, setting: str) -> str:
     return ""
 
 
-def uci_figures(found: Mapping[tuple[str, str], Mapping], places: Mapping[str, Mapping]) -> list[dict]:
+def uci_figures(found: Mapping[tuple[str, str], Found], places: Mapping[str, Found]) -> list[Figures]:
     """A figure for each method, from the likelihoods of its cell; places: the published ones by method."""
     figures = []
     for (dataset, method), summary in found.items():
@@ -74,7 +79,7 @@ def uci_figures(found: Mapping[tuple[str, str], Mapping], places: Mapping[str, M
     return figures
 
 
-def toy_figures(table: Sequence[Sequence[str]]) -> list[dict]:
+def toy_figures(table: Sequence[Sequence[str]]) -> list[Figures]:
     """A figure for each toy: the divergence from the data of base and of GEBM, from the gallery's cells."""
     return [
         {"setting": cells[0].split(":")[0], "measure": "KL from the data, nats", "features": "", "base": cells[2],
@@ -83,7 +88,7 @@ def toy_figures(table: Sequence[Sequence[str]]) -> list[dict]:
     ]  # fmt: skip
 
 
-def pictures_of(row: Row, place: Place, figures: Sequence[Mapping]) -> list[str]:
+def pictures_of(row: Row, place: Place, figures: Sequence[Found]) -> list[str]:
     """Copy or draw the pictures of a row beside its page; returns their names."""
     if row.picture == "curves":
         name = f"{row.name}.png"
@@ -99,7 +104,7 @@ def pictures_of(row: Row, place: Place, figures: Sequence[Mapping]) -> list[str]
     return names
 
 
-def draw_curves(path: Path, figures: Sequence[Mapping]) -> None:
+def draw_curves(path: Path, figures: Sequence[Found]) -> None:
     """Distance over steps, a line for each beta; the full chains on the left, the short ones on the right."""
     groups = [[f for f in figures if f["setting"].endswith("-short") == short] for short in (False, True)]
     groups = [group for group in groups if group]
@@ -123,9 +128,12 @@ def table(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *body))
 
 
-def markdown(result: Mapping) -> str:
+def markdown(result: Found) -> str:
     """A row's page."""
-    parts = [f"# {result['row']}: {result['title']}", f"Scale {result['scale']}; data: {result['dataset']}."]
+    parts = [
+        f"# {result['row']}: {result['title']}",
+        f"Scale {result['scale']}; data: {result['dataset'] or 'drawn from the seed'}.",
+    ]
     parts += [STAND_IN] if result["stand_in"] else []
     parts += {"images": _of_images, "table": _of_table, "toy": _of_toy}[result["kind"]](result)
     parts += [f"![{name}]({name})" for name in result["pictures"]]
@@ -134,7 +142,7 @@ def markdown(result: Mapping) -> str:
     return "\n\n".join([*parts, "## Cost", cost, f"```\n{result['cost']}\n```"]) + "\n"
 
 
-def _of_images(result: Mapping) -> list[str]:
+def _of_images(result: Found) -> list[str]:
     figures = result["figures"]
     first = figures[0]
     name = first["measure"]
@@ -163,7 +171,7 @@ def _or_dash(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _curves(figures: Sequence[Mapping]) -> list[str]:
+def _curves(figures: Sequence[Found]) -> list[str]:
     """The distance along the steps, where a row has a line for each beta."""
     long = [f for f in figures if f["setting"].startswith("beta-") and not f["setting"].endswith("-short")]
     if not long:
@@ -173,7 +181,7 @@ def _curves(figures: Sequence[Mapping]) -> list[str]:
     return [f"{long[0]['measure']} along the chains:", table(lines)]
 
 
-def _published(of: Mapping) -> list[str]:
+def _published(of: Found) -> list[str]:
     """The published figures as they were published, with their marks."""
     unit = {"FID": "FID", "percent": "percent of the base's FID"}.get(of.get("unit", ""), "")
     lines = [["published", unit or "figure", "mark", "source"]]
@@ -192,7 +200,7 @@ MARKS = (
 )
 
 
-def _of_table(result: Mapping) -> list[str]:
+def _of_table(result: Found) -> list[str]:
     lines = [["method", "base", "GEBM", "over", "published [mark]"]]
     for f in result["figures"]:
         lines.append([f["setting"], _nats(f["base"]), _nats(f["gebm"]), f["over"], f["published"] or "-"])
@@ -206,15 +214,15 @@ def _of_table(result: Mapping) -> list[str]:
     return [table(lines), note, "## Published", table(others), "* not finished when it was saved. " + MARKS]
 
 
-def _nats(entry: Mapping) -> str:
+def _nats(entry: Found) -> str:
     return f"{entry['value']:.2f} ± {entry['se']:.2f}"
 
 
-def _of_toy(result: Mapping) -> list[str]:
+def _of_toy(result: Found) -> list[str]:
     return [table(result["cells"]), "Means with standard errors.", *_published(result["published"])]
 
 
-def summary(results: Sequence[Mapping]) -> str:
+def summary(results: Sequence[Found]) -> str:
     """All rows in one table."""
     lines = [["row", "setting", "measure", "of", "base", "GEBM", "GEBM / base", "published [mark]"]]
     for result in results:
@@ -235,7 +243,7 @@ def summary(results: Sequence[Mapping]) -> str:
     return "\n\n".join(["# Summary", *warning, table(lines), note]) + "\n"
 
 
-def page(result: Mapping, place: Place) -> None:
+def page(result: Found, place: Place) -> None:
     """Write `ROW.json` and `ROW.md`."""
     for suffix, text in ((".json", json.dumps(result, indent=1) + "\n"), (".md", markdown(result))):
         with atomic_write(place.out / f"{result['row']}{suffix}") as temporary:

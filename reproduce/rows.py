@@ -151,7 +151,7 @@ SCALES = {
         train={"width": 0.1, "b_size": 16, "total_gen_iter": 20, "refine_iter": 20, "n_iter_d": 1, "n_iter_d_init": 4,
                "checkpoint_freq": 5, "lr": 1e-3, "lr_generator": 1e-3, "device": -2},
         sample={"fid_samples": 16, "n_samples": 4, "fid_features": "pixels-8x8", "adapt_steps": 4, "device": -2},
-        table={"width": 0.2, "ml_epochs": 1, "total_epochs": 1, "refine_epochs": 1, "n_iter_d": 2, "n_iter_d_init": 2,
+        table={"width": 0.2, "ml_epochs": 1, "total_epochs": 1, "refine_epochs": 0, "n_iter_d": 2, "n_iter_d_init": 2,
                "partition_samples": 500},
         steps=10,
         betas=(1, 1000),

@@ -11,26 +11,25 @@ what may be compared with what.
 """
 
 import argparse
-import importlib.util
 import json
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
-import costs  # first: it makes benchmarks/ importable
+import costs  # first: it makes benchmarks/ and examples/ importable
 import results
 import standins
 import uci_table
 from rows import DATA, ROWS, SCALES, Row, Scale
-from stages import ROOT, FailedError, Place, logged, printed, run_stage, stages_of
+from stages import FailedError, Place, logged, printed, run_stage, stages_of
 
 from gebm.parsing import parse
 
 
-def make_images(row: Row, scale: Scale, place: Place) -> dict:
+def make_images(row: Row, scale: Scale, place: Place) -> dict[str, Any]:
     """Train, sample with every setting, and read what came of it."""
     stages = stages_of(row, scale, place)
     seconds = sum(run_stage(stage, place) for stage in stages)
@@ -39,7 +38,7 @@ def make_images(row: Row, scale: Scale, place: Place) -> dict:
             "published": results.published()[row.name]}  # fmt: skip
 
 
-def make_table(row: Row, scale: Scale, place: Place) -> dict:
+def make_table(row: Row, scale: Scale, place: Place) -> dict[str, Any]:
     """Every method of the published table on one set."""
     args, found = cells_of(scale, place), {}
     for method in uci_table.METHODS:
@@ -59,12 +58,14 @@ def cells_of(scale: Scale, place: Place) -> argparse.Namespace:
     )
 
 
-def make_toy(row: Row, scale: Scale, place: Place) -> dict:
+def make_toy(row: Row, scale: Scale, place: Place) -> dict[str, Any]:
     """The gallery of toys."""
     file = place.runs / "toy.json"
     if not file.is_file():
+        import toy_gallery
+
         with printed(place.runs / "toy.log"):
-            gallery().main(toy_words(scale, place))
+            toy_gallery.main(toy_words(scale, place))
     cells = json.loads(file.read_text())
     return {"figures": results.toy_figures(cells), "cells": cells, "published": results.published()[row.name],
             "pictures": ["toy-gallery.png", "toy-line-flower.png"]}  # fmt: skip
@@ -74,16 +75,7 @@ def toy_words(scale: Scale, place: Place) -> list[str]:
     return ["--out", str(place.out), "--json", str(place.runs / "toy.json"), *(["--quick"] if scale.quick else [])]
 
 
-def gallery() -> ModuleType:
-    """examples/toy_gallery.py."""
-    spec = importlib.util.spec_from_file_location("toy_gallery", ROOT / "examples" / "toy_gallery.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclass asks for it
-    spec.loader.exec_module(module)
-    return module
-
-
-MAKE: dict[str, Callable[[Row, Scale, Place], dict]] = {
+MAKE: dict[str, Callable[[Row, Scale, Place], dict[str, Any]]] = {
     "images": make_images, "table": make_table, "toy": make_toy,
 }  # fmt: skip
 

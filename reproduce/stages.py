@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rows import Row, Scale, Setting
@@ -108,7 +109,8 @@ def run_stage(stage: Stage, place: Place) -> float:
         KeyboardInterrupt: it was interrupted, and goes on at the next call.
     """
     folder, record = stage.folder(place), place.runs / f"{stage.name}.json"
-    begun = json.loads(record.read_text()) if record.is_file() else {"command": stage.line, "seconds": 0.0}
+    begun: dict[str, Any] = {"command": stage.line, "seconds": 0.0}
+    begun |= json.loads(record.read_text()) if record.is_file() else {}
     if begun["command"] != stage.line:
         raise FailedError(f"{folder} was begun with another command, see {record}: remove both, or give another --out")
     if (folder / stage.made).is_file():

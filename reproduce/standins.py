@@ -54,14 +54,14 @@ def _pictures(n: int, seed: int, height: int = 32, width: int = 32) -> np.ndarra
     digits, _ = labelled_digits(32)
     shades = digits[rng.permutation(len(digits))[:n], 0, :, :, None] / 255
     dark, light = rng.integers(0, 100, (n, 1, 1, 3)), rng.integers(120, 256, (n, 1, 1, 3))
-    pictures = (dark + (light - dark) * shades).round().astype(np.uint8)
+    pictures: np.ndarray = (dark + (light - dark) * shades).round().astype(np.uint8)
     if (height, width) == (32, 32):
         return pictures
     return np.stack([np.asarray(Image.fromarray(picture).resize((width, height))) for picture in pictures])
 
 
 def _planes(pictures: np.ndarray) -> np.ndarray:
-    return pictures.transpose(0, 3, 1, 2).reshape(len(pictures), -1)
+    return np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)).reshape(len(pictures), -1)
 
 
 def _jpeg(picture: np.ndarray) -> bytes:
@@ -121,7 +121,8 @@ def _lsun(root: Path) -> None:
 
 def _normals(n: int, d: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    return rng.normal(size=(n, d)) @ (np.eye(d) + 0.3 * rng.normal(size=(d, d)) / d**0.5)
+    rows: np.ndarray = rng.normal(size=(n, d)) @ (np.eye(d) + 0.3 * rng.normal(size=(d, d)) / d**0.5)
+    return rows
 
 
 def _tables(root: Path) -> None:

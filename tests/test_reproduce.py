@@ -61,6 +61,8 @@ def results_in(folder: Path) -> dict[str, dict]:
 
 @pytest.mark.slow
 def test_every_row_is_written_with_base_beside_gebm(made, driver):
+    import stages
+
     results = results_in(made)
     assert results.keys() == driver.ROWS.keys()
     for name, result in results.items():
@@ -72,7 +74,7 @@ def test_every_row_is_written_with_base_beside_gebm(made, driver):
             assert np.asarray(Image.open(made / picture).convert("RGB")).std() > 5 and f"]({picture})" in page
         if row.kind == "images":
             assert [f["setting"] for f in result["figures"]] == [
-                s.name for s in driver.settings_of(row, driver.SCALES["tiny"])
+                s.name for s in stages.settings_of(row, driver.SCALES["tiny"])
             ]
             for f in result["figures"]:
                 assert f["measure"] == "FD(pixels-8x8)" and f["features"] == "pixels-8x8"
@@ -83,7 +85,7 @@ def test_every_row_is_written_with_base_beside_gebm(made, driver):
 
 @pytest.mark.slow
 def test_our_distances_are_never_named_as_the_published(made):
-    for name, result in results_in(made).items():
+    for name in results_in(made):
         own, _, published = (made / f"{name}.md").read_text().partition("## Published")
         assert "| FID" not in own.split("## ")[0].replace("published FID", "")
         assert re.search(r"\[(S|M\+?|D)", published) and "Marks:" in published
@@ -142,10 +144,11 @@ def test_commands_are_those_of_the_paper(driver):
 
 def test_shorter_chains_go_as_far(driver):
     """At fewer steps the sum of h stays what it is at full scale, decays included."""
+    import stages
 
     def length(scale: str, setting) -> float:
         flags = {"num_sampler_steps": 1000, "step_decay_every": 200, "lmc_gamma": 1e-4}
-        flags |= driver.stages.shortened(setting, driver.SCALES[scale])
+        flags |= stages.shortened(setting, driver.SCALES[scale])
         kernel = SAMPLERS[flags["latent_sampler"]].from_gamma(flags["lmc_gamma"])
         every, power = flags["step_decay_every"], kernel.gamma_power
         steps = range(flags["num_sampler_steps"])
