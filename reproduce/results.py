@@ -62,7 +62,8 @@ def _beside(row: Row, setting: str) -> str:
             if of["unit"] == "percent":
                 return f"{entry['value'] / 100:.3f} [{entry['mark']}]"
             base = of["base"]
-            return f"{entry['value'] / base['value']:.3f} [D of {entry['mark']} and {base['mark']}]"
+            mark = "D" if entry["mark"] == "D" else f"D of {entry['mark']} and {base['mark']}"
+            return f"{entry['value'] / base['value']:.3f} [{mark}]"
     return ""
 
 
