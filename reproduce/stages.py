@@ -110,7 +110,7 @@ def run_stage(stage: Stage, place: Place) -> float:
     """
     folder, record = stage.folder(place), place.runs / f"{stage.name}.json"
     begun: dict[str, Any] = {"command": stage.line, "seconds": 0.0}
-    begun |= json.loads(record.read_text()) if record.is_file() else {}
+    begun |= json.loads(record.read_text()) if folder.is_dir() and record.is_file() else {}
     if begun["command"] != stage.line:
         raise FailedError(f"{folder} was begun with another command, see {record}: remove both, or give another --out")
     if (folder / stage.made).is_file():
@@ -119,17 +119,21 @@ def run_stage(stage: Stage, place: Place) -> float:
     if stage.command == "train" and (folder / "config.yaml").is_file():
         words = ["train", "--resume", str(folder)]
     else:
-        shutil.rmtree(folder, ignore_errors=True)  # what a kill left of sampling, which takes no time worth saving
+        shutil.rmtree(folder, ignore_errors=True)  # what a kill left of sampling, which cannot be gone on with
     place.runs.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(begun))
+    _write(record, begun)
     begin = time.monotonic()
     try:
         logged(words, place.runs / f"{stage.name}.log")
     finally:
         begun["seconds"] += time.monotonic() - begin
-        with atomic_write(record) as temporary:
-            temporary.write_text(json.dumps(begun))
+        _write(record, begun)
     return float(begun["seconds"])
+
+
+def _write(record: Path, begun: dict[str, Any]) -> None:
+    with atomic_write(record) as temporary:
+        temporary.write_text(json.dumps(begun) + "\n")
 
 
 def logged(words: Sequence[str], log: Path) -> None:

@@ -226,8 +226,7 @@ def test_list_prints_commands_data_and_cost(driver, capsys, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_missing_data_is_said_and_other_rows_go_on(driver, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(driver, "MAKE", driver.MAKE | {"toy": lambda *_: pytest.fail("the folder is in use")})
+def test_missing_data_is_said_and_other_rows_go_on(driver, capsys, tmp_path):
     words = ["samplers-celeba", "samplers-lsun", "--scale", "small", "--data_path", str(tmp_path), "--out"]
     assert driver.main([*words, str(tmp_path / "out")]) == 1
     errors = capsys.readouterr().err
@@ -236,10 +235,14 @@ def test_missing_data_is_said_and_other_rows_go_on(driver, capsys, tmp_path, mon
 
 
 def test_another_command_in_the_same_folder_is_refused(driver, capsys, tmp_path):
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "celeba-sngan.json").write_text(json.dumps({"command": "gebm train", "seconds": 1.0}))
-    assert driver.main(["samplers-celeba", "--scale", "small", "--out", str(tmp_path)]) == 1
+    words = ["samplers-celeba", "--scale", "small", "--out", str(tmp_path), "--data_path"]
+    assert driver.main([*words, str(tmp_path / "nothing")]) == 1
+    assert driver.main([*words, str(tmp_path / "other")]) == 1  # nothing was begun: the command may change
+    assert capsys.readouterr().err.count("no CelebA there") == 2
+    (tmp_path / "runs" / "celeba-sngan").mkdir()
+    assert driver.main([*words, str(tmp_path / "third")]) == 1
     assert "begun with another command" in capsys.readouterr().err
+    assert (tmp_path / "runs" / "celeba-sngan").is_dir()
 
 
 def test_an_unknown_row_is_refused(driver, capsys):
