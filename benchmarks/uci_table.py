@@ -5,6 +5,7 @@ python benchmarks/uci_table.py runs/uci --only redwine/kale          # one cell 
 
 A cell is `gebm train --config configs/uci/METHOD.yaml --n_splits 5` in a folder of its own, run as it is written here;
 one that is finished is read, one that was cut off goes on.
+The published figures are those of reproduce/published.yaml; reproduce/run.py runs the same cells as its rows uci-SET.
 """
 
 import argparse
@@ -13,88 +14,114 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from gebm.config import UCI, Config
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "uci"
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "configs" / "uci"
 METHODS = ("ml", "cd", "donsker", "kale", "best")
 # Chosen on validation rows: at 1e-3 a few heavy weights throw the energy of Parkinsons off.
-OWN = {
-    "redwine": ["--lr", "1.0e-3", "--total_epochs", "500"],
-    "whitewine": ["--lr", "1.0e-3", "--total_epochs", "250"],
-    "parkinsons": ["--lr", "2.0e-4", "--total_epochs", "20"],
+OWN: dict[str, dict[str, object]] = {
+    "redwine": {"lr": 1e-3, "total_epochs": 500},
+    "whitewine": {"lr": 1e-3, "total_epochs": 250},
+    "parkinsons": {"lr": 2e-4, "total_epochs": 20},
 }
-# Test likelihoods in nats: (published, mark). M+: from memory, a seen number agrees; M: from memory; S: seen.
-PUBLISHED = {
-    "ml": ("paper, ML", {"redwine": "11.98 [M+]", "whitewine": "13.05 [M+]", "parkinsons": "14.5 [M+]"}),
-    "cd": ("paper, CD", {"redwine": "11.88 [M]", "whitewine": "13.01 [M]", "parkinsons": "14.06 [M]"}),
-    "donsker": ("paper, KALE-DV", {"redwine": "11.6 [M+]", "whitewine": "12.77 [M+]", "parkinsons": "13.26 [M+]"}),
-    "kale": ("paper, KALE-F", {"redwine": "11.19 [M+]", "whitewine": "12.66 [M+]", "parkinsons": "13.26 [M+]"}),
-    "best": ("best flow (NVP)", {"redwine": "12.14 [S]", "whitewine": "12.87 [S]", "parkinsons": "12.19 [S]"}),
-}  # fmt: skip
+PUBLISHED: dict[str, dict[str, str]] = yaml.safe_load((ROOT / "reproduce" / "published.yaml").read_text())["uci"]
+
+Cell = tuple[str, str]  # dataset, method
+Run = Callable[[Sequence[str], Path], None]  # (words after gebm, log); raises OSError or another error if it fails
 
 
-def command(folder: Path, cell: tuple[str, str], args: argparse.Namespace) -> list[str]:
-    """The command of a cell: a new run, or what is left of one."""
+def command(folder: Path, cell: Cell, args: argparse.Namespace) -> list[str]:
+    """The words after `gebm` of a cell: a new run, or what is left of one."""
+    resumes = (folder / "config.yaml").is_file()
+    return ["train", "--device", "-2", "--resume", str(folder)] if resumes else begin(folder, cell, args)
+
+
+def begin(folder: Path, cell: Cell, args: argparse.Namespace) -> list[str]:
+    """The words of a new run."""
     dataset, method = cell
-    words = [sys.executable, "-m", "gebm", "train", "--device", "-2"]
-    if (folder / "config.yaml").is_file():
-        return [*words, "--resume", str(folder)]
-    words += ["--config", str(CONFIGS / f"{method}.yaml"), "--dataset", dataset, "--data_path", args.data_path]
-    words += ["--protocol", args.protocol, "--seed", "1", "--n_splits", str(args.splits)]
-    words += own(cell)
+    words = ["train", "--device", "-2", "--config", str(CONFIGS / f"{method}.yaml"), "--dataset", dataset]
+    words += ["--data_path", args.data_path, "--protocol", args.protocol, "--seed", "1", "--n_splits", str(args.splits)]
+    for flag, value in own(cell, args).items():
+        words += [f"--{flag}", str(value)]
     return [*words, "--log_dir", str(folder.parent), "--log_name", folder.name]
 
 
-def own(cell: tuple[str, str]) -> list[str]:
-    """Flags of a cell beside those of its method's file."""
-    dataset, method = cell
-    return OWN.get(dataset, []) if method in ("kale", "donsker") else []
+def own(cell: Cell, args: argparse.Namespace) -> dict[str, object]:
+    """Flags of a cell beside those of its method's file; none above what `args.most` has for it."""
+    flags = OWN.get(cell[0], {}) if cell[1] in ("kale", "donsker") else {}
+    settings = asdict(Config.load(CONFIGS / f"{cell[1]}.yaml")) | flags
+    return flags | {flag: min(settings[flag], most) for flag, most in args.most.items()}
 
 
-def other_settings(folder: Path, cell: tuple[str, str]) -> str:
+def folder_of(cell: Cell, args: argparse.Namespace) -> Path:
+    return Path(args.out) / f"{args.protocol}-{'-'.join(cell)}"
+
+
+def other_settings(folder: Path, cell: Cell, args: argparse.Namespace) -> str:
     """Settings of a folder's run that are not those a new one would have: --flag value; empty: none."""
     stored = Config.load(folder / "config.yaml")
-    wanted = yaml.safe_load((CONFIGS / f"{cell[1]}.yaml").read_text())
-    wanted |= {flag.removeprefix("--"): yaml.safe_load(value) for flag, value in zip(own(cell)[::2], own(cell)[1::2])}
+    wanted = yaml.safe_load((CONFIGS / f"{cell[1]}.yaml").read_text()) | own(cell, args)
+    wanted["n_splits"] = args.splits
     different = {k: getattr(stored, k) for k, v in wanted.items() if k != "disp_freq" and getattr(stored, k) != v}
     return ", ".join(f"--{k} {v}" for k, v in different.items())
 
 
-def run_cell(cell: tuple[str, str], args: argparse.Namespace) -> dict | None:
-    """Its likelihoods, after running what is missing; None if it failed."""
-    folder = args.out / f"{args.protocol}-{'-'.join(cell)}"
-    found = folder / "likelihood.json"
+def in_a_process(words: Sequence[str], log: Path) -> None:
+    """Run `gebm` in a process of its own, one thread."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with open(log, "a") as file:
+        command = [sys.executable, "-m", "gebm", *words]
+        code = subprocess.run(command, stdout=file, stderr=file, env=environment).returncode
+    if code:
+        raise OSError(f"exit code {code}, see {log}")
+
+
+def run_cell(cell: Cell, args: argparse.Namespace, run: Run = in_a_process) -> dict[str, Any]:
+    """Its likelihoods, after running what is missing.
+
+    Raises:
+        OSError: it failed, or its folder was made with other settings; and what `run` raises.
+    """
+    folder = folder_of(cell, args)
     begin = time.monotonic()
-    if (folder / "config.yaml").is_file() and (other := other_settings(folder, cell)):
-        print(f"{folder}: made with other settings, {other}: remove it, or give another OUT", flush=True)
-        return None
-    if not found.is_file():
-        args.out.mkdir(parents=True, exist_ok=True)
-        with open(folder.with_suffix(".log"), "a") as log:
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            code = subprocess.run(command(folder, cell, args), stdout=log, stderr=log, env=environment).returncode
-        if code:
-            print(f"{'/'.join(cell)}: exit code {code}, see {log.name}", flush=True)
-            return None
-    summary = json.loads(found.read_text())
+    if (folder / "config.yaml").is_file() and (other := other_settings(folder, cell, args)):
+        raise OSError(f"{folder}: made with other settings, {other}: remove it, or give another OUT")
+    if not (folder / "likelihood.json").is_file():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        run(command(folder, cell, args), folder.with_suffix(".log"))
+    summary: dict[str, Any] = json.loads((folder / "likelihood.json").read_text())
     test = summary["nll"]["test"]
     took = f"{(time.monotonic() - begin) / 60:.1f} min"
     print(f"{'/'.join(cell)}: base {test['base']['value']:.3f}, GEBM {test['gebm']['value']:.3f}, {took}", flush=True)
     return summary
 
 
-def show(nll: dict) -> str:
+def tried(cell: Cell, args: argparse.Namespace) -> dict[str, Any] | None:
+    """`run_cell`; of a cell that failed the reason is printed, and there is None."""
+    try:
+        return run_cell(cell, args)
+    except OSError as error:
+        print(f"{'/'.join(cell)}: {error}", flush=True)
+        return None
+
+
+def show(nll: Mapping[str, float]) -> str:
     return f"{nll['value']:.2f} +- {nll['se']:.2f}"
 
 
-def rows(found: dict[tuple[str, str], dict | None], sets: list[str], methods: list[str]) -> Iterator[list[str]]:
+def rows(
+    found: Mapping[Cell, Mapping[str, Any] | None], sets: Sequence[str], methods: Sequence[str]
+) -> Iterator[list[str]]:
     """Markdown cells, a row a method and a row what was published of it."""
     yield ["test NLL, nats", *sets]
     yield ["---"] * (len(sets) + 1)
@@ -104,8 +131,7 @@ def rows(found: dict[tuple[str, str], dict | None], sets: list[str], methods: li
             test = (found.get((dataset, method)) or {"nll": {"test": None}})["nll"]["test"]
             shown.append("-" if test is None else f"{show(test['gebm'])} (base {test['base']['value']:.2f})")
         yield [f"**{method}**, ours", *shown]
-        title, published = PUBLISHED[method]
-        yield [title, *(published.get(dataset, "-") for dataset in sets)]
+        yield [PUBLISHED[method]["title"], *(PUBLISHED[method].get(dataset, "-") for dataset in sets)]
 
 
 def main() -> int:
@@ -120,11 +146,12 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cells side by side, one thread each")
     parser.add_argument("--markdown", action="store_true", help="print the table for docs/results.md")
     args = parser.parse_args()
+    args.most = {}
     cells = [tuple(cell.split("/")) for cell in args.only] or list(product(args.sets, args.methods))
     if unknown := [cell for cell in cells if len(cell) != 2 or cell[0] not in UCI or cell[1] not in METHODS]:
         parser.error(f"--only {'/'.join(unknown[0])}: give SET/METHOD, as redwine/kale")
     with ThreadPoolExecutor(args.jobs) as pool:
-        found = dict(zip(cells, pool.map(lambda cell: run_cell(cell, args), cells)))
+        found = dict(zip(cells, pool.map(lambda cell: tried(cell, args), cells)))
     if args.markdown:
         print(*(f"| {' | '.join(row)} |" for row in rows(found, args.sets, args.methods)), sep="\n")
     return 1 if None in found.values() else 0

@@ -10,6 +10,7 @@ A. Gretton, Generalized energy based models (ICLR 2021).
 """
 
 import argparse
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -204,12 +205,13 @@ def scatter(axis: Axes, x: Tensor, bounds: tuple[tuple[float, float], ...], colo
         axis.set(**{f"{way}ticks": [-2, 0, 2, 4] for way in "xyz"})
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("gallery"), help="folder of the pictures [gallery]")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="a rough look in seconds: little training, few samples")
-    args = parser.parse_args()
+    parser.add_argument("--json", type=Path, help="also write the cells of the table here")
+    args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # the networks are too small for more
     effort = QUICK if args.quick else Effort()
@@ -241,6 +243,8 @@ def main() -> None:
     for first, *cells in table:
         print(f"{first:32}", *(f"{cell:>16}" for cell in cells))
     print(f"pictures in {args.out}/")
+    if args.json:
+        args.json.write_text(json.dumps(table) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

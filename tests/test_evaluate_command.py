@@ -42,6 +42,16 @@ def test_a_folder_and_a_file_of_the_same_images_agree():
     assert not Path("images/evaluation.json").exists()  # not a run's folder: nothing is written there
 
 
+def test_the_distance_is_to_the_split_that_is_named():
+    data = load_images("digits")
+    np.savez("train.npz", samples=data.train)
+    for split, n in ("train", 1397), ("test", 400):
+        assert main(["evaluate", "train.npz", *FLAGS, "--fid_split", split, "--json", "found.json"]) == 0
+        of = json.loads(Path("found.json").read_text())["train.npz"]["samples"]
+        assert (of["split"], of["n_real"]) == (f"digits {split}", n)
+        assert (of["metrics"]["FD(pixels)"]["gebm"]["value"] < 1e-6) == (split == "train")  # they are those images
+
+
 def test_side_by_side_the_better_samples_have_the_better_figures(capsys):
     digits, _ = labelled_digits()
     noise = np.random.RandomState(0).randint(0, 256, (300, 1, 8, 8)).astype(np.uint8)

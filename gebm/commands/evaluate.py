@@ -244,7 +244,7 @@ def _evaluate_pair(config: Config, given: frozenset[str], device: torch.device) 
         posterior = model.posterior(beta_of(config))
         config = with_precision(config, posterior)
         sampler = sampler_summary(config, draw_chains(config, posterior, config.fid_samples, observer))
-        found = compare(observer.features(), reference, extractor, f"{data.name} test", device)
+        found = compare(observer.features(), reference, extractor, f"{data.name} {config.fid_split}", device)
         summary.update(sampler, **found, temperature_fit=fit, warning=mixing_warning(sampler))
     return summary
 
@@ -270,7 +270,7 @@ def _evaluate_samples(
     check_features(config, data, device)
     extractor, reference = features_of(config, data, device)
     features = {name: extract(x, extractor, config.fid_b_size, device) for name, x in images.items()}
-    split = f"{data.name} test"
+    split = f"{data.name} {config.fid_split}"
     if "base" in features:
         found = compare({0: features["base"], 1: features["samples"]}, reference, extractor, split, device)
     else:

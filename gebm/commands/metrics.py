@@ -36,10 +36,10 @@ KALE_IMAGES = 10_000
 
 
 def features_of(config: Config, data: ImageData, device: torch.device) -> tuple[Extractor, Reference]:
-    """The extractor of `--fid_features`, announced in one line, and the reference that the test images make."""
+    """The extractor of `--fid_features`, announced in one line, and the reference that `--fid_split` makes."""
     extractor, line = _choose(config, data)
     _say_once(line)
-    return extractor, reference_of(config, data, "test", extractor, device)
+    return extractor, reference_of(config, data, config.fid_split, extractor, device)
 
 
 @cache

@@ -136,7 +136,7 @@ def sample_into(
     }
     if data is not None:
         observed = observer.features()
-        summary.update(compare(observed, reference, extractor, f"{data.name} test", device))
+        summary.update(compare(observed, reference, extractor, f"{data.name} {config.fid_split}", device))
         summary["curve"] = distances_along(observed, reference, extractor, device)
     return {**summary, "warning": mixing_warning(summary)}
 
