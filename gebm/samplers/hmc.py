@@ -22,7 +22,7 @@ class HMC(Kernel):
     .. math:: v \leftarrow v - \tfrac h2 s \nabla U(z), \quad z \leftarrow z + h s v, \quad
               v \leftarrow v - \tfrac h2 s \nabla U(z),
 
-    then the end is accepted by the change of U(z) + |v|^2 / 2.
+    then the end is accepted by the change of :math:`U(z) + |v|^2 / 2`.
 
     Target: exp(-U), exactly. Cost: L value-and-gradients a step; the first half-kick takes the state's gradient.
 

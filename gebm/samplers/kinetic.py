@@ -23,9 +23,9 @@ class KineticLangevin(Kernel):
 
     ABOBA (Sachs, Leimkuhler and Danos 2017; Alg. 3 of Arbel et al. 2021) or BAOAB (Leimkuhler and Matthews 2013).
 
-    Target: exp(-U(z) - |v|^2/2) up to a bias of second order in h; on a Gaussian the positions at a step's end have
-    none. Cost: one value-and-gradient a step. ABOBA evaluates at its midpoint: the state's potential and gradient are
-    those of `extra["evaluated_at"]`, zero before the first step. There is no reject step: acceptance is one.
+    Target: :math:`e^{-U(z) - |v|^2/2}` up to a bias of second order in h; on a Gaussian the positions at a step's end
+    have none. Cost: one value-and-gradient a step. ABOBA evaluates at its midpoint: the state's potential and gradient
+    are those of `extra["evaluated_at"]`, zero before the first step. There is no reject step: acceptance is one.
     Velocities start at zero as in the paper.
 
     Arguments:
