@@ -115,6 +115,12 @@ def load_table(
     Raises:
         InputError: an unknown data set or protocol; a file that is missing, damaged or holds anything but finite
             numbers; too few rows; columns that depend on each other linearly.
+
+    Example:
+
+        >>> moons = load_table("toy:moons", seed=1)
+        >>> moons.train.shape, moons.valid.shape, moons.test.shape
+        ((4050, 2), (450, 2), (500, 2))
     """
     data_path = Path(data_path)
     if protocol not in PROTOCOLS:

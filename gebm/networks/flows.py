@@ -47,6 +47,13 @@ class Flow(nn.Module):
 
     Raises:
         InputError: a shape that the flow cannot model, or another number of latents than of columns.
+
+    Example:
+
+        >>> flow = FLOWS["nvp"]((3,), latent_dim=3)
+        >>> x = flow(torch.randn(5, 3))  # samples, from noise
+        >>> flow.log_prob(x).shape
+        torch.Size([5])
     """
 
     sequential = False  # whether x from z takes d passes through every block

@@ -30,6 +30,17 @@ class HMC(Kernel):
         step_size: leapfrog step h. The documented gamma is (h/2)^2.
         leapfrog: number of leapfrog steps L.
         scale: s, (d,): typical scales of the coordinates (a mass matrix diag(1 / s^2)); 1 for all alike.
+
+    Example:
+
+        >>> import torch
+        >>> from gebm.latent import GaussianPrior, LatentPosterior
+        >>> from gebm.samplers import run
+        >>> posterior = LatentPosterior(GaussianPrior(2), lambda z: z, lambda x: 1.5 * x.square().sum(1))  # N(0, I / 4)
+        >>> start, generator = posterior.start(1000), torch.Generator().manual_seed(0)
+        >>> chain = run(HMC(0.4, leapfrog=5), posterior, start, 200, generator=generator)
+        >>> round(float(chain.state.position.std()), 1)
+        0.5
     """
 
     leapfrog: int = 10

@@ -32,6 +32,17 @@ class KineticLangevin(Kernel):
         step_size: h. The documented gamma is (h/2)^2.
         friction: kappa.
         splitting: 'ABOBA' or 'BAOAB'.
+
+    Example:
+
+        >>> import torch
+        >>> from gebm.latent import GaussianPrior, LatentPosterior
+        >>> from gebm.samplers import run
+        >>> posterior = LatentPosterior(GaussianPrior(2), lambda z: z, lambda x: 1.5 * x.square().sum(1))  # N(0, I / 4)
+        >>> start, generator = posterior.start(1000), torch.Generator().manual_seed(0)
+        >>> chain = run(KineticLangevin(0.2, friction=1.0), posterior, start, 200, generator=generator)
+        >>> round(float(chain.state.position.std()), 1)
+        0.5
     """
 
     friction: float = 100.0
