@@ -18,7 +18,13 @@ project = "gebm"
 author = "the authors of gebm"
 release = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.M)[1]
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
 exclude_patterns: list[str] = []
 nitpicky = False
 
@@ -26,9 +32,8 @@ myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented_params"
-autodoc_class_signature = "separated"
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 90
 default_role = "py:obj"
 napoleon_use_rtype = False
 napoleon_custom_sections = [("Shapes", "notes_style"), ("Raises (when called)", "notes_style")]
@@ -39,6 +44,7 @@ html_static_path = ["site/style.css"]
 html_css_files = ["style.css"]
 html_math_renderer = "mathml"
 html_show_sphinx = False
+html_show_copyright = False
 html_copy_source = False
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
@@ -56,8 +62,10 @@ def _block(translator: SphinxTranslator, node: nodes.math_block) -> None:
 
 def _mathml(node: nodes.Element, block: bool) -> str:
     """The formula as MathML, which browsers draw themselves: pages need no script and no other host."""
+    # \tfrac12 and \frac1N with braces, which the converter needs in places
+    formula = re.sub(r"\\([td]?frac)\s*(\w)\s*(\w)(?=\W|$)", r"\\\1{\2}{\3}", node.astext())
     try:
-        return tex2mathml(node.astext(), as_block=block)
+        return tex2mathml(formula, as_block=block)
     except MathError as error:
         logging.getLogger(__name__).warning("formula: %s", error, location=node)
         return node.astext()
@@ -66,7 +74,9 @@ def _mathml(node: nodes.Element, block: bool) -> str:
 def _pages_there(app: Sphinx, page: str, source: list[str]) -> None:
     """Leave out of the index's lists the pages that are optional, marked by a question mark, and not there."""
     if page == "index":
-        there = re.sub(r"^(\w+)\?\n", lambda m: m[1] + "\n" if (ROOT / f"docs/{m[1]}.md").exists() else "", source[0], flags=re.M)
+        there = re.sub(
+            r"^(\w+)\?\n", lambda m: m[1] + "\n" if (ROOT / f"docs/{m[1]}.md").exists() else "", source[0], flags=re.M
+        )
         source[0] = there
 
 

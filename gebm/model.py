@@ -44,6 +44,12 @@ class Architecture:
         trunc: whether image energies have the floor -10.
         blocks, bn, dropout: of the networks of rows: their number of blocks, whether there is batch normalisation
             between them, and the share of hidden units left out in training.
+
+    Example:
+
+        >>> model = GEBM.build(Architecture("nvp", "mlp", shape=(11,), latent_dim=11))
+        >>> model.log_prob(model.generate(5)).shape
+        torch.Size([5])
     """
 
     base: str = "sngan"

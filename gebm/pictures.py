@@ -21,7 +21,7 @@ def grid(images: np.ndarray, columns: int | None = None, side: int = 512) -> Ima
     Example:
 
         >>> grid(np.zeros((6, 1, 8, 8), np.uint8), columns=3).size
-        (584, 394)
+        (588, 399)
     """
     n, channels, height, width = images.shape
     columns = columns or math.ceil(math.sqrt(n))

@@ -87,7 +87,11 @@ def test_values_that_are_not_there_yet_are_not_offered(bash):
 @pytest.mark.skipif(not shutil.which("fish"), reason="fish is not installed")
 @pytest.mark.parametrize(
     "line, offered",
-    [("gebm s", {"sample", "score"}), ("gebm train --lmc_k", {"--lmc_kappa"}), ("gebm train --latent_sampler m", {"mala", "mh"})],
+    [
+        ("gebm s", {"sample", "score"}),
+        ("gebm train --lmc_k", {"--lmc_kappa"}),
+        ("gebm train --latent_sampler m", {"mala", "mh"}),
+    ],
 )
 def test_fish(script, tmp_path, line, offered):
     command = ["fish", "--no-config", "-c", f"source {script('fish')}; complete -C '{line}'"]

@@ -21,9 +21,9 @@ import torch
 from PIL import Image
 
 from gebm.cli import COMMANDS, _subjects, main
+from gebm.config import Config
 from gebm.data import cifar10
 from gebm.flags import by_name
-from gebm.config import Config
 from gebm.parsing import parse
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,7 +42,9 @@ SUBSTITUTED = {"refine-00003000": "refine-00000002"}  # the demo's last checkpoi
 
 IMAGES = "--total_gen_iter 2 --refine_iter 2 --n_iter_d 1 --n_iter_d_init 1 --b_size 8 --width 0.05"
 TABLES = "--ml_epochs 1 --total_epochs 0 --refine_epochs 1 --partition_samples 200 --b_size 50 --width 0.1"
-CHAINS = "--num_sampler_steps 4 --adapt_steps 4 --n_samples 16 --sample_b_size 50 --fid_samples 24 --fid_features pixels-8x8"
+CHAINS = (
+    "--num_sampler_steps 4 --adapt_steps 4 --n_samples 16 --sample_b_size 50 --fid_samples 24 --fid_features pixels-8x8"
+)
 DEMO = f"{IMAGES} --n_samples 16 --fid_samples 64 --sample_b_size 64 --adapt_steps 4 --fid_features pixels"
 SMALL = {"train": IMAGES, "sample": CHAINS, "evaluate": CHAINS, "demo": DEMO}
 
@@ -105,7 +107,11 @@ def small(mode: str | None, arguments: list[str]) -> list[str]:
     of_table = re.search(r"redwine|whitewine|csv:|toy:|configs/uci", named)
     extra = TABLES if mode == "train" and of_table else SMALL.get(mode, "")
     if "smc" in named:  # which needs a population, and its steps
-        extra = extra.replace("_steps 4", "_steps 100").replace("_samples 16", "_samples 100").replace("_size 50", "_size 100")
+        extra = (
+            extra.replace("_steps 4", "_steps 100")
+            .replace("_samples 16", "_samples 100")
+            .replace("_size 50", "_size 100")
+        )
     return [*arguments, *extra.split()]
 
 
@@ -132,11 +138,10 @@ def demo(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def world(demo, tmp_path, monkeypatch) -> Path:
-    """What a reader of the pages has around him: a checkout, the demo's run, data and files of his own."""
+def world(tmp_path, monkeypatch) -> Path:
+    """What a reader of the pages has around: a checkout, data and files of one's own."""
     for name in ("configs", "examples"):
         shutil.copytree(ROOT / name, tmp_path / name)
-    shutil.copytree(demo, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
 
@@ -165,7 +170,9 @@ def with_blocks() -> list[Path]:
 
 
 @pytest.mark.parametrize("page", with_blocks(), ids=lambda page: str(page.relative_to(ROOT)))
-def test_page(page, world):
+def test_page(page, world, request):
+    if "runs/demo" in page.read_text(encoding="utf-8"):
+        shutil.copytree(request.getfixturevalue("demo"), world, dirs_exist_ok=True)
     torch.manual_seed(0)
     names: dict = {"__name__": "page"}
     for block in blocks(page):
@@ -184,6 +191,8 @@ def try_command(where: str, command: str) -> None:
     program, *rest = words_of(command)
     if called := arguments_of(command):
         mode, arguments = called
+        for name in {"runs/a", "runs/b"} & {*arguments}:  # any two runs on the images that are there
+            shutil.copytree(max(Path("runs").glob("cifar10-*/config.yaml")).parent, name)
         check_arguments(mode, arguments)
         code, printed = run(mode, arguments if mode == "report" else small(mode, arguments))
         assert code == 0, f"{where}\n{printed}"
@@ -196,7 +205,9 @@ def try_command(where: str, command: str) -> None:
         targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
         assert {*filter(lambda word: "=" not in word, rest)} <= {*targets}, where
     elif program == "pip":
-        table = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+        table = (
+            (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+        )
         extras = {*re.findall(r"^(\w+) = ", table, re.M)}
         named = {extra for word in rest for part in re.findall(r"\[(.+)\]", word) for extra in part.split(",")}
         assert rest[0] == "install" and named <= extras, where
@@ -205,8 +216,10 @@ def try_command(where: str, command: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_commands_in_a_line_of_text_are_parsed(page, world):
+def test_commands_in_a_line_of_text_are_parsed(page, monkeypatch):
+    monkeypatch.chdir(ROOT)  # where configs/ is
     text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    text = text.replace("--config runs/demo/config.yaml", "--config configs/training.yaml")
     for span in re.findall(r"`((?:gebm|python main\.py) [^`]*--[^`]*)`", text):
         if "..." not in span and (called := arguments_of(re.sub(r"\([^)]*\)", "there", span))):
             check_arguments(*called)
@@ -219,7 +232,13 @@ def test_every_block_has_a_language_that_is_known():
 
 
 def test_nothing_is_skipped_that_is_not_there():
-    there = [command for page in PAGES for block in blocks(page) if block.language == "sh" for command in commands(block.text)]
+    there = [
+        command
+        for page in PAGES
+        for block in blocks(page)
+        if block.language == "sh"
+        for command in commands(block.text)
+    ]
     assert SKIPPED.keys() <= {*there}
     assert all(any(old in block.text for page in PAGES for block in blocks(page)) for old in SUBSTITUTED)
 

@@ -1,15 +1,20 @@
 """The pages say what is there."""
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+import gebm
 from gebm.config import Config
 from gebm.flags import by_name
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -21,8 +26,8 @@ def test_links_lead_to_files(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_flags_named_are_flags(page):
-    ours = [line for line in page.read_text().splitlines() if "benchmarks/" not in line]
-    known = {*by_name(Config), "config", "configs", "help"}
+    ours = [line for line in page.read_text().splitlines() if not re.search("benchmarks/|examples/|--tiny", line)]
+    known = {*by_name(Config), "config", "configs", "help", "version", "completion"}
     assert set(re.findall(r"(?<![-\w])--(\w+)", "\n".join(ours))) <= known
 
 
@@ -31,3 +36,22 @@ def test_every_sampler_has_its_line():
 
     text = (ROOT / "docs" / "samplers.md").read_text()
     assert all(f"| `{name}` | `{kernel.__name__}` |" in text for name, kernel in SAMPLERS.items())
+
+
+def test_every_public_name_is_in_the_api_reference_with_an_example():
+    pages = "".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
+    documented = {
+        id(getattr(module, name))
+        for module in map(import_module, re.findall(r"automodule:: (\S+)", pages))
+        for name in module.__all__
+    }
+    for name in gebm.__all__:
+        thing = getattr(gebm, name)
+        assert id(thing) in documented, name
+        assert ">>>" in thing.__doc__ or name == "load_chain", name  # that is in save_chain's
+
+
+def test_the_site_s_index_names_every_page():
+    index = (ROOT / "docs" / "index.md").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.stem == "index" or re.search(rf"^{page.stem}\??$", index, re.M), page.name

@@ -179,7 +179,7 @@ def relative_ess(log_weights: Tensor) -> float:
 
     Example:
 
-        >>> relative_ess(torch.zeros(10)), round(relative_ess(torch.tensor([0.0, -100.0])), 3)
+        >>> round(relative_ess(torch.zeros(10)), 3), round(relative_ess(torch.tensor([0.0, -100.0])), 3)
         (1.0, 0.5)
     """
     w = torch.softmax(log_weights.double(), 0)

@@ -22,7 +22,8 @@ class SNGANBase(nn.Module):
 
     Example:
 
-        >>> base, energy = SNGANBase((3, 32, 32), width=0.1), SNGANEnergy((3, 32, 32), width=0.1)
+        >>> import torch
+        >>> base, energy = SNGANBase((3, 32, 32), width=0.1).eval(), SNGANEnergy((3, 32, 32), width=0.1)
         >>> energy(base(torch.randn(2, 100))).shape
         torch.Size([2])
     """

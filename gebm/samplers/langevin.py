@@ -29,7 +29,7 @@ class Langevin(Kernel):
         >>> from gebm.samplers import run
         >>> posterior = LatentPosterior(GaussianPrior(2), lambda z: z, lambda x: 1.5 * x.square().sum(1))  # N(0, I / 4)
         >>> start, generator = posterior.start(1000), torch.Generator().manual_seed(0)
-        >>> chain = run(Langevin(0.1), posterior, start, 200, generator=generator)
+        >>> chain = run(Langevin(0.02), posterior, start, 200, generator=generator)
         >>> round(float(chain.state.position.std()), 1)
         0.5
     """
