@@ -2,19 +2,19 @@
 
     python examples/density_novelty.py --out novelty
 
-The table is scikit-learn's breast-cancer set: ten measurements of cell nuclei for each of 569 samples. The model sees rows of
-benign samples alone. New rows, benign ones that it has not seen and malignant ones, are scored by their log-density: what
-is rare under the model is odd. Nobody told it what malignant is.
+The table is scikit-learn's breast-cancer set: ten measurements of cell nuclei for each of 569 samples. The model sees
+rows of benign samples alone. New rows, benign ones that it has not seen and malignant ones, are scored by their
+log-density: what is rare under the model is odd. Nobody told it what malignant is.
 
 Everything is done by the command line, called from here; in a shell it is
 
     gebm train --dataset csv:novelty/benign.csv --log_dir novelty/runs --log_name benign
     gebm score novelty/new.csv --g_path novelty/runs/benign
 
-The base is a flow, which has a density by itself; the energy on top corrects it. The scores hold both, `log_density` and
-`log_density_base`, and `quantile`: the share of held-out benign rows that are at most as likely. A row below 0.05 is one that
-a twentieth of benign samples would be as odd as. A single Gaussian stands beside them, as the simplest rival.
-"""
+The base is a flow, which has a density by itself; the energy on top corrects it. The scores hold both, `log_density`
+and `log_density_base`, and `quantile`: the share of held-out benign rows that are at most as likely. A row below 0.05
+is one that a twentieth of benign samples would be as odd as. A single Gaussian stands beside them, as the simplest
+rival."""
 
 import argparse
 import csv

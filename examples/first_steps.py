@@ -1,19 +1,20 @@
-"""Train a small pair on digits from Python, sample from it, and see whether the energy helped. A minute on one CPU thread.
+"""Train a small pair on digits from Python, sample from it, and see whether the energy helped. A minute on one CPU.
 
     python examples/first_steps.py --out first
 
-A generalized energy-based model is a base G, which turns noise into images, and an energy E, which says which of them are
-too many (high) and which too few (low). Four things happen here:
+A generalized energy-based model is a base G, which turns noise into images, and an energy E, which says which of them
+are too many (high) and which too few (low). Four things happen here:
 
-1. joint training: energy steps raise KALE, a lower bound on the KL divergence from the base to the data; base steps lower
-   it. The base is stopped early, so that it leaves the energy something to mend;
+1. joint training: energy steps raise KALE, a lower bound on the KL divergence from the base to the data; base steps
+   lower it. The base is stopped early, so that it leaves the energy something to mend;
 2. refinement: the base is frozen, and the energy goes on alone. That is where most of what sampling gains comes from;
-3. sampling: Langevin chains in the latent space of the base, from the same latents that the base's own samples come from;
-4. evaluation: the distance to digits that neither network has seen, of the base and of the pair, with the gain's interval.
+3. sampling: Langevin chains in the latent space of the base, from the same latents that the base's own samples come
+   from;
+4. evaluation: the distance to digits that neither network has seen, of the base and of the pair, with the gain's
+   interval.
 
-What `gebm demo` does beyond this: it chooses beta and the step size on training images, draws from the model itself too,
-and writes a report.
-"""
+What `gebm demo` does beyond this: it chooses beta and the step size on training images, draws from the model itself
+too, and writes a report."""
 
 import argparse
 from pathlib import Path

@@ -1,9 +1,9 @@
-"""Your own networks, data and features: from Python as they are, on the command line by dotted path. A minute on one CPU thread.
+r"""Your own networks, data and features, from Python and by dotted path on the command line. A minute on one CPU.
 
     python examples/own_energy_and_data.py --out own
 
-Wherever a flag takes a name it takes `package.module:factory` too, a function of yours that is imported and called. This
-file has one of each kind:
+Wherever a flag takes a name it takes `package.module:factory` too, a function of yours that is imported and called.
+This file has one of each kind:
 
     export OMP_NUM_THREADS=1 PYTHONPATH=examples
     gebm train --dataset own_energy_and_data:rings --image_size 16 --Z_dim 4 \
@@ -15,9 +15,8 @@ file has one of each kind:
         --eval_fid --fid_features own_energy_and_data:make_features --fid_samples 1000 \
         --latent_sampler mala --adapt --lmc_gamma 0.1 --temperature 1 --num_sampler_steps 100
 
-The script runs these two commands, then uses the same pieces from Python. A weights file cannot name code to run: what it was
-made with is imported only where you name it too, in `--g_model` or in `GEBM.load(..., allow=[...])`.
-"""
+The script runs these two commands, then uses the same pieces from Python. A weights file cannot name code to run:
+what it was made with is imported only where you name it too, in `--g_model` or in `GEBM.load(..., allow=[...])`."""
 
 import argparse
 import os

@@ -2,20 +2,19 @@
 
     python examples/samplers_compared.py --out samplers
 
-The latent posterior is U(z) = |z|^2/2 + beta E(z) in ten dimensions, with an energy whose answer is known: a double well in
-the first coordinate, its right side the deeper, and a narrow well in each of the others. The coordinates are independent,
-so integrals in one dimension give the truth: the mean energy, and the share of the mass on the right.
+The latent posterior is U(z) = |z|^2/2 + beta E(z) in ten dimensions, with an energy whose answer is known: a double
+well in the first coordinate, its right side the deeper, and a narrow well in each of the others. The coordinates are
+independent, so integrals in one dimension give the truth: the mean energy, and the share of the mass on the right.
 
-Chains start at the prior, half of them on either side, and every sampler may evaluate the posterior equally often. What to
-look at:
+Chains start at the prior, half of them on either side, and every sampler may evaluate the posterior equally often.
+What to look at:
 
-- R-hat near 1 says that the chains agree. That of the energy alone does not see a mode which chains cannot leave, as both
-  wells have nearly the same energies; that of the first coordinate does.
+- R-hat near 1 says that the chains agree. That of the energy alone does not see a mode which chains cannot leave, as
+  both wells have nearly the same energies; that of the first coordinate does.
 - ESS, the effective sample size, says what the draws are worth; per 1,000 evaluations it compares samplers.
 - Unadjusted samplers are off by an amount that grows with the step, exact ones are not, however long the step.
-- SMC moves its chains as one population through rising inverse temperatures and re-weights them on the way, so that it
-  finds the share of each well without crossing between them. Its draws are not chains, and R-hat does not apply.
-"""
+- SMC moves its chains as one population through rising inverse temperatures and re-weights them on the way, so that
+  it finds the share of each well without crossing between them. Its draws are not chains, and R-hat does not apply."""
 
 import argparse
 import math

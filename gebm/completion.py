@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import Field, dataclass
+from typing import Any
 
 from gebm.config import LATER, sections
 from gebm.errors import InputError
@@ -40,7 +41,7 @@ def completion(shell: str, commands: Mapping[str, str]) -> str:
     return SHELLS[shell](flags, {**commands})
 
 
-def _of(f: Field) -> _Flag:
+def _of(f: "Field[Any]") -> _Flag:
     later = LATER.get(f.name, ())
     words = [str(choice) for choice in f.metadata["choices"] if choice not in later]
     words += [form.partition(":")[0] + ":" for form in f.metadata["forms"] if form.endswith((":PATH", ":NAME"))]

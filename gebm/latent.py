@@ -176,7 +176,7 @@ class LatentPosterior:
 
     Example:
 
-        >>> posterior = LatentPosterior(GaussianPrior(2), base=lambda z: z, energy=lambda x: x.square().sum(1) / 2, beta=3.0)
+        >>> posterior = LatentPosterior(GaussianPrior(2), lambda z: z, lambda x: x.square().sum(1) / 2, beta=3.0)
         >>> potential, gradient = posterior(torch.ones(1, 2))  # of N(0, I / 4)
         >>> gradient
         tensor([[4., 4.]])

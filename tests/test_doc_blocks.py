@@ -1,11 +1,11 @@
 """Every command and every Python block of the README and of docs/ is tried, in order, a page in a folder of its own.
 
-A `gebm` command is parsed as it stands by the real parser, then run with `SMALL` settings after its own, which win. Python
-blocks of a page share their names, as they would in one session, and run as they stand but for `SUBSTITUTED`. What a page
-reads that a reader would have (pictures, a table, the demo's run) is made small by `world`. Other programs: scripts of
-examples/ and benchmarks/ must be there (tests of their own run them), targets of make and extras of pip must exist.
-Commands in a line of text are parsed, no more. What is left out is in `SKIPPED`, which must be exact.
-"""
+A `gebm` command is parsed as it stands by the real parser, then run with `SMALL` settings after its own, which win.
+Python blocks of a page share their names, as they would in one session, and run as they stand but for `SUBSTITUTED`.
+What a page reads that a reader would have (pictures, a table, the demo's run) is made small by `world`. Other
+programs: scripts of examples/ and benchmarks/ must be there (tests of their own run them), targets of make and extras
+of pip must exist. Commands in a line of text are parsed, no more. What is left out is in `SKIPPED`, which must be
+exact."""
 
 import contextlib
 import io

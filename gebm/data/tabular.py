@@ -36,7 +36,7 @@ class TableData:
         train, valid, test: rows as models see them, float32 (N, d), read-only.
         mean, whitening: float64 (d,) and (d, d); a row x of `columns` becomes (x - mean) @ whitening.
         shift: added to a log-density of such a row, it is that of the whitened row, the unit of published likelihoods:
-            the log of the determinant of `whitening` less that of the map that whitens; 0 where `whitening` is that map.
+            log-determinant of `whitening` less that of the map that whitens; 0 where `whitening` is that map.
         exact, noise: training rows before uniform noise was added to them, float32 (N, d), and the map (d, d) of the
             noise, so that exact + u @ noise, u uniform on [-1, 1]^d, are such rows with other noise; None: none was.
         protocol, seed: what the splits were made by.
@@ -66,7 +66,7 @@ class TableData:
 
     @property
     def log_det(self) -> float:
-        """log of the determinant of `whitening`: what a row's log-density in original units has over the whitened row's."""
+        """Log-determinant of `whitening`: log-density of a row in original units = that of the whitened row + log_det."""
         return float(np.linalg.slogdet(self.whitening)[1])
 
     def whiten(self, rows: np.ndarray) -> np.ndarray:

@@ -18,7 +18,8 @@ class KALE(Objective):
 
     Example:
 
-        >>> energy, c = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Flatten(0)), torch.nn.Parameter(torch.zeros(()))
+        >>> energy = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Flatten(0))
+        >>> c = torch.nn.Parameter(torch.zeros(()))
         >>> objective = KALE(energy, c, penalty_type="none")
         >>> real, fake = torch.randn(100, 2) + 1, torch.randn(100, 2)
         >>> optimizer = torch.optim.Adam(objective.parameters(), lr=0.1)

@@ -71,7 +71,8 @@ def run(
         >>> from gebm.latent import value_and_grad
         >>> from gebm.samplers import MALA
         >>> target = value_and_grad(lambda z: (z - 3).square().sum(1) / 2)
-        >>> chain = run(MALA(0.5), target, torch.zeros(500, 2), 100, thin=10, generator=torch.Generator().manual_seed(0))
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> chain = run(MALA(0.5), target, torch.zeros(500, 2), 100, thin=10, generator=generator)
         >>> chain.positions.shape, round(float(chain.state.position.mean()))
         (torch.Size([10, 500, 2]), 3)
     """
