@@ -14,7 +14,8 @@ Everything is done by the command line, called from here; in a shell it is
 The base is a flow, which has a density by itself; the energy on top corrects it. The scores hold both, `log_density`
 and `log_density_base`, and `quantile`: the share of held-out benign rows that are at most as likely. A row below 0.05
 is one that a twentieth of benign samples would be as odd as. A single Gaussian stands beside them, as the simplest
-rival."""
+rival.
+"""
 
 import argparse
 import csv

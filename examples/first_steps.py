@@ -14,7 +14,8 @@ are too many (high) and which too few (low). Four things happen here:
    interval.
 
 What `gebm demo` does beyond this: it chooses beta and the step size on training images, draws from the model itself
-too, and writes a report."""
+too, and writes a report.
+"""
 
 import argparse
 from pathlib import Path

@@ -14,7 +14,8 @@ What to look at:
 - ESS, the effective sample size, says what the draws are worth; per 1,000 evaluations it compares samplers.
 - Unadjusted samplers are off by an amount that grows with the step, exact ones are not, however long the step.
 - SMC moves its chains as one population through rising inverse temperatures and re-weights them on the way, so that
-  it finds the share of each well without crossing between them. Its draws are not chains, and R-hat does not apply."""
+  it finds the share of each well without crossing between them. Its draws are not chains, and R-hat does not apply.
+"""
 
 import argparse
 import math

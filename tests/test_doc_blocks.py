@@ -5,7 +5,8 @@ Python blocks of a page share their names, as they would in one session, and run
 What a page reads that a reader would have (pictures, a table, the demo's run) is made small by `world`. Other
 programs: scripts of examples/ and benchmarks/ must be there (tests of their own run them), targets of make and extras
 of pip must exist. Commands in a line of text are parsed, no more. What is left out is in `SKIPPED`, which must be
-exact."""
+exact.
+"""
 
 import contextlib
 import io
@@ -155,7 +156,7 @@ def world(tmp_path, monkeypatch) -> Path:
         for i in range(30):
             pixels = rng.integers(256, size=(32, 32, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / folder / f"{i}.png")
-    np.savez(tmp_path / "samples.npz", rng.integers(256, size=(30, 3, 32, 32), dtype=np.uint8))
+    np.savez(tmp_path / "samples.npz", samples=rng.integers(256, size=(30, 3, 32, 32), dtype=np.uint8))
 
     heads = ";".join(f'"column {i}"' for i in range(12))
     rows = [";".join(f"{value:.2f}" for value in row) for row in rng.normal(size=(200, 12))]

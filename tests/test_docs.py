@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import yaml
 
 import gebm
 from gebm.config import Config
@@ -55,3 +56,21 @@ def test_the_site_s_index_names_every_page():
     index = (ROOT / "docs" / "index.md").read_text()
     for page in (ROOT / "docs").glob("*.md"):
         assert page.stem == "index" or re.search(rf"^{page.stem}\??$", index, re.M), page.name
+
+
+def test_the_version_is_the_same_everywhere():
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.M)[1]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == version and citation["preferred-citation"]["url"] in (ROOT / "README.md").read_text()
+    assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)[1] == version
+
+
+def test_lowest_constraints_are_the_bounds_of_the_ranges():
+    table = (ROOT / "pyproject.toml").read_text()
+    core = table.partition("\ndependencies = [")[2].partition("]")[0]
+    test = re.search(r"^test = \[(.*)\]", table, re.M)[1]
+    bounds = {name.lower(): bound for name, bound in re.findall(r'"([\w-]+)>=([\d.]+)"', core + test)}
+    pinned = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / "constraints-lowest.txt").read_text(), re.M))
+    assert bounds.keys() - {"torch"} == pinned.keys()
+    for name, version in pinned.items():  # 1.4 and 1.4.0, or the first of that series that there is
+        assert version == bounds[name] or version.startswith(bounds[name] + "."), name

@@ -66,7 +66,7 @@ class TableData:
 
     @property
     def log_det(self) -> float:
-        """Log-determinant of `whitening`: log-density of a row in original units = that of the whitened row + log_det."""
+        """Log-determinant of `whitening`: what the log-density of a row in original units has over the whitened's."""
         return float(np.linalg.slogdet(self.whitening)[1])
 
     def whiten(self, rows: np.ndarray) -> np.ndarray:
