@@ -87,7 +87,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("refined"), help="folder of the pictures [refined]")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=3000, help="energy steps [3000]")
+    parser.add_argument("--tiny", action="store_true", help="a look in seconds; the figures mean nothing")
     args = parser.parse_args()
+    if args.tiny:
+        args.steps = 20
+    chains, sampler_steps = (100, 10) if args.tiny else (CHAINS, SAMPLER_STEPS)
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # the networks are too small for more
     torch.manual_seed(args.seed)
@@ -100,7 +104,7 @@ def main() -> None:
     print(f"training the energy on {len(data.train)} digits, {args.steps} steps, seed {args.seed}")
     train_energy(model, Batches(data.train, 128, generator=generator), args.steps, generator)
     model.eval().requires_grad_(False)
-    draws = draw(model.posterior(beta=1.0).frozen(), KERNEL, CHAINS, SAMPLER_STEPS, seed=args.seed)
+    draws = draw(model.posterior(beta=1.0).frozen(), KERNEL, chains, sampler_steps, seed=args.seed)
     save_grid(args.out / "base.png", draws.start[:64])
     save_grid(args.out / "refined.png", draws.images[:64])  # from the same latents
 
@@ -109,16 +113,16 @@ def main() -> None:
     held_out = Moments.of(extract(data.test, cnn))
     metric = Frechet(held_out, metric_name("FD", cnn))
     start, end, *gain = metric.compare(extract(draws.start, cnn), extract(draws.images, cnn))
-    print(f"{metric.name} to {len(data.test)} held-out digits, {CHAINS} samples each, 95 % intervals")
+    print(f"{metric.name} to {len(data.test)} held-out digits, {chains} samples each, 95 % intervals")
     for name, (value, (low, high)) in {"base": start, "GEBM": end, "gain": gain}.items():
         print(f"  {name} {value:.2f} ({low:.2f} to {high:.2f})")
-    print(f"  {KERNEL}, {SAMPLER_STEPS} steps, beta 1, acceptance {draws.acceptance:.2f}")
+    print(f"  {KERNEL}, {sampler_steps} steps, beta 1, acceptance {draws.acceptance:.2f}")
 
     # Are they draws from the model? R-hat says whether the chains have forgotten their starts, and the mean energy of
     # the model is also that of base samples with weights exp(-E).
     mixing = draws.diagnostics
     print(f"  R-hat of the energy {mixing.rhat_energy:.2f}, of the worst projection {mixing.rhat_projection:.2f}")
-    e = base_energies(model, 100_000, generator)
+    e = base_energies(model, 1000 if args.tiny else 100_000, generator)
     weights = torch.softmax(-e, 0)
     mean = weights @ e
     error = (weights * (e - mean)).norm()
@@ -129,15 +133,15 @@ def main() -> None:
     images, labels = (torch.from_numpy(array[: len(data.train)]) for array in labelled_digits())
     critic = ThreeCritic(from_uint8(images), labels)
     posterior = gebm.LatentPosterior(prior, base, critic, beta=3.0)
-    start = posterior.start(500, generator)
-    by_critic = gebm.run(KERNEL, posterior, start, SAMPLER_STEPS, generator=generator)
+    start = posterior.start(100 if args.tiny else 500, generator)
+    by_critic = gebm.run(KERNEL, posterior, start, sampler_steps, generator=generator)
 
     # 3. Any differentiable potential, (N, d) -> (N,), is a target. Energies add up: of digits, and of threes.
     def potential(z: Tensor) -> Tensor:
         x = base(z)
         return z.square().sum(1) / 2 + model.energy(x) + 3.0 * critic(x)
 
-    by_both = gebm.run(KERNEL, gebm.value_and_grad(potential), start, SAMPLER_STEPS, generator=generator)
+    by_both = gebm.run(KERNEL, gebm.value_and_grad(potential), start, sampler_steps, generator=generator)
     print(f"threes among {len(start)} samples, in the eyes of {cnn.name}")
     chains = {"base": start, "critic": by_critic.state.position, "critic and energy": by_both.state.position}
     for name, z in chains.items():

@@ -53,7 +53,7 @@ class Effort:
     draws: int = 300_000
 
 
-QUICK = Effort(2000, 200, base_steps=50, flow_steps=50, energy_steps=150, samples=800, sampler_steps=30, draws=10_000)
+TINY = Effort(2000, 200, base_steps=50, flow_steps=50, energy_steps=150, samples=800, sampler_steps=30, draws=10_000)
 
 
 class Line(nn.Module):
@@ -209,12 +209,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("gallery"), help="folder of the pictures [gallery]")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="a rough look in seconds: little training, few samples")
+    parser.add_argument("--tiny", action="store_true", help="a look in seconds: little training, few samples")
     parser.add_argument("--json", type=Path, help="also write the cells of the table here")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # the networks are too small for more
-    effort = QUICK if args.quick else Effort()
+    effort = TINY if args.tiny else Effort()
 
     table = [["", *COLOURS]]
     figure = Figure(figsize=(13, 5.8), layout="constrained")

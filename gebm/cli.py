@@ -41,7 +41,8 @@ first steps:
   gebm train --dataset digits --total_gen_iter 500
   gebm sample --dataset digits
 
-`gebm COMMAND --help` lists every flag; docs/flags.md is the same as a table."""
+`gebm COMMAND --help` lists every flag; docs/flags.md is the same as a table.
+`gebm --completion bash` (zsh, fish) prints completion for your shell."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,6 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"gebm {version('gebm')}")
         return 0
     command, *rest = argv
+    if command.partition("=")[0] == "--completion":
+        from gebm.completion import completion
+
+        try:
+            print(completion(command.partition("=")[2] or " ".join(rest), COMMANDS), end="")
+        except InputError as error:
+            return _fail(str(error), 2)
+        return 0
     if command not in COMMANDS:
         return _fail(f"unknown command {show(command)}{hint(command, COMMANDS)}; commands: {', '.join(COMMANDS)}", 2)
     return run(rest, command)

@@ -52,6 +52,12 @@ def value_and_grad(potential: Callable[[Tensor], Tensor]) -> Target:
 
     Raises (when called):
         InputError: the potential does not give one number a row.
+
+    Example:
+
+        >>> target = value_and_grad(lambda z: z.square().sum(1) / 2)  # a standard Gaussian
+        >>> target(torch.tensor([[3.0, 4.0]]))
+        (tensor([12.5000]), tensor([[3., 4.]]))
     """
     return _Differentiated(potential)
 
@@ -107,7 +113,14 @@ class Prior(ABC):
 
 
 class GaussianPrior(Prior):
-    r"""Standard Gaussian, :math:`\log \eta(z) = -\|z\|^2/2 - (d/2) \log 2\pi`."""
+    r"""Standard Gaussian, :math:`\log \eta(z) = -\|z\|^2/2 - (d/2) \log 2\pi`.
+
+    Example:
+
+        >>> prior = GaussianPrior(2)
+        >>> prior.sample(3).shape, prior.log_prob(torch.zeros(1, 2))
+        (torch.Size([3, 2]), tensor([-1.8379]))
+    """
 
     def log_prob(self, z: Tensor) -> Tensor:
         return -0.5 * z.square().sum(1) - 0.5 * self.dim * math.log(2 * math.pi)
@@ -117,7 +130,14 @@ class GaussianPrior(Prior):
 
 
 class UniformPrior(Prior):
-    r"""Uniform on [-1, 1]^d, :math:`\log \eta(z) = -d \log 2` inside and minus infinity outside."""
+    r"""Uniform on [-1, 1]^d, :math:`\log \eta(z) = -d \log 2` inside and minus infinity outside.
+
+    Example:
+
+        >>> prior = UniformPrior(2)
+        >>> prior.log_prob(torch.tensor([[0.0, 0.5], [0.0, 1.5]]))
+        tensor([-1.3863,    -inf])
+    """
 
     def log_prob(self, z: Tensor) -> Tensor:
         inside = (z.abs() <= 1).all(1)
@@ -157,6 +177,15 @@ class LatentPosterior:
 
     Calling it with u (N, d) gives the potentials (N,) and gradients (N, d); parameters take no gradients when it is
     `frozen()`. The networks are used in the mode they are in: put them into `eval()` first, or freeze.
+
+    Example:
+
+        >>> posterior = LatentPosterior(GaussianPrior(2), lambda z: z, lambda x: x.square().sum(1) / 2, beta=3.0)
+        >>> potential, gradient = posterior(torch.ones(1, 2))  # of N(0, I / 4)
+        >>> gradient
+        tensor([[4., 4.]])
+        >>> posterior.at(0.0)(torch.ones(1, 2))[1]  # the prior
+        tensor([[1., 1.]])
     """
 
     def __init__(

@@ -46,6 +46,12 @@ class Architecture:
         trunc: whether image energies have the floor -10.
         blocks, bn, dropout: of the networks of rows: their number of blocks, whether there is batch normalisation
             between them, and the share of hidden units left out in training.
+
+    Example:
+
+        >>> model = GEBM.build(Architecture("nvp", "mlp", shape=(11,), latent_dim=11))
+        >>> model.log_prob(model.generate(5)).shape
+        torch.Size([5])
     """
 
     base: str = "sngan"
@@ -70,6 +76,24 @@ class GEBM(Pretrained, nn.Module):
         architecture: how the networks were built, for models that are to be loaded by themselves.
 
     The scalar parameter `log_partition` is c, the learnt estimate of A(1) = log E_G[exp(-E)].
+
+    Example:
+
+        >>> torch.manual_seed(0)
+        <torch._C.Generator object at ...>
+        >>> model = GEBM.build(Architecture("sngan", "sngan", shape=(1, 8, 8), latent_dim=4, width=0.1)).eval()
+        >>> model.generate(2).shape, model.energy(model.generate(2)).shape
+        (torch.Size([2, 1, 8, 8]), torch.Size([2]))
+        >>> model.sample(2, steps=3, beta=10.0).shape
+        torch.Size([2, 1, 8, 8])
+
+        Of modules that know nothing of gebm, a curve and how its points are to be weighted:
+
+        >>> base, energy = nn.Linear(1, 2), lambda x: x[:, 0].square()
+        >>> from gebm.latent import GaussianPrior
+        >>> model = GEBM(GaussianPrior(1), base, energy)
+        >>> model.posterior(beta=2.0)(torch.zeros(3, 1))[0].shape
+        torch.Size([3])
     """
 
     def __init__(self, prior: Prior, base: nn.Module, energy: nn.Module, architecture: Architecture | None = None):

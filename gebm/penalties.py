@@ -24,6 +24,13 @@ def gradient_penalty(energy: nn.Module, real: Tensor, fake: Tensor, generator: t
         generator: source of t.
 
     Returns a scalar with a graph to the energy's parameters.
+
+    Example:
+
+        >>> energy = nn.Sequential(nn.Linear(2, 1, bias=False), nn.Flatten(0))
+        >>> penalty = gradient_penalty(energy, torch.randn(8, 2), torch.randn(8, 2))
+        >>> torch.isclose(penalty, energy[0].weight.square().sum())
+        tensor(True)
     """
     n = min(len(real), len(fake))
     t = torch.rand(n, *[1] * (real.ndim - 1), generator=generator, device=real.device, dtype=real.dtype)

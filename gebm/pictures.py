@@ -16,7 +16,13 @@ DOTS = 1000
 
 
 def grid(images: np.ndarray, columns: int | None = None, side: int = 512) -> Image.Image:
-    """Tile uint8 images (N, C, H, W), C = 1 or 3, into one picture, enlarged by whole factors towards `side` pixels."""
+    """Tile uint8 images (N, C, H, W), C = 1 or 3, into one picture, enlarged by whole factors towards `side` pixels.
+
+    Example:
+
+        >>> grid(np.zeros((6, 1, 8, 8), np.uint8), columns=3).size
+        (588, 399)
+    """
     n, channels, height, width = images.shape
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)

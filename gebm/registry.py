@@ -21,6 +21,11 @@ def resolve(name: str, registry: Mapping[str, object], what: str) -> Any:
 
     Raises:
         InputError: the name is neither, or cannot be imported; names the allowed ones and the nearest of them.
+
+    Example:
+
+        >>> resolve("torch.nn:ReLU", {}, "--activation")
+        <class 'torch.nn.modules.activation.ReLU'>
     """
     if name in registry:
         return registry[name]

@@ -128,6 +128,15 @@ def draw(
         InputError: the kernel cannot be tuned.
         NonFiniteError: see `run`.
         UnfinishedError: the sampler needs more steps.
+
+    Example:
+
+        >>> from gebm.latent import GaussianPrior
+        >>> from gebm.samplers import MALA
+        >>> target = LatentPosterior(GaussianPrior(2), lambda z: z, lambda x: (x - 1).square().sum(1) / 2)
+        >>> draws = draw(target, MALA(0.1), n=2000, steps=100, warm_up=50)
+        >>> draws.diagnostics.mixed, round(float(draws.latents.mean()), 1), round(float(draws.latents.var()), 1)
+        (True, 0.5, 0.5)
     """
     observer = observer or Observer()
     adapted = recorder = None

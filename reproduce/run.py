@@ -72,7 +72,7 @@ def make_toy(row: Row, scale: Scale, place: Place) -> dict[str, Any]:
 
 
 def toy_words(scale: Scale, place: Place) -> list[str]:
-    return ["--out", str(place.out), "--json", str(place.runs / "toy.json"), *(["--quick"] if scale.quick else [])]
+    return ["--out", str(place.out), "--json", str(place.runs / "toy.json"), *(["--tiny"] if scale.quick else [])]
 
 
 MAKE: dict[str, Callable[[Row, Scale, Place], dict[str, Any]]] = {

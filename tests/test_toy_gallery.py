@@ -19,7 +19,7 @@ def gallery(tmp_path_factory) -> tuple[Path, dict[str, np.ndarray]]:
     """The folder of the pictures, and the table: label -> means and standard errors (columns, 2), NaN without them."""
     folder = tmp_path_factory.mktemp("gallery")
     done = subprocess.run(
-        [sys.executable, EXAMPLES / "toy_gallery.py", "--quick", "--out", folder / "out"],
+        [sys.executable, EXAMPLES / "toy_gallery.py", "--tiny", "--out", folder / "out"],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "PYTHONIOENCODING": "utf-8"},
         capture_output=True,

@@ -32,6 +32,13 @@ class Batches(Iterator[Tensor]):
 
     Raises:
         InputError: no data, data of another type or shape, or a batch size below 1.
+
+    Example:
+
+        >>> images = np.zeros((100, 1, 8, 8), np.uint8)
+        >>> batch = next(Batches(images, batch_size=16))
+        >>> batch.shape, batch.min()
+        (torch.Size([16, 1, 8, 8]), tensor(-1.))
     """
 
     def __init__(

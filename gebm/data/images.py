@@ -25,12 +25,24 @@ Arrays = tuple[np.ndarray, np.ndarray]
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Returns float images in [-1, 1] as uint8 in 0..255: clamped, then rounded to the nearest level."""
+    """Returns float images in [-1, 1] as uint8 in 0..255: clamped, then rounded to the nearest level.
+
+    Example:
+
+        >>> to_uint8(torch.tensor([-1.0, 0.0, 1.0, 7.0]))
+        tensor([  0, 128, 255, 255], dtype=torch.uint8)
+    """
     return x.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
 
 
 def from_uint8(x: Tensor) -> Tensor:
-    """Returns uint8 images as float32 in [-1, 1], x / 127.5 - 1; `to_uint8` gives them back exactly."""
+    """Returns uint8 images as float32 in [-1, 1], x / 127.5 - 1; `to_uint8` gives them back exactly.
+
+    Example:
+
+        >>> from_uint8(torch.tensor([0, 255], dtype=torch.uint8))
+        tensor([-1.,  1.])
+    """
     return x.float().div(127.5).sub(1)
 
 
@@ -74,6 +86,12 @@ def load_images(
 
     Raises:
         InputError: an unknown data set, a bad size, files missing or damaged, `data_path` not writable.
+
+    Example:
+
+        >>> digits = load_images("digits", getfixture("tmp_path"))
+        >>> digits.train.shape, digits.test.shape
+        ((1397, 1, 8, 8), (400, 1, 8, 8))
     """
     data_path = Path(data_path)
     if image_size is not None and image_size not in IMAGE_SIZES:

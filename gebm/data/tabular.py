@@ -37,7 +37,7 @@ class TableData:
         train, valid, test: rows as models see them, float32 (N, d), read-only.
         mean, whitening: float64 (d,) and (d, d); a row x of `columns` becomes (x - mean) @ whitening.
         shift: added to a log-density of such a row, it is that of the whitened row, the unit of published likelihoods:
-            log |det whitening| minus that of the map that whitens; 0 where `whitening` is that map.
+            log-determinant of `whitening` less that of the map that whitens; 0 where `whitening` is that map.
         exact, noise: training rows before uniform noise was added to them, float32 (N, d), and the map (d, d) of the
             noise, so that exact + u @ noise, u uniform on [-1, 1]^d, are such rows with other noise; None: none was.
         protocol, seed: what the splits were made by.
@@ -67,7 +67,7 @@ class TableData:
 
     @property
     def log_det(self) -> float:
-        """log |det whitening|: log-density of a row in original units = that of the whitened row + log_det."""
+        """Log-determinant of `whitening`: what the log-density of a row in original units has over the whitened's."""
         return float(np.linalg.slogdet(self.whitening)[1])
 
     def whiten(self, rows: np.ndarray) -> np.ndarray:
@@ -118,6 +118,12 @@ def load_table(
     Raises:
         InputError: an unknown data set or protocol; a file that is missing, damaged or holds anything but finite
             numbers; too few rows; columns that depend on each other linearly.
+
+    Example:
+
+        >>> moons = load_table("toy:moons", seed=1)
+        >>> moons.train.shape, moons.valid.shape, moons.test.shape
+        ((4050, 2), (450, 2), (500, 2))
     """
     data_path = Path(data_path)
     if protocol not in PROTOCOLS:

@@ -47,5 +47,11 @@ def model_log_prob(model: GEBM, x: Tensor, log_partition: float, batch: int = 10
 
 
 def nll(log_prob: Tensor) -> NLL:
-    """Mean and standard error of the negative log-likelihood of rows (N,), N > 1."""
+    """Mean and standard error of the negative log-likelihood of rows (N,), N > 1.
+
+    Example:
+
+        >>> nll(torch.tensor([-1.0, -2.0, -3.0]))
+        NLL(value=2.0, se=0.57..., n=3)
+    """
     return NLL(float(-log_prob.mean()), float(log_prob.std() / len(log_prob) ** 0.5), len(log_prob))

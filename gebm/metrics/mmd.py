@@ -46,6 +46,14 @@ def kernel_distance(x: Tensor, y: Tensor, *, block_size: int = 1000, seed: int =
 
     Raises:
         InputError: another d in each, values that are not finite, or less than 4 rows in one.
+
+    Example:
+
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> x, y = (torch.randn(500, 4, generator=generator) for _ in range(2))
+        >>> near, far = kernel_distance(x, y), kernel_distance(x, y + 1)
+        >>> near.value < far.value
+        True
     """
     x, y = _features(x=x, y=y)
     smaller = min(len(x), len(y))

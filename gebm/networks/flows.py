@@ -48,6 +48,13 @@ class Flow(nn.Module):
 
     Raises:
         InputError: a shape that the flow cannot model, or another number of latents than of columns.
+
+    Example:
+
+        >>> flow = FLOWS["nvp"]((3,), latent_dim=3)
+        >>> x = flow(torch.randn(5, 3))  # samples, from noise
+        >>> flow.log_prob(x).shape
+        torch.Size([5])
     """
 
     sequential = False  # whether x from z takes d passes through every block
@@ -181,7 +188,7 @@ class MixtureMAF(MAF):
     r"""A MAF whose last layer has mixtures of Gaussians as conditionals: of what the affine ones leave, u,
 
     .. math:: p(u_i \mid u_{<i}) = \sum_{k=1}^{20} w_k \mathcal N(u_i; \mu_k, \sigma_k^2), \qquad
-        z_i = \Phi^{-1}\Big(\sum_k w_k \Phi\big((u_i - \mu_k) / \sigma_k\big)\Big)
+        z_i = \Phi^{-1}\left(\sum_k w_k \Phi((u_i - \mu_k) / \sigma_k)\right)
 
     (MAF MoG of Papamakarios et al. 2017). With one block u is x: an autoregressive mixture density in the order of the
     columns. w, mu and sigma come from a masked network of one residual block, 256 SiLU units wide (as in Nash and

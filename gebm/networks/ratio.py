@@ -32,6 +32,14 @@ class DensityRatio(nn.Module):
         offset: b.
 
     Shapes: rows (N, d) -> energies (N,).
+
+    Example:
+
+        >>> from gebm.networks import FLOWS
+        >>> base, flow = (FLOWS["nvp"]((2,), latent_dim=2).eval() for _ in range(2))
+        >>> energy, x = DensityRatio(flow, base), torch.randn(5, 2)
+        >>> torch.allclose(base.log_prob(x) - energy(x), flow.log_prob(x), atol=1e-5)
+        True
     """
 
     offset: Tensor

@@ -19,6 +19,13 @@ class SNGANBase(nn.Module):
         width: factor on every channel count.
 
     Shapes: latents (N, d) -> images (N, C, H, W) in [-1, 1].
+
+    Example:
+
+        >>> import torch
+        >>> base, energy = SNGANBase((3, 32, 32), width=0.1).eval(), SNGANEnergy((3, 32, 32), width=0.1)
+        >>> energy(base(torch.randn(2, 100))).shape
+        torch.Size([2])
     """
 
     def __init__(self, image_shape: tuple[int, int, int], latent_dim: int = 100, width: float = 1.0):

@@ -15,7 +15,13 @@ __all__ = ["Objective", "log_mean_exp"]
 
 
 def log_mean_exp(a: Tensor) -> Tensor:
-    r""":math:`\log \frac1n \sum_i \exp a_i` of a vector (n,), a scalar."""
+    r""":math:`\log \frac1n \sum_i \exp a_i` of a vector (n,), a scalar.
+
+    Example:
+
+        >>> log_mean_exp(torch.tensor([0.0, 0.0, 1000.0]))
+        tensor(998.9014)
+    """
     return torch.logsumexp(a, 0) - math.log(len(a))
 
 

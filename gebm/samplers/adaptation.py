@@ -52,6 +52,17 @@ def adapt(
 
     Raises:
         InputError: the kernel has no acceptance to tune to, or no scale to set.
+
+    Example:
+
+        >>> from gebm.latent import value_and_grad
+        >>> from gebm.samplers import HMC, run
+        >>> target = value_and_grad(lambda z: 50 * z.square().sum(1))  # standard deviation 0.1
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> tuned = adapt(HMC(1.0, leapfrog=3), target, torch.zeros(100, 5), 100, generator=generator)
+        >>> 0.05 < tuned.kernel.step_size < 0.2
+        True
+        >>> chain = run(tuned.kernel, target, tuned.state, 50)
     """
     name = type(kernel).__name__
     if kernel.goal is None:

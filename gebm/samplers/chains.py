@@ -65,6 +65,16 @@ def run(
         NonFiniteError: a potential or gradient was not finite; names the first step where.
         ValueError: an exact kernel on a target of lower precision (`LatentPosterior.frozen`).
         InputError: a beta schedule for a kernel that takes none, or a negative number.
+
+    Example:
+
+        >>> from gebm.latent import value_and_grad
+        >>> from gebm.samplers import MALA
+        >>> target = value_and_grad(lambda z: (z - 3).square().sum(1) / 2)
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> chain = run(MALA(0.5), target, torch.zeros(500, 2), 100, thin=10, generator=generator)
+        >>> chain.positions.shape, round(float(chain.state.position.mean()))
+        (torch.Size([10, 500, 2]), 3)
     """
     if steps < 0 or thin < 0:
         raise InputError(f"run: {steps} steps and thin {thin} must be 0 or more")

@@ -18,6 +18,14 @@ class GradientDescent(Kernel):
 
     Arguments:
         step_size: h. The documented gamma is 2h.
+
+    Example:
+
+        >>> from gebm.latent import value_and_grad
+        >>> from gebm.samplers import run
+        >>> target = value_and_grad(lambda z: (z - 1).square().sum(1))
+        >>> run(GradientDescent(0.1), target, torch.zeros(1, 2), 100).state.position
+        tensor([[1.0000, 1.0000]])
     """
 
     moves = False

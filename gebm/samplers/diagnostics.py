@@ -32,6 +32,11 @@ def ess(draws: Tensor) -> Tensor:
 
     Raises:
         InputError: draws without a chain and a draw dimension.
+
+    Example:
+
+        >>> ess(torch.randn(4, 1000, generator=torch.Generator().manual_seed(0))) > 3000  # of 4,000 independent draws
+        tensor(True)
     """
     if _too_few(draws, chains=1):
         return _nan(draws)
@@ -50,6 +55,12 @@ def rhat(draws: Tensor) -> Tensor:
 
     Raises:
         InputError: draws without a chain and a draw dimension.
+
+    Example:
+
+        >>> draws = torch.randn(4, 1000, generator=torch.Generator().manual_seed(0))
+        >>> bool(rhat(draws) < 1.01), bool(rhat(draws + torch.arange(4)[:, None]) > 1.5)
+        (True, True)
     """
     if _too_few(draws, chains=2):
         return _nan(draws)

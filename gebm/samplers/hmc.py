@@ -23,7 +23,7 @@ class HMC(Kernel):
     .. math:: v \leftarrow v - \tfrac h2 s \nabla U(z), \quad z \leftarrow z + h s v, \quad
               v \leftarrow v - \tfrac h2 s \nabla U(z),
 
-    then the end is accepted by the change of U(z) + |v|^2 / 2.
+    then the end is accepted by the change of :math:`U(z) + |v|^2 / 2`.
 
     Target: exp(-U), exactly. Cost: L value-and-gradients a step; the first half-kick takes the state's gradient.
 
@@ -31,6 +31,17 @@ class HMC(Kernel):
         step_size: leapfrog step h. The documented gamma is (h/2)^2.
         leapfrog: number of leapfrog steps L.
         scale: s, (d,): typical scales of the coordinates (a mass matrix diag(1 / s^2)); 1 for all alike.
+
+    Example:
+
+        >>> import torch
+        >>> from gebm.latent import GaussianPrior, LatentPosterior
+        >>> from gebm.samplers import run
+        >>> posterior = LatentPosterior(GaussianPrior(2), lambda z: z, lambda x: 1.5 * x.square().sum(1))  # N(0, I / 4)
+        >>> start, generator = posterior.start(1000), torch.Generator().manual_seed(0)
+        >>> chain = run(HMC(0.4, leapfrog=5), posterior, start, 200, generator=generator)
+        >>> round(float(chain.state.position.std()), 1)
+        0.5
     """
 
     leapfrog: int = 10

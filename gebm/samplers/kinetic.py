@@ -24,15 +24,26 @@ class KineticLangevin(Kernel):
 
     ABOBA (Sachs, Leimkuhler and Danos 2017; Alg. 3 of Arbel et al. 2021) or BAOAB (Leimkuhler and Matthews 2013).
 
-    Target: exp(-U(z) - |v|^2/2) up to a bias of second order in h; on a Gaussian the positions at a step's end have
-    none. Cost: one value-and-gradient a step. ABOBA evaluates at its midpoint: the state's potential and gradient are
-    those of `extra["evaluated_at"]`, zero before the first step. There is no reject step: acceptance is one.
+    Target: :math:`e^{-U(z) - |v|^2/2}` up to a bias of second order in h; on a Gaussian the positions at a step's end
+    have none. Cost: one value-and-gradient a step. ABOBA evaluates at its midpoint: the state's potential and gradient
+    are those of `extra["evaluated_at"]`, zero before the first step. There is no reject step: acceptance is one.
     Velocities start at zero as in the paper.
 
     Arguments:
         step_size: h. The documented gamma is (h/2)^2.
         friction: kappa.
         splitting: 'ABOBA' or 'BAOAB'.
+
+    Example:
+
+        >>> import torch
+        >>> from gebm.latent import GaussianPrior, LatentPosterior
+        >>> from gebm.samplers import run
+        >>> posterior = LatentPosterior(GaussianPrior(2), lambda z: z, lambda x: 1.5 * x.square().sum(1))  # N(0, I / 4)
+        >>> start, generator = posterior.start(1000), torch.Generator().manual_seed(0)
+        >>> chain = run(KineticLangevin(0.2, friction=1.0), posterior, start, 200, generator=generator)
+        >>> round(float(chain.state.position.std()), 1)
+        0.5
     """
 
     friction: float = 100.0

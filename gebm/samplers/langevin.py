@@ -21,6 +21,17 @@ class Langevin(Kernel):
 
     Arguments:
         step_size: h. The documented gamma is 2h.
+
+    Example:
+
+        >>> import torch
+        >>> from gebm.latent import GaussianPrior, LatentPosterior
+        >>> from gebm.samplers import run
+        >>> posterior = LatentPosterior(GaussianPrior(2), lambda z: z, lambda x: 1.5 * x.square().sum(1))  # N(0, I / 4)
+        >>> start, generator = posterior.start(1000), torch.Generator().manual_seed(0)
+        >>> chain = run(Langevin(0.02), posterior, start, 200, generator=generator)
+        >>> round(float(chain.state.position.std()), 1)
+        0.5
     """
 
     def step(self, state: State, target: Target, generator: torch.Generator | None = None) -> tuple[State, Info]:

@@ -25,6 +25,17 @@ class MALA(Kernel):
     Arguments:
         step_size: h. The documented gamma is 2h.
         scale: s, (d,): typical scales of the coordinates; 1 for all alike.
+
+    Example:
+
+        >>> import torch
+        >>> from gebm.latent import GaussianPrior, LatentPosterior
+        >>> from gebm.samplers import run
+        >>> posterior = LatentPosterior(GaussianPrior(2), lambda z: z, lambda x: 1.5 * x.square().sum(1))  # N(0, I / 4)
+        >>> start, generator = posterior.start(1000), torch.Generator().manual_seed(0)
+        >>> chain = run(MALA(0.3), posterior, start, 200, generator=generator)
+        >>> round(float(chain.state.position.std()), 1)
+        0.5
     """
 
     scale: float | Tensor = 1.0

@@ -46,6 +46,17 @@ class RandomWalk(GradientFree):
 
     Arguments:
         step_size: h. The documented gamma is 2h.
+
+    Example:
+
+        >>> import torch
+        >>> from gebm.latent import GaussianPrior, LatentPosterior
+        >>> from gebm.samplers import run
+        >>> posterior = LatentPosterior(GaussianPrior(2), lambda z: z, lambda x: 1.5 * x.square().sum(1))  # N(0, I / 4)
+        >>> start, generator = posterior.start(1000), torch.Generator().manual_seed(0)
+        >>> chain = run(RandomWalk(0.3), posterior, start, 200, generator=generator)
+        >>> round(float(chain.state.position.std()), 1)
+        0.5
     """
 
     goal = 0.234
@@ -64,6 +75,17 @@ class IndependentMetropolis(PriorProposals):
 
     Target: exp(-U), exactly. Cost: one evaluation a step, without gradient. The MH-GAN of Turner et al. 2019 is this
     sampler.
+
+    Example:
+
+        >>> import torch
+        >>> from gebm.latent import GaussianPrior, LatentPosterior
+        >>> from gebm.samplers import run
+        >>> posterior = LatentPosterior(GaussianPrior(2), lambda z: z, lambda x: 1.5 * x.square().sum(1))  # N(0, I / 4)
+        >>> start, generator = posterior.start(1000), torch.Generator().manual_seed(0)
+        >>> chain = run(IndependentMetropolis(), posterior, start, 200, generator=generator)
+        >>> round(float(chain.state.position.std()), 1)
+        0.5
     """
 
     def step(self, state: State, target: Target, generator: torch.Generator | None = None) -> tuple[State, Info]:
@@ -84,6 +106,17 @@ class SIR(PriorProposals):
     Target: exp(-U) in the limit of many steps; the bias falls as one over the effective number of draws, steps times
     relative ESS. Cost: one evaluation a step, without gradient. The acceptance falls to zero as the chain settles.
     Extra: log_weights (N,), the log of the sum of the weights so far.
+
+    Example:
+
+        >>> import torch
+        >>> from gebm.latent import GaussianPrior, LatentPosterior
+        >>> from gebm.samplers import run
+        >>> posterior = LatentPosterior(GaussianPrior(2), lambda z: z, lambda x: 1.5 * x.square().sum(1))  # N(0, I / 4)
+        >>> start, generator = posterior.start(1000), torch.Generator().manual_seed(0)
+        >>> chain = run(SIR(), posterior, start, 200, generator=generator)
+        >>> round(float(chain.state.position.std()), 1)
+        0.5
     """
 
     moves = False

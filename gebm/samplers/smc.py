@@ -43,6 +43,17 @@ class SMC(Kernel):
     Arguments:
         step_size: h of the first MALA step.
         ess: conditional relative effective sample size of a step, in (0, 1); nearer to 1: more steps, a better log Z.
+
+    Example:
+
+        >>> import torch
+        >>> from gebm.latent import GaussianPrior, LatentPosterior
+        >>> from gebm.samplers import run
+        >>> posterior = LatentPosterior(GaussianPrior(2), lambda z: z, lambda x: 1.5 * x.square().sum(1))  # N(0, I / 4)
+        >>> start, generator = posterior.start(1000), torch.Generator().manual_seed(0)
+        >>> chain = run(SMC(0.3), posterior, start, 200, generator=generator)
+        >>> round(float(chain.state.position.std()), 1)
+        0.5
     """
 
     ess: float = 0.99

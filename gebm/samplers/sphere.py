@@ -24,6 +24,15 @@ class SphereLangevin(Kernel):
 
     Arguments:
         step_size: h. The documented gamma is 2h.
+
+    Example:
+
+        >>> from gebm.latent import GaussianPrior, LatentPosterior
+        >>> from gebm.samplers import run
+        >>> posterior = LatentPosterior(GaussianPrior(4), lambda z: z, lambda x: x[:, 0])
+        >>> z = run(SphereLangevin(0.1), posterior, torch.randn(2, 4), 50).state.position
+        >>> torch.allclose(z.norm(dim=1), torch.tensor(2.0))
+        True
     """
 
     def init(self, position: Tensor, target: Target) -> State:

@@ -30,7 +30,19 @@ class StoredChain(NamedTuple):
 
 
 def save_chain(path: str | Path, state: State, step: int, generator: torch.Generator) -> None:
-    """Write a state, the number of steps done and the random state as safetensors, whole or not at all."""
+    """Write a state, the number of steps done and the random state as safetensors, whole or not at all.
+
+    Example:
+
+        >>> from gebm.latent import value_and_grad
+        >>> from gebm.samplers import Langevin, run
+        >>> folder, generator = getfixture("tmp_path"), torch.Generator().manual_seed(0)
+        >>> target = value_and_grad(lambda z: z.square().sum(1) / 2)
+        >>> chain = run(Langevin(0.1), target, torch.zeros(4, 2), 10, generator=generator)
+        >>> save_chain(folder / "chain.safetensors", chain.state, 10, generator)
+        >>> state, step, generator = load_chain(folder / "chain.safetensors")
+        >>> chain = run(Langevin(0.1), target, state, 10, first_step=step, generator=generator)
+    """
     fields = {name: value for name, value in state._asdict().items() if isinstance(value, torch.Tensor)}
     tensors = {**fields, **{f"extra.{name}": value for name, value in state.extra.items()}}
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}

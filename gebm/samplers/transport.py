@@ -30,6 +30,16 @@ class OptimalTransport(Kernel):
 
     Arguments:
         step_size: h. The documented gamma is 2h.
+
+    Example:
+
+        >>> from gebm.latent import GaussianPrior, LatentPosterior
+        >>> from gebm.samplers import run
+        >>> posterior = LatentPosterior(GaussianPrior(4), lambda z: z, lambda x: x[:, 0])
+        >>> start = posterior.start(20, torch.Generator().manual_seed(0))
+        >>> moved = run(OptimalTransport(0.1), posterior, start, 20).state.position
+        >>> bool(posterior.energies(moved).mean() < posterior.energies(start).mean())
+        True
     """
 
     moves = False

@@ -21,6 +21,14 @@ class TruncatedLangevin(Kernel):
     Arguments:
         step_size: h. The documented gamma is 2h.
         bound: b, in Gaussian coordinates: 2 keeps 95 % of the prior's mass in each.
+
+    Example:
+
+        >>> from gebm.latent import GaussianPrior, LatentPosterior
+        >>> from gebm.samplers import run
+        >>> posterior = LatentPosterior(GaussianPrior(2), lambda z: z, lambda x: -3 * x[:, 0])
+        >>> run(TruncatedLangevin(0.1), posterior, torch.zeros(100, 2), 50).state.position.abs().max() <= 2
+        tensor(True)
     """
 
     bound: float = 2.0

@@ -79,6 +79,21 @@ class Trainer:
 
     Raises:
         InputError: the objective needs samples of the model and the negatives are the base's, or the reverse.
+
+    Example:
+
+        >>> from gebm.latent import GaussianPrior
+        >>> from gebm.objectives import KALE
+        >>> base, energy = nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1), nn.Flatten(0))
+        >>> model = GEBM(GaussianPrior(2), base, energy)
+        >>> objective = KALE(model.energy, model.log_partition)
+        >>> optimizers = (torch.optim.Adam(module.parameters()) for module in (objective, base))
+        >>> trainer = Trainer(model, Batches(torch.randn(100, 2), 10), objective, *optimizers)
+        >>> for _ in range(3):
+        ...     stats = trainer.energy_step()
+        ...     stats |= trainer.base_step()
+        >>> sorted(stats)[:4]
+        ['base_loss', 'c', 'c_batch', 'energy_fake']
     """
 
     def __init__(
