@@ -6,7 +6,7 @@ is computed from them. With one process every function here is the identity, and
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "agreed", "everyones", "from_first", "gathered", "in_order", "in_waves", "is_first", "join", "launched",
-    "local_rank", "mine", "processes", "rank", "share", "together", "wait", "wrapped",
+    "leave", "local_rank", "mine", "processes", "rank", "share", "together", "wait", "wrapped",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -56,6 +56,17 @@ def join(cpu: bool) -> None:
     if _accelerator.distributed_type not in (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
         raise InputError(f"{_accelerator.distributed_type}: training is data-parallel alone; launch it as multi-GPU")
     _control = dist.new_group(backend="gloo")
+
+
+def leave() -> bool:
+    """Part, when all are here; returns whether this is the first process, which may go on by itself."""
+    global _accelerator, _control
+    first = is_first()
+    if processes() > 1:
+        wait()
+        dist.destroy_process_group()
+        _accelerator = _control = None
+    return first
 
 
 def processes() -> int:
@@ -92,7 +103,7 @@ def gathered(x: Tensor) -> Tensor:
     return _Gather.apply(x)  # type: ignore[no-untyped-call]
 
 
-def mine(items: Iterator[T]) -> Iterator[T]:
+def mine(items: Iterable[T]) -> Iterator[T]:
     """This process's items of a sequence of independent pieces of work: rank, rank + W, ..."""
     for i, item in enumerate(items):
         if i % processes() == rank():

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from gebm import parallel
 from gebm.commands.chains import POPULATION, check_sampler, draw_chains, sampler_summary, with_beta, with_precision
 from gebm.commands.density import check_split, evaluate_table, text_of
 from gebm.commands.metrics import check_features, compare, evaluate_model, features_of, measure, observed_features
@@ -21,6 +22,7 @@ from gebm.commands.setup import (
     dataset_for,
     find_pair,
     folder_of,
+    join,
     load_pair,
     log,
     newest_checkpoint,
@@ -70,6 +72,7 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
     """
     start_log()
     config, given = settled(config, given)
+    join(config)
     check_sampler(replace(config, thin=0), config.fid_samples)
     if config.eval_partition and config.sample_b_size < POPULATION:
         raise InputError(f"--sample_b_size {config.sample_b_size}: --eval_partition takes {POPULATION} or more")
@@ -83,7 +86,10 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
     opened = [_open(path, config, given) for path in paths]
     summaries = {}
     for subject in opened or [Subject(None, config, None)]:
-        summary = _evaluate(subject, given, device)
+        with parallel.together("evaluate again"):
+            summary = _evaluate(subject, given, device)
+        if not parallel.is_first():
+            continue
         name = str(subject.path or summary.get("energy_path") or "the newest run")
         summaries[name] = summary
         if len(opened) < 2:
@@ -97,7 +103,7 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
         rows = any("nll" in found for found in summaries.values())
         errors = "nats a row, standard errors over rows" if rows else "95 % intervals"
         log.info("\n%s", table(side_by_side(columns), f"evaluation, side by side; {errors}"))
-    if config.json:
+    if parallel.leave() and config.json:
         _write_json(Path(config.json), summaries)
     return summaries
 
@@ -211,8 +217,11 @@ def _evaluate_pair(config: Config, given: frozenset[str], device: torch.device) 
         config, fit = with_beta(config, model, energy, device)
         observer = Observer(observed_features(extractor, config, device), (0, config.num_sampler_steps))
         posterior = model.posterior(config.temperature)
-        config = with_precision(config, posterior)
-        sampler = sampler_summary(config, draw_chains(config, posterior, config.fid_samples, observer))
+        config = parallel.from_first(lambda: with_precision(config, posterior))
+        draws = draw_chains(config, posterior, config.fid_samples, observer)
+        if not parallel.is_first():
+            return summary
+        sampler = sampler_summary(config, draws)
         found = compare(observer.features(), reference, extractor, f"{data.name} test", device)
         summary.update(sampler, **found, temperature_fit=fit, warning=mixing_warning(sampler))
     return summary

@@ -4,8 +4,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from gebm import parallel
+from gebm.commands import launch
 from gebm.commands.build import build_trainer, evaluations_of
-from gebm.commands.checks import check_flags, check_kind, check_scheduler
+from gebm.commands.checks import check_flags, check_kind, check_processes, check_scheduler
 from gebm.commands.density import (
     LIKELIHOOD,
     check_split,
@@ -21,6 +23,7 @@ from gebm.commands.setup import (
     check_new_run,
     choose_device,
     dataset,
+    join,
     log,
     newest_checkpoint,
     open_run,
@@ -36,7 +39,7 @@ from gebm.files import atomic_folder, check_writable
 from gebm.model import GEBM
 from gebm.report import nll_rows, table
 from gebm.training.checkpoint import load_checkpoint
-from gebm.training.loop import Interrupted, train
+from gebm.training.loop import Interrupted, exit_code, train
 from gebm.training.schedules import ThreeSample
 from gebm.training.trainer import Trainer
 
@@ -47,7 +50,12 @@ def main(config: Config, given: frozenset[str]) -> Path:
     """Train as configured, on one split or on several; returns the run's folder."""
     start_log()
     config, given = settled(config, given)
-    run = _run_to_resume(config, given)
+    if config.dataparallel and parallel.launched() == 1:
+        if (gpus := launch.local_gpus()) > 1:
+            raise SystemExit(launch.launch(gpus, "train", launch.as_arguments(config, given)))
+        log.info("dataparallel: %d GPU%s here, so this is one process", gpus, "" if gpus == 1 else "s")
+    join(config)
+    run = parallel.from_first(lambda: _run_to_resume(config, given))
     if run is None:
         check_kind(config, given)
     else:
@@ -89,14 +97,15 @@ def train_run(config: Config, given: frozenset[str], run: Path | None, whole: Pa
         stored = Config.load(run / "config.yaml")
         config = _changed(stored, config, given)
         _check_resumable(stored, config, checkpoint)
-        for flag in sorted(given - {"mode", "resume", "log_dir", "log_name", "device"}):
+        for flag in sorted(given - {"mode", "resume", "log_dir", "log_name", "device", "slurm_id"}):
             if getattr(config, flag) != getattr(stored, flag):
                 log.info("changed: --%s %s, was %s", flag, getattr(config, flag), getattr(stored, flag))
         log.info("resuming %s from %s", run, checkpoint.name if checkpoint else "the start (it has no checkpoint)")
     check_flags(config)
     check_scheduler(config, given)
+    check_processes(config)
     device = choose_device(config, given)
-    run = run or check_new_run(config)
+    run = run or parallel.from_first(lambda: check_new_run(config))
     data = dataset(config)
     # A checkpoint holds all that --g_path and --d_path gave, and they may be gone.
     start = replace(config, g_path="", d_path="") if checkpoint else config
@@ -111,6 +120,7 @@ def train_run(config: Config, given: frozenset[str], run: Path | None, whole: Pa
             if of_table(config) and not (run / LIKELIHOOD).is_file():  # killed between the two
                 return _write_likelihoods(run, trainer, data, config)
             log.info("%s is finished: nothing was changed", run)
+            parallel.leave()
             return run
     evaluations = evaluations_of(config, data, device)
     resolved = open_run(run, config, device, trainer.model.architecture, resume=stored is not None)
@@ -131,21 +141,27 @@ def train_run(config: Config, given: frozenset[str], run: Path | None, whole: Pa
         log.info("mmd: learning rates stay as they are, base step %d is the first to lower them", lr_schedule.first)
     elif config.use_scheduler and config.scheduler != "mmd":
         log.info("%s: an epoch is %.4g energy steps", config.scheduler, len(data.train) / config.b_size)
+    if parallel.processes() > 1:
+        count, each = parallel.processes(), config.b_size // parallel.processes()
+        log.info("%d processes, each with %d images of every batch of %d", count, each, config.b_size)
     try:
-        train(
-            trainer,
-            schedule,
-            run,
-            config=resolved.to_yaml(),
-            held_out=held_out,
-            save=not config.save_nothing,
-            evaluations=evaluations,
-        )
+        with parallel.together(f"go on with --resume {run}"):
+            train(
+                trainer,
+                schedule,
+                run,
+                config=resolved.to_yaml(),
+                held_out=held_out,
+                save=not config.save_nothing,
+                evaluations=evaluations,
+            )
     except Interrupted as stop:
         onward = f"saved as {stop.checkpoint}; go on with --resume {whole or run}"
         kept = onward if stop.checkpoint else "nothing was saved"
         log.info("stopped by signal %d: %s", stop.signum, kept)
-        raise SystemExit(128 + stop.signum) from None
+        raise SystemExit(exit_code(stop.signum)) from None
+    if not parallel.leave():
+        return run
     log.info("done: %s", newest_checkpoint(run) or run)
     if of_table(config):
         return _write_likelihoods(run, trainer, data, config)
@@ -167,7 +183,8 @@ def _write_likelihoods(run: Path, trainer: Trainer, data: TableData, config: Con
 
 def _changed(stored: Config, config: Config, given: frozenset[str]) -> Config:
     """A run's configuration with the flags given now."""
-    return replace(stored, **{k: getattr(config, k) for k in given - {"mode", "resume", "log_dir", "log_name"}})
+    changes = {k: getattr(config, k) for k in given - {"mode", "resume", "log_dir", "log_name"}}
+    return replace(stored, **{"slurm_id": "", **changes})  # the job that was is over
 
 
 def _check_splits(run: Path, config: Config, given: frozenset[str]) -> None:

@@ -83,7 +83,8 @@ class Objective(nn.Module, ABC):
 
         Arguments:
             real: data (N, ...); this process's share of it.
-            fake: samples (M, ...) without a graph, a share as well, from what `fake_from` says; None where `uses_samples` is False.
+            fake: samples (M, ...) without a graph, a share as well, from what `fake_from` says; None where
+                `uses_samples` is False.
             generator: randomness of the gradient penalty.
         """
         e_real, e_fake, penalty = self._energies(real, fake, generator)

@@ -18,7 +18,7 @@ from gebm.networks.common import ENERGY_FLOOR, evaluating
 from gebm.pictures import grid, save_grid
 from gebm.training.trainer import Trainer
 
-__all__ = ["DivergenceError", "TrainingLog"]
+__all__ = ["DivergenceError", "SilentLog", "TrainingLog"]
 
 messages = logging.getLogger("gebm")
 
@@ -34,8 +34,6 @@ class TrainingLog:
         self.run, self.trainer = run, trainer
         self.file = run / "stats.jsonl"
         self.of_images = trainer.batches.data.ndim == 4
-        if self.of_images:
-            (run / "grids").mkdir(exist_ok=True)
         like = trainer.model.log_partition
         generator = torch.Generator(like.device).manual_seed(0)
         self.latents = trainer.model.prior.sample(64, generator, like=like.detach())
@@ -47,6 +45,8 @@ class TrainingLog:
 
     def __enter__(self) -> "TrainingLog":
         self._drop_rows_ahead()
+        if self.of_images:
+            (self.run / "grids").mkdir(exist_ok=True)
         self.board = SummaryWriter(str(self.run / "tensorboard"), purge_step=self._step() + 1)
         self.lines = open(self.file, "a", encoding="utf-8")
         return self
@@ -158,6 +158,28 @@ class TrainingLog:
         kept = [row for row in rows if ((r := json.loads(row)).get("ml_step", 0), r["e_step"], r["g_step"]) <= step]
         with atomic_write(self.file) as temporary:
             temporary.write_text("".join(row + "\n" for row in kept), encoding="utf-8")
+
+
+class SilentLog(TrainingLog):
+    """That of a process that writes nothing: it watches for divergence alone, as all have to end at the same step."""
+
+    def __enter__(self) -> "SilentLog":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Nothing is open."""
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        self.bar, self.total = tqdm(disable=True), total
+
+    def say(self, values: dict[str, float]) -> None:
+        """The first process says it."""
+
+    def add(self, values: dict[str, float]) -> None:
+        """The first process writes it."""
+
+    def grid(self) -> None:
+        """The first process draws it."""
 
 
 def _advice(last_good: Path | None) -> str:

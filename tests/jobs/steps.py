@@ -1,7 +1,6 @@
 """Energy and base steps of a small pair, in as many processes as are launched: what they came to, as JSON a process."""
 
 import json
-import os
 import sys
 
 import torch
@@ -50,7 +49,8 @@ def main(out: str, name: str, criterion: str, noise_factor: str, optimizer: str,
     trainer.freeze_energy()
     loss = trainer.base_step()["base_loss"]  # against a frozen energy: c follows the whole batch
     steps.append({"base_loss": float(loss), "c": float(trainer.model.log_partition.detach())})
-    state = {**trainer.model.state_dict(), **{f"average.{k}": v for k, v in trainer.average.module.state_dict().items()}}
+    average = trainer.average.module.state_dict()
+    state = {**trainer.model.state_dict(), **{f"average.{key}": value for key, value in average.items()}}
     result = {"steps": steps, "state": {key: value.flatten().tolist() for key, value in state.items()}}
     with open(f"{out}.{parallel.rank()}", "w") as file:
         json.dump(result, file)
