@@ -231,9 +231,7 @@ def _drawn(target: LatentPosterior, start: Tensor, chain: Chain, kernel: Kernel,
     )  # fmt: skip
 
 
-def _joined(
-    drawn: list[_Drawn], first: _Share, adapted: Adapted | None, steps: int, device: torch.device
-) -> Draws:
+def _joined(drawn: list[_Drawn], first: _Share, adapted: Adapted | None, steps: int, device: torch.device) -> Draws:
     """All chunks, in their order."""
     populations = [(*d.partition, len(d.latents)) for d in drawn if d.partition is not None]
     assert first.diagnostics is not None and first.trace is not None

@@ -105,9 +105,7 @@ def draw_chains(config: Config, posterior: LatentPosterior, n: int, observer: Ob
     )
 
 
-def with_beta(
-    config: Config, model: GEBM, energy: Path, device: torch.device
-) -> tuple[Config, dict | None]:
+def with_beta(config: Config, model: GEBM, energy: Path, device: torch.device) -> tuple[Config, dict | None]:
     """With `--temperature auto`, the configuration with the beta it stands for and the summary of the fit.
 
     The images are those that the energy's training set aside, where it did (`--refine_kale`), else training images.

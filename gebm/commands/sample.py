@@ -114,7 +114,10 @@ def sample_into(
         observer.images = observed_features(extractor, config, device)
     with (
         tqdm(
-            total=-(-n // parallel.processes()) * steps, unit=" chain steps", unit_scale=True, dynamic_ncols=True,
+            total=-(-n // parallel.processes()) * steps,
+            unit=" chain steps",
+            unit_scale=True,
+            dynamic_ncols=True,
             disable=None if parallel.is_first() else True,
         ) as bar,
         atomic_folder(folder / "draws") if config.thin else nullcontext() as draws_folder,
