@@ -1,4 +1,4 @@
-"""`gebm submit`: a training run as a job of a SLURM cluster, saved and queued again where its time or place is taken."""
+"""`gebm submit`: a training run as a SLURM job, saved and queued again where its time or its place is taken away."""
 
 import os
 import signal
@@ -40,14 +40,14 @@ def main(config: Config, given: frozenset[str]) -> str:
     run = Path(config.resume) if config.resume not in ("", "auto") else check_new_run(of_training)
     named = replace(of_training, log_dir=str(run.parent), log_name=run.name, dataparallel=config.slurm_gpus > 1)
     flags = given - {"resume", "slurm_id"} | {"log_dir", "log_name", "dataparallel"}
-    executor = submitit.AutoExecutor(folder=run.parent / "jobs" / run.name)
+    endless = {"slurm_max_num_timeout": 1000}  # queued again until the training is done
+    executor = submitit.AutoExecutor(folder=run.parent / "jobs" / run.name, **endless)
     executor.update_parameters(
         name=f"gebm-{run.name}",
         timeout_min=max(1, round(60 * config.slurm_hours)),
         gpus_per_node=config.slurm_gpus,
         cpus_per_task=config.slurm_cpus,
         slurm_signal_delay_s=NOTICE_S,
-        slurm_max_num_timeout=1000,  # until the training is done
         **{
             f"slurm_{name}": value
             for name, value in (("partition", config.slurm_partition), ("account", config.slurm_account))
