@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,15 @@ from tests.jobs.launching import ROOT, environment, finish, start
 
 TRAIN = ["--dataset=digits", "--width=0.1", "--Z_dim=8", "--b_size=16", "--n_iter_d=2", "--n_iter_d_init=2"]
 TRAIN += ["--refine_iter=5", "--disp_freq=1", "--optimizer=SGD", "--lr=0.01", "--lr_generator=0.01", "--device=-2"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As in the processes that are started, for equal bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def job(name: str, folder: Path, *words: str, processes: int = 2) -> list[subprocess.Popen]:
@@ -88,10 +98,10 @@ def test_draws_of_two_processes_are_those_of_one_bit_for_bit(tmp_path):
         assert not different
 
 
-def test_a_signal_to_one_process_stops_both_and_the_run_goes_on_with_one_and_with_two(tmp_path):
+def test_a_signal_to_one_process_stops_both_and_the_run_goes_on_with_one_and_with_two(tmp_path, monkeypatch):
     words = ["train", *TRAIN, "--total_gen_iter=15", "--log_dir=.", "--checkpoint_freq=1000", "--log_name"]
-    whole = gebm(tmp_path, *words, "whole", processes=1)
-    assert finish(whole) == [0]
+    monkeypatch.chdir(tmp_path)
+    assert cli([*words[1:], "whole"], "train") == 0
     two = gebm(tmp_path, *words, "stopped")
     until(lambda: len(rows(tmp_path / "stopped")) >= 4, two)
     two[1].send_signal(signal.SIGTERM)
@@ -141,12 +151,12 @@ def test_torchrun_and_a_signal_that_asks_for_another_place(tmp_path):
     assert len(checkpoints(tmp_path / "a")) == 1
 
 
-def test_sampling_on_two_processes_writes_what_one_writes(tmp_path):
-    flags = [*TRAIN, "--total_gen_iter=2", "--log_dir=.", "--log_name=pair"]
-    assert finish(gebm(tmp_path, "train", *flags, processes=1)) == [0]
+def test_sampling_on_two_processes_writes_what_one_writes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli([*TRAIN, "--total_gen_iter=2", "--log_dir=.", "--log_name=pair"], "train") == 0
     flags = ["--g_path=pair", "--dataset=digits", "--fid_features=pixels", "--eval_fid", "--fid_samples=120"]
     flags += ["--n_samples=50", "--sample_b_size=25", "--num_sampler_steps=10", "--device=-2", "--log_dir=."]
-    assert finish(gebm(tmp_path, "sample", *flags, "--log_name=one", processes=1)) == [0]
+    assert cli([*flags, "--log_name=one"], "sample") == 0
     assert finish(gebm(tmp_path, "sample", *flags, "--log_name=two")) == [0, 0]
     assert "FD" in said(tmp_path, 0, "out") and said(tmp_path, 1, "out") == said(tmp_path, 1) == ""
     one, two = (dict(np.load(tmp_path / name / "samples.npz")) for name in ("one", "two"))
@@ -155,9 +165,9 @@ def test_sampling_on_two_processes_writes_what_one_writes(tmp_path):
     ours = {key for key in one if not re.search("second|per_s", key)}
     assert {key: two[key] for key in ours} == {key: one[key] for key in ours}
     assert {file.name for file in (tmp_path / "one").iterdir()} == {file.name for file in (tmp_path / "two").iterdir()}
-    evaluate = ["evaluate", "pair", *flags[1:], "--json"]
-    assert finish(gebm(tmp_path, *evaluate, "one.json", processes=1)) == [0]
-    assert finish(gebm(tmp_path, *evaluate, "two.json")) == [0, 0]
+    evaluate = ["pair", *flags[1:], "--json"]
+    assert cli([*evaluate, "one.json"], "evaluate") == 0
+    assert finish(gebm(tmp_path, "evaluate", *evaluate, "two.json")) == [0, 0]
     one, two = (json.loads((tmp_path / f"{name}.json").read_text())["pair"] for name in ("one", "two"))
     assert two["metrics"] == one["metrics"] and two["kale"] == one["kale"]
 
@@ -168,13 +178,14 @@ def test_sampling_on_two_processes_writes_what_one_writes(tmp_path):
         (["--b_size=15"], "--b_size 15: .* must be a multiple of the 2 processes; give 14"),
         (["--criterion=cd"], "--criterion cd: 2 processes; .*"),
         (["--dataset=toy:moons"], "--dataset toy:moons: 2 processes; .*"),
+        (["--dataset=toy:moons", "--n_splits=2"], "--dataset toy:moons: 2 processes; .*"),
     ],
 )
 def test_what_several_processes_cannot_do_is_refused_before_anything_is_written(
     tmp_path, monkeypatch, capsys, flags, message
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("gebm.commands.checks.parallel.processes", lambda: 2)
+    monkeypatch.setattr("gebm.commands.checks.parallel", SimpleNamespace(processes=lambda: 2))
     assert cli(flags, "train") == 2
     assert re.fullmatch(f"gebm: error: {message}\n", capsys.readouterr().err)
     assert not (tmp_path / "runs").exists()

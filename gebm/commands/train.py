@@ -73,6 +73,7 @@ def train_splits(config: Config, given: frozenset[str], run: Path | None) -> Pat
         run = check_new_run(config)
         check_flags(config)
         check_scheduler(config, given)
+        check_processes(config)
         if not GEBM.build(architecture_of(config, given, dataset(config).shape)).has_density:
             raise InputError("--n_splits: averages likelihoods, and this base has no density (log_prob); leave it out")
         with atomic_folder(run, new=True) as temporary:
