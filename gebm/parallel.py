@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "agreed", "everyones", "from_first", "gathered", "in_order", "in_waves", "is_first", "join", "launched",
-    "leave", "local_rank", "mine", "processes", "rank", "share", "together", "wait", "wrapped",
+    "leave", "local_rank", "mine", "over_gpus", "processes", "rank", "share", "together", "wait", "wrapped",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -72,6 +72,11 @@ def leave() -> bool:
 def processes() -> int:
     """How many processes have joined."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def over_gpus() -> bool:
+    """Whether tensors are exchanged between GPUs."""
+    return processes() > 1 and dist.get_backend() != "gloo"
 
 
 def rank() -> int:
@@ -167,11 +172,21 @@ def in_waves() -> Iterator[None]:
 
 @contextmanager
 def together(advice: str) -> Iterator[None]:
-    """Within, the end of another process is one `LostProcess` with that advice."""
+    """Within, the end of another process is one `LostProcess` with that advice.
+
+    Raises:
+        LostProcess: another process has ended.
+        InputError: a network that `wrapped` cannot train.
+    """
     try:
         yield
     except RuntimeError as error:
         text = str(error)
+        if "finished reduction in the prior iteration" in text:
+            raise InputError(
+                "a network has parameters that its loss does not use, which several processes cannot train: freeze them "
+                "with requires_grad_(False), or train with one process"
+            ) from None
         if processes() == 1 or not (isinstance(error, dist.DistError) or "gloo" in text or "Connection" in text):
             raise
         raise LostProcess(f"another process of this run has ended, and so does this one: {advice}") from None

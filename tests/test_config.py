@@ -42,7 +42,8 @@ USED_WITHOUT_LISTING = {
     "adapt_steps": 200, "precondition": False, "beta_ramp": 0, "thin": 0, "eval_partition": False, "json": "",
     "protocol": "standard", "scaling": "whiten", "fresh_noise": False, "n_splits": 1, "dropout": 0.0,
     "ml_epochs": 0, "ml_lr": 0.0, "refine_epochs": 0, "cd_steps": 20, "patience": 0, "partition_samples": 20_000, "output": "",
-    "precision": "auto", "fast": "auto",
+    "precision": "auto", "fast": "auto", "slurm_partition": "", "slurm_account": "", "slurm_gpus": 1, "slurm_cpus": 4,
+    "slurm_hours": 24.0,
 }  # fmt: skip
 DOCUMENTED_CHOICES = {
     "train_mode": ["both", "energy", "base"], "dataset": ["cifar10", "CelebA", "Imagenet32", "lsun"],

@@ -49,6 +49,8 @@ def choose_device(config: Config, given: frozenset[str]) -> torch.device:
     """
     count = torch.cuda.device_count()
     if config.device == -2:
+        if parallel.over_gpus():  # the run that goes on was on the CPU
+            raise InputError("--device -2: several processes settle it when they meet; give it on the command line")
         return torch.device("cpu")
     number = max(config.device, 0) if parallel.launched() == 1 else parallel.local_rank()
     if parallel.launched() > 1 and count:
