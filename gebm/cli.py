@@ -4,13 +4,15 @@ Nothing here or in what it imports at the top loads torch: help and errors of th
 """
 
 import importlib
+import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from itertools import takewhile
 
 from gebm import fast
-from gebm.errors import InputError
+from gebm.errors import InputError, LostProcess
 from gebm.flags import hint, printable, show
 from gebm.parsing import parse
 
@@ -26,7 +28,9 @@ COMMANDS = {
     "report": "write one HTML page about a run: gebm report RUN",
     "data": "prepare a dataset before its first use: gebm data prepare --dataset NAME",
     "demo": "train, sample and evaluate on the bundled digits, in a few minutes",
+    "submit": "train as a job of a SLURM cluster, with the flags of train and --slurm_...",
 }
+SEVERAL = ("train", "sample", "evaluate")  # commands that run on several processes
 SUBJECTS = ("evaluate", "score", "export", "convert", "data")  # commands that take words before their flags
 
 HELP = f"""usage: gebm COMMAND [--config FILE] [--FLAG VALUE ...]
@@ -80,13 +84,15 @@ def run(argv: Sequence[str], mode: str | None = None) -> int:
             return 0
         subjects, argv = _subjects(argv, mode)
         config, given = parse(argv, mode)
+        if config.mode not in SEVERAL and int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ:
+            raise InputError(f"gebm {config.mode}: is one process; start it without torchrun or accelerate launch")
         command = importlib.import_module(f"gebm.commands.{config.mode}")
         arguments = (config, given, subjects) if config.mode in SUBJECTS else (config, given)
         with fast.plain(config.fast == "off"):
             command.main(*arguments)
     except InputError as error:
         return _fail(str(error), 2)
-    except FloatingPointError as error:
+    except (FloatingPointError, LostProcess) as error:
         return _fail(str(error), 1)
     except OSError as error:  # a full disk, a folder that vanished
         return _fail(f"{error.strerror or error}: {error.filename or 'no file named'}", 1)
@@ -106,5 +112,8 @@ def _subjects(argv: Sequence[str], mode: str | None) -> tuple[list[str], list[st
 
 
 def _fail(message: str, code: int) -> int:
+    if os.environ.get("RANK", "0") != "0":
+        # What all processes find the first one says, and their launcher then ends them.
+        time.sleep(2)
     print(f"gebm: error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code

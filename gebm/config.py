@@ -15,13 +15,10 @@ __all__ = ["LATER", "Config", "flags_table", "sections"]
 
 UCI = ("redwine", "whitewine", "parkinsons", "hepmass", "miniboone")
 FLOWS = ("gaussian", "nvp", "made", "maf", "mogmaf")
-MODES = ("train", "sample", "evaluate", "score", "export", "convert", "data", "demo")
+MODES = ("train", "sample", "evaluate", "score", "export", "convert", "data", "demo", "submit")
 
 # Values that are part of the interface and do not work yet (`...`: any but the default). Building one deletes it here.
-LATER: dict[str, tuple[object, ...]] = {
-    "dataparallel": (True,),
-    "slurm_id": (...,),
-}
+LATER: dict[str, tuple[object, ...]] = {}
 
 # Each class below is a group of flags; its docstring is the group's title.
 
@@ -145,7 +142,7 @@ class Training:
     patience: int = flag(0, "tables: passes without a better validation likelihood that end a stage; 0: none", ge=0)
     n_iter_d_init: int = flag(100, "energy steps at the start and at every 500th base step", ge=1)
     n_iter_d: int = flag(5, "energy steps before each other base step", ge=1)
-    b_size: int = flag(128, "images in a training batch", ge=1)
+    b_size: int = flag(128, "images in a training batch, of all processes together", ge=1)
     noise_factor: int = flag(1, "base samples for each image of an energy step's batch", ge=1)
     refine_iter: int = flag(
         -1, "energy steps at the end, base frozen, rate falling to 0; -1: a tenth of `total_gen_iter`", ge=-1
@@ -251,8 +248,13 @@ class Machine:
     )
     fast: str = flag("auto", "off: every layer and derivative as it is written down", choices=("auto", "off"))
     seed: int = flag(0, "seed of every random number", ge=0, le=2**32 - 1)
-    dataparallel: bool = flag(False, "use all GPUs of this machine")
-    slurm_id: str = flag("", "job number under SLURM")
+    dataparallel: bool = flag(False, "train: one process on each GPU of this machine, each with its share of `b_size`")
+    slurm_id: str = flag("", "job number under SLURM, recorded; empty: that of the job it runs in")
+    slurm_partition: str = flag("", "submit: partition; empty: the cluster's own")
+    slurm_account: str = flag("", "submit: account that is charged; empty: the user's own")
+    slurm_gpus: int = flag(1, "submit: GPUs, all of one machine; 0: the CPU", ge=0)
+    slurm_cpus: int = flag(4, "submit: CPU cores", ge=1)
+    slurm_hours: float = flag(24.0, "submit: longest time; a run that needs more is saved and queued again", gt=0)
     trainer_type: str = flag("default", "training and sampling procedure", choices=("default", "uci", "toy"))
 
 

@@ -339,7 +339,9 @@ def _weight_file(path: str | Path, part: str) -> Path:
     if path.is_dir() and not file.is_file() and (path / WEIGHTS).is_file():
         return path / WEIGHTS  # an exported folder
     if not file.is_file():
-        raise InputError(f"{file}: no such file: give a {part}.safetensors, or a run, checkpoint or export that holds one")
+        raise InputError(
+            f"{file}: no such file: give a {part}.safetensors, or a run, checkpoint or export that holds one"
+        )
     return file
 
 

@@ -5,6 +5,7 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
+from gebm.parallel import gathered, processes, share
 from gebm.second_order import input_gradient
 
 __all__ = ["PENALTIES", "gradient_penalty", "l2_penalty"]
@@ -33,9 +34,10 @@ def gradient_penalty(energy: nn.Module, real: Tensor, fake: Tensor, generator: t
         tensor(True)
     """
     n = min(len(real), len(fake))
-    t = torch.rand(n, *[1] * (real.ndim - 1), generator=generator, device=real.device, dtype=real.dtype)
+    shape = n * processes(), *[1] * (real.ndim - 1)
+    t = share(torch.rand(shape, generator=generator, device=real.device, dtype=real.dtype))
     gradient = input_gradient(energy, torch.lerp(fake[:n].detach(), real[:n], t))
-    return gradient.flatten(1).square().sum(1).mean()
+    return gathered(gradient.flatten(1).square().sum(1)).mean()
 
 
 def l2_penalty(energy: nn.Module) -> Tensor:

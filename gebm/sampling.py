@@ -2,15 +2,18 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gebm import parallel
 from gebm.data import to_uint8
 from gebm.latent import LatentPosterior
 from gebm.samplers import SMC, Adapted, DrawFiles, Kernel, State, adapt, run
+from gebm.samplers.chains import Chain
 from gebm.samplers.smc import log_partition_of
 from gebm.samplers.trace import Diagnostics, Recorder
 from gebm.seeds import stream
@@ -76,10 +79,11 @@ class Draws:
 
     start, images: uint8 (n, C, H, W), or rows of a table as float32 (n, d), of the base and of the chains' ends, one by
     one from the same latent; latents (n, d): the ends, in Gaussian coordinates; energies_start, energies (n,): E before
-    and after; kernel: the one used, tuned if there was a warm-up, of which adapted is the result, or by itself;
-    acceptance: mean over chains and steps; nonfinite: share of the proposals whose potential was not finite;
-    diagnostics: of the first chunk's chains, from trace, the arrays of `Recorder.arrays`; seconds: time in steps,
-    looking left out; log_partition: log Z and its standard error, where the sampler estimates it.
+    and after; kernel: the one used, tuned if there was a warm-up, of which adapted is the result (None but in the
+    process that ran the first chunk), or by itself; acceptance: mean over chains and steps; nonfinite: share of the
+    proposals whose potential was not finite; diagnostics: of the first chunk's chains, from trace, the arrays of
+    `Recorder.arrays`; seconds: time in steps, looking left out; log_partition: log Z and its standard error, where the
+    sampler estimates it.
     """
 
     start: np.ndarray
@@ -114,7 +118,8 @@ def draw(
     """Run n chains from the prior for `steps` steps, `chunk` at a time.
 
     Every chunk has a generator of its own, made from `seed` and the chunk's number, so the first chunks of a longer
-    run are those of a shorter one.
+    run are those of a shorter one. Several processes take turns at the chunks; all get all draws, each once and in
+    order, and the same error where one of them fails.
 
     Arguments:
         target: latent posterior, frozen for speed.
@@ -139,62 +144,134 @@ def draw(
         (True, 0.5, 0.5)
     """
     observer = observer or Observer()
-    adapted = recorder = None
-    starts, chains = [], []
-    begin, looked = time.perf_counter(), observer.seconds
-    for index, first in enumerate(range(0, n, chunk)):
+    tuned, adapted = kernel, None
+    begun_s, looked_s = time.perf_counter(), observer.seconds
+
+    def begin(index: int) -> tuple[Tensor, torch.Generator]:
         generator = torch.Generator(target.device).manual_seed(stream(seed, "chains", index))
-        starts.append(target.start(min(chunk, n - first), generator))
-        state = kernel.init(starts[-1], target)
-        observer.look(target, first, 0, state._replace(position=starts[-1]))  # which `init` may have moved
-        if warm_up and adapted is None:
-            adapted = adapt(kernel, target, state, warm_up, precondition=precondition, generator=generator)
-            kernel, state = adapted.kernel, adapted.state
-        elif warm_up:
-            state = run(kernel, target, state, warm_up, generator=generator).state
-        recorder = recorder or Recorder(state.position, steps)
+        return target.start(min(chunk, n - index * chunk), generator), generator
 
-        def callback(step: int, state: State, first: int = first, recorder: Recorder = recorder) -> None:
-            observer.look(target, first, step, state)
-            if first == 0:
-                recorder.add(step, state)
+    if warm_up:
+        first_start, first_generator = begin(0)
 
-        chain = run(
-            kernel, target, state, steps, schedule=schedule, beta_schedule=beta_schedule, callback=callback,
-            generator=generator,
-        )  # fmt: skip
-        used = kernel.finished(chain.state) if steps else kernel
-        chains.append(chain)
-    assert recorder is not None, "n is 0"
-    seconds = time.perf_counter() - begin - (observer.seconds - looked)
-    start, energies_start = _decode(target, starts)
-    ends = [chain.state.position for chain in chains] if steps else starts
-    images, energies = _decode(target, ends) if steps else (start, energies_start)
-    acceptance = float(torch.cat([chain.acceptance for chain in chains]).mean())
-    nonfinite = float(torch.cat([chain.nonfinite for chain in chains]).double().mean())
-    return Draws(
-        start, images, torch.cat(ends).cpu(), energies_start, energies,
-        used, adapted, acceptance if steps else 1.0, nonfinite / max(steps, 1),
-        recorder.diagnose(kernel, warmed_up=warm_up > 0),
-        {name: values.float().cpu().numpy() for name, values in recorder.arrays().items()},
-        seconds,
-        _mean_partition([chain.state for chain in chains]) if isinstance(kernel, SMC) and steps else None,
+        def tune() -> Kernel:
+            nonlocal adapted
+            state = kernel.init(first_start, target)
+            adapted = adapt(kernel, target, state, warm_up, precondition=precondition, generator=first_generator)
+            return _moved(adapted.kernel, "cpu")
+
+        tuned = _moved(parallel.from_first(tune), target.device)
+
+    def own() -> _Share:
+        """The chunks of this process; the first of all is the first process's."""
+        chunks, recorder = [], None
+        for index in parallel.mine(range(-(-n // chunk))):
+            if adapted is not None and index == 0:
+                start, generator, state = first_start, first_generator, adapted.state
+            else:
+                start, generator = begin(index)
+                state = tuned.init(start, target)
+            observer.look(target, index * chunk, 0, state._replace(position=start))  # which `init` may have moved
+            if warm_up and index:
+                state = run(tuned, target, state, warm_up, generator=generator).state
+            record = Recorder(state.position, steps) if index == 0 else None
+            recorder = recorder or record
+
+            def callback(step: int, state: State, first: int = index * chunk, record: Recorder | None = record) -> None:
+                observer.look(target, first, step, state)
+                if record is not None:
+                    record.add(step, state)
+
+            chain = run(
+                tuned, target, state, steps, schedule=schedule, beta_schedule=beta_schedule, callback=callback,
+                generator=generator,
+            )  # fmt: skip
+            chunks.append((start, chain, tuned.finished(chain.state) if steps else tuned))
+        seconds = time.perf_counter() - begun_s - (observer.seconds - looked_s)
+        drawn = [_drawn(target, *each, steps) for each in chunks]
+        share = _Share(drawn, observer.seen, observer.energies, seconds)
+        if recorder is None:
+            return share
+        trace = {name: values.float().cpu().numpy() for name, values in recorder.arrays().items()}
+        return share._replace(diagnostics=recorder.diagnose(tuned, warmed_up=warm_up > 0), trace=trace)
+
+    shares = parallel.everyones(own)
+    observer.seen, observer.energies = (
+        {step: parallel.in_order([s.get(step, []) for s in of_shares]) for step in of_shares[0]}
+        for of_shares in ([s.seen for s in shares], [s.energies for s in shares])
+    )
+    return _joined(parallel.in_order([s.drawn for s in shares]), shares[0], adapted, steps, target.device)
+
+
+class _Drawn(NamedTuple):
+    """What is kept of a chunk of chains, on the CPU; partition: log Z and its standard error, of a population."""
+
+    start: np.ndarray
+    images: np.ndarray
+    latents: Tensor
+    energies_start: Tensor
+    energies: Tensor
+    kernel: Kernel
+    acceptance: Tensor
+    nonfinite: Tensor
+    partition: tuple[Tensor, Tensor] | None
+
+
+class _Share(NamedTuple):
+    """What one process has: its chunks, what their observer saw, and of the first chunk alone the rest."""
+
+    drawn: list[_Drawn]
+    seen: dict[int, list[Tensor]]
+    energies: dict[int, list[Tensor]]
+    seconds: float
+    diagnostics: Diagnostics | None = None
+    trace: dict[str, np.ndarray] | None = None
+
+
+def _drawn(target: LatentPosterior, start: Tensor, chain: Chain, kernel: Kernel, steps: int) -> _Drawn:
+    base, energies_start = _decode(target, start)
+    images, energies = _decode(target, chain.state.position) if steps else (base, energies_start)
+    latents = chain.state.position if steps else start
+    partition = tuple(x.cpu() for x in log_partition_of(chain.state)) if isinstance(kernel, SMC) and steps else None
+    return _Drawn(
+        base, images, latents.cpu(), energies_start, energies, _moved(kernel, "cpu"),
+        chain.acceptance.cpu() if steps else torch.ones(len(start)),
+        chain.nonfinite.cpu(), partition,
     )  # fmt: skip
 
 
-def _decode(target: LatentPosterior, positions: Sequence[Tensor]) -> tuple[np.ndarray, Tensor]:
-    """Samples as data (n, ...) and energies (n,) of chunks of positions."""
-    images, energies = [], []
-    for position in positions:
-        samples, e = target.decode_with_energies(position)
-        images.append(as_data(samples))
-        energies.append(e.cpu())
-    return np.concatenate(images), torch.cat(energies)
+def _joined(drawn: list[_Drawn], first: _Share, adapted: Adapted | None, steps: int, device: torch.device) -> Draws:
+    """All chunks, in their order."""
+    populations = [(*d.partition, len(d.latents)) for d in drawn if d.partition is not None]
+    assert first.diagnostics is not None and first.trace is not None
+    return Draws(
+        np.concatenate([d.start for d in drawn]), np.concatenate([d.images for d in drawn]),
+        torch.cat([d.latents for d in drawn]),
+        torch.cat([d.energies_start for d in drawn]), torch.cat([d.energies for d in drawn]),
+        _moved(drawn[-1].kernel, device), adapted,
+        float(torch.cat([d.acceptance for d in drawn]).mean()),
+        float(torch.cat([d.nonfinite for d in drawn]).double().mean()) / max(steps, 1),
+        first.diagnostics, first.trace, first.seconds,
+        _mean_partition(populations) if populations else None,
+    )  # fmt: skip
 
 
-def _mean_partition(populations: Sequence[State]) -> tuple[float, float]:
-    """log of the mean Z of independent populations, weighted by their sizes, with its standard error."""
-    log_z, se = (torch.stack(values) for values in zip(*map(log_partition_of, populations)))
-    sizes = torch.tensor([len(state.position) for state in populations]).to(log_z)
+def _moved(kernel: Kernel, device: torch.device | str) -> Kernel:
+    """The kernel with its tensors on a device."""
+    tensors = {f.name: getattr(kernel, f.name) for f in fields(kernel)}
+    tensors = {name: value.to(device) for name, value in tensors.items() if isinstance(value, Tensor)}
+    return replace(kernel, **tensors) if tensors else kernel
+
+
+def _decode(target: LatentPosterior, position: Tensor) -> tuple[np.ndarray, Tensor]:
+    """Samples as data (n, ...) and energies (n,) of positions."""
+    samples, energies = target.decode_with_energies(position)
+    return as_data(samples), energies.cpu()
+
+
+def _mean_partition(populations: Sequence[tuple[Tensor, Tensor, int]]) -> tuple[float, float]:
+    """log of the mean Z of independent populations of log Z, its error and size, weighted by size; with its error."""
+    log_z, se = (torch.stack(values) for values in list(zip(*populations))[:2])
+    sizes = torch.tensor([size for *_, size in populations]).to(log_z)
     weighted = log_z + torch.log(sizes / sizes.sum())
     return float(torch.logsumexp(weighted, 0)), float((torch.softmax(weighted, 0) * se).norm())

@@ -141,7 +141,9 @@ def test_numbers_of_another_kind(saved):
 # --- states -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fields", [{"stage": "x"}, {"g_step": -1}, {"g_step": None}, {"e_step": 1.5}, {"images": True}])
+@pytest.mark.parametrize(
+    "fields", [{"stage": "x"}, {"g_step": -1}, {"g_step": None}, {"e_step": 1.5}, {"images": True}]
+)
 def test_counters_that_no_run_has(fields):
     with pytest.raises(ValueError, match="counters"):
         Counters(**fields)

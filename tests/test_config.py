@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gebm.config import LATER, Config, flags_table
+from gebm.config import Config, flags_table
 from gebm.errors import InputError
 from gebm.flags import by_name
 from gebm.parsing import help_text, parse
@@ -44,6 +44,7 @@ USED_WITHOUT_LISTING = {
     "ml_epochs": 0, "ml_lr": 0.0, "refine_epochs": 0, "cd_steps": 20, "patience": 0, "partition_samples": 20_000,
     "output": "", "precision": "auto", "fast": "auto", "format": "safetensors",
     "from_untrusted": "", "keep": 2, "on_divergence": "stop", "loss_limit": 1e8, "max_rollbacks": 3, "rollback_factor": 0.5,
+    "slurm_partition": "", "slurm_account": "", "slurm_gpus": 1, "slurm_cpus": 4, "slurm_hours": 24.0,
 }  # fmt: skip
 DOCUMENTED_CHOICES = {
     "train_mode": ["both", "energy", "base"], "dataset": ["cifar10", "CelebA", "Imagenet32", "lsun"],
@@ -273,28 +274,6 @@ def test_yaml_that_is_not_text(tmp_path):
 def test_bad_values_from_python():
     with pytest.raises(InputError, match="^b_size 0 is not allowed; allowed: a whole number >= 1$"):
         Config(b_size=0)
-
-
-# ---- what comes later
-
-
-def values_of(name: str) -> list:
-    f = by_name(Config)[name]
-    return [{int: f.default, str: "77"}[f.type] if v is ... else v for v in LATER[name]]
-
-
-@pytest.mark.parametrize(("name", "value"), [(n, v) for n in LATER for v in values_of(n) if v != Config().__dict__[n]])
-def test_later_features_are_valid_and_not_available(write, name, value):
-    Config(**{name: value})
-    text = json.dumps(value)
-    expected = f"--{name} {value if isinstance(value, str) else text} is not available yet; available now: "
-    assert refusal(f"--{name}={value}").startswith(expected)
-    assert refusal("--config", write(f"{name}: {text}")).startswith(expected)
-
-
-def test_available_now_is_named():
-    assert refusal("--dataparallel") == "--dataparallel true is not available yet; available now: false"
-    assert refusal("--slurm_id=77") == "--slurm_id 77 is not available yet; available now: ''"
 
 
 # ---- help

@@ -94,6 +94,8 @@ def test_the_search_finds(source):
     assert unsafe_calls(source, "other.py")
 
 
-@pytest.mark.parametrize("source", ["model.eval()", "re.compile(x)", "import yaml\nyaml.safe_load(x)", "torch.compile(f)"])
+@pytest.mark.parametrize(
+    "source", ["model.eval()", "re.compile(x)", "import yaml\nyaml.safe_load(x)", "torch.compile(f)"]
+)
 def test_the_search_leaves_alone(source):
     assert not unsafe_calls(source, "other.py")

@@ -22,6 +22,7 @@ from gebm.metrics import Frechet, extract, metric_name
 from gebm.model import GEBM
 from gebm.networks import DensityRatio
 from gebm.objectives import OBJECTIVES
+from gebm.parallel import processes
 from gebm.precision import for_training
 from gebm.seeds import stream
 from gebm.training.negatives import Fresh, Negatives, Pool, Replay
@@ -48,6 +49,8 @@ def build_trainer(
     dtype = dtype_of(config)
     autocast = for_training(config.precision, dtype, not of_table(config))
     model = GEBM.build(architecture_of(config, given, data.shape), dtype).to(device)
+    if processes() > 1 and any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.energy.modules()):
+        raise InputError(f"--d_model {config.d_model}: batch normalisation in an energy takes one process")
     if fast.enabled() and model.built_as.shape[-1] >= NARROW and not of_table(config):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch: lacks it
     if config.g_path:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from gebm import parallel
 from gebm.commands.setup import dataset_for, folder_of, log, schedule_of
 from gebm.config import Config
 from gebm.data import from_uint8, set_aside
@@ -121,7 +122,7 @@ def with_beta(config: Config, model: GEBM, energy: Path, device: torch.device) -
     like = model.log_partition.detach()
     e_real = energies(model.energy, from_uint8(torch.tensor(images[:FIT_IMAGES])).to(like))
     generator = torch.Generator(device).manual_seed(stream(config.seed, "temperature"))
-    fit = fit_beta(e_real, model.posterior().frozen(), generator=generator)
+    fit = parallel.from_first(lambda: fit_beta(e_real, model.posterior().frozen(), generator=generator))
     if fit is None:
         raise InputError(
             "--temperature auto: the likelihood still rises at the largest beta tried, as the base has no samples of "

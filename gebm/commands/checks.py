@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+from gebm import parallel
 from gebm.commands.build import milestones
 from gebm.commands.setup import schedule_of
 from gebm.commands.tables import of_table
@@ -9,7 +10,7 @@ from gebm.config import Config
 from gebm.errors import InputError
 from gebm.networks import BASES, FLOWS
 
-__all__ = ["check_flags", "check_kind", "check_scheduler"]
+__all__ = ["check_flags", "check_kind", "check_processes", "check_scheduler"]
 
 # flag -> what to give instead
 OF_IMAGES_ALONE = {
@@ -60,6 +61,24 @@ def check_kind(config: Config, given: frozenset[str]) -> None:
         raise InputError("--scheduler mmd: compares images; for a table take MultiStepLR or ExponentialLR")
     if config.criterion == "ml" and config.g_model in BASES and config.g_model not in FLOWS:
         raise InputError(f"--criterion ml: needs a base with a density, --g_model {', '.join(FLOWS)}")
+
+
+def check_processes(config: Config) -> None:
+    """What several processes cannot do together, or cannot share among them."""
+    count = parallel.processes()
+    if count == 1:
+        return
+    if of_table(config):
+        what = "tables are small, train on one process; their splits and seeds can run side by side"
+        raise InputError(f"--dataset {config.dataset}: {count} processes; {what}")
+    if config.criterion == "cd":
+        raise InputError(f"--criterion cd: {count} processes; its chains are of one process, take another criterion")
+    if config.b_size % count:
+        near = config.b_size // count * count or count
+        raise InputError(
+            f"--b_size {config.b_size}: the images of a batch, of all processes together, must be a multiple of the "
+            f"{count} processes; give {near}"
+        )
 
 
 def check_scheduler(config: Config, given: frozenset[str]) -> None:

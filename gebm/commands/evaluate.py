@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from gebm import parallel
 from gebm.bounded import check_plain, read_json
 from gebm.commands.chains import (
     POPULATION,
@@ -28,6 +29,7 @@ from gebm.commands.setup import (
     dataset_for,
     find_pair,
     folder_of,
+    join,
     load_pair,
     log,
     start_log,
@@ -80,6 +82,7 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
     """
     start_log()
     config, given = settled(config, given)
+    join(config)
     check_sampler(replace(config, thin=0), config.fid_samples)
     if config.eval_partition and config.sample_b_size < POPULATION:
         raise InputError(f"--sample_b_size {config.sample_b_size}: --eval_partition takes {POPULATION} or more")
@@ -100,7 +103,10 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
         opened += [_open(path, replace(config, from_untrusted=untrusted), given) for path in theirs]
     summaries = {}
     for subject in opened or [Subject(None, config, None)]:
-        summary = _evaluate(subject, given, device)
+        with parallel.together("evaluate again"):
+            summary = _evaluate(subject, given, device)
+        if not parallel.is_first():
+            continue
         name = str(subject.path or summary.get("energy_path") or "the newest run")
         summaries[name] = summary
         if len(opened) < 2:
@@ -114,7 +120,7 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
         rows = any("nll" in found for found in summaries.values())
         errors = "nats a row, standard errors over rows" if rows else "95 % intervals"
         log.info("\n%s", table(side_by_side(columns), f"evaluation, side by side; {errors}"))
-    if config.json:
+    if parallel.leave() and config.json:
         _write_json(Path(config.json), summaries)
     return summaries
 
@@ -242,8 +248,11 @@ def _evaluate_pair(config: Config, given: frozenset[str], device: torch.device) 
         config, fit = with_beta(config, model, energy, device)
         observer = Observer(observed_features(extractor, config, device), (0, config.num_sampler_steps))
         posterior = model.posterior(beta_of(config))
-        config = with_precision(config, posterior)
-        sampler = sampler_summary(config, draw_chains(config, posterior, config.fid_samples, observer))
+        config = parallel.from_first(lambda: with_precision(config, posterior))
+        draws = draw_chains(config, posterior, config.fid_samples, observer)
+        if not parallel.is_first():
+            return summary
+        sampler = sampler_summary(config, draws)
         found = compare(observer.features(), reference, extractor, f"{data.name} {config.fid_split}", device)
         summary.update(sampler, **found, temperature_fit=fit, warning=mixing_warning(sampler))
     return summary

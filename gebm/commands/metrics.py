@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gebm import parallel
 from gebm.commands.setup import log
 from gebm.config import Config
 from gebm.data import ImageData, at_random, from_uint8, to_uint8
@@ -50,7 +51,8 @@ def _say_once(line: str) -> None:
 def reference_of(config: Config, data: ImageData, split: str, extractor: Extractor, device: torch.device) -> Reference:
     """What samples are compared with: a split's features, kept in the data's cache."""
     folder = Path(config.data_path) / "cache"
-    return make_reference(getattr(data, split), extractor, folder, split, config.fid_b_size, device)
+    with parallel.in_waves():
+        return make_reference(getattr(data, split), extractor, folder, split, config.fid_b_size, device)
 
 
 def check_features(config: Config, data: ImageData, device: torch.device) -> Extractor:
@@ -64,17 +66,23 @@ def check_features(config: Config, data: ImageData, device: torch.device) -> Ext
 
 def _choose(config: Config, data: ImageData) -> tuple[Extractor, str]:
     weights = config.inception_weights if config.fid_features == "inception" else config.fid_weights
-    return choose_features(config.fid_features, data.name, data.shape, weights or None, config.data_path)
+    with parallel.in_waves():  # one that is trained or fetched is kept
+        return choose_features(config.fid_features, data.name, data.shape, weights or None, config.data_path)
 
 
 def base_features(posterior: LatentPosterior, extractor: Extractor, config: Config, device: torch.device) -> Tensor:
     """Features (fid_samples, d) of samples of the base alone, from the latents that chains would start at."""
-    target, n, found = posterior.frozen(), config.fid_samples, []
-    for index, first in enumerate(range(0, n, config.sample_b_size)):
-        generator = torch.Generator(device).manual_seed(stream(config.seed, "chains", index))
-        images = to_uint8(target.decode(target.start(min(config.sample_b_size, n - first), generator)))
-        found.append(extract(images, extractor, config.fid_b_size, device))
-    return torch.cat(found)
+    target, n = posterior.frozen(), config.fid_samples
+
+    def own() -> list[Tensor]:
+        found = []
+        for index, first in parallel.mine(enumerate(range(0, n, config.sample_b_size))):
+            generator = torch.Generator(device).manual_seed(stream(config.seed, "chains", index))
+            images = to_uint8(target.decode(target.start(min(config.sample_b_size, n - first), generator)))
+            found.append(extract(images, extractor, config.fid_b_size, device))
+        return found
+
+    return torch.cat(parallel.in_order(parallel.everyones(own)))
 
 
 def observed_features(extractor: Extractor, config: Config, device: torch.device) -> Callable[[np.ndarray], Tensor]:

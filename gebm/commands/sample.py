@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from gebm import parallel
 from gebm.commands.chains import (
     beta_of,
     check_sampler,
@@ -25,7 +26,7 @@ from gebm.commands.chains import (
 from gebm.commands.density import load_units, write_rows
 from gebm.commands.metrics import check_features, compare, distances_along, features_of, observed_features
 from gebm.commands.report import code_of, write_report
-from gebm.commands.setup import check_new_run, choose_device, dataset_for, load_pair, log, open_run, start_log
+from gebm.commands.setup import check_new_run, choose_device, dataset_for, join, load_pair, log, open_run, start_log
 from gebm.commands.tables import settled, with_table_defaults
 from gebm.config import Config
 from gebm.data import ImageData, TableData
@@ -50,6 +51,7 @@ def main(config: Config, given: frozenset[str]) -> Path:
     """Sample as configured; returns the folder of the samples."""
     start_log()
     config, given = settled(config, given)
+    join(config)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: what was begun is cleared away
     device = choose_device(config, given)
     model, base, energy = load_pair(config, given)
@@ -58,8 +60,10 @@ def main(config: Config, given: frozenset[str]) -> Path:
     check_sampler(config, chains_of(config))
     if rows and config.eval_fid:
         raise InputError("--eval_fid: distances are of images; gebm evaluate gives the likelihoods of a table's model")
+    if config.thin and parallel.processes() > 1:
+        raise InputError(f"--thin {config.thin}: one process writes its draws as they come; sample with one")
     units = load_units(base) if rows else None
-    folder = check_new_run(config)
+    folder = parallel.from_first(lambda: check_new_run(config))
     data = dataset_for(model, config) if config.eval_fid else None
     assert not isinstance(data, TableData)
     if data is not None:
@@ -67,15 +71,20 @@ def main(config: Config, given: frozenset[str]) -> Path:
     check_space(config, chains_of(config), model.prior.dim, folder)
     model.to(device)
     config, fit = with_beta(config, model, energy, device)
-    config = with_precision(config, model.posterior(beta_of(config)))
+    config = parallel.from_first(lambda: with_precision(config, model.posterior(beta_of(config))))
     resolved = open_run(folder, replace(config, g_path=str(base), d_path=str(energy)), device, model.built_as)
     log.info("sampling %s\n  base   %s\n  energy %s", folder, base, energy)
+    first = parallel.is_first()
     try:
-        summary = sample_into(folder, resolved, model, data, device, units)
+        with parallel.together("sample again, nothing was kept"):
+            summary = sample_into(folder, resolved, model, data, device, units)
+        if not parallel.leave():
+            return folder
         summary.update(base_path=str(base), energy_path=str(energy), temperature_fit=fit)
         finish(folder, summary)
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)  # half a run is none, and would keep its name from the next
+        if first:
+            shutil.rmtree(folder, ignore_errors=True)  # half a run is none, and would keep its name from the next
         raise
     if not rows:
         log.info("report: %s", write_report(folder, code_of(resolved)))
@@ -105,21 +114,31 @@ def sample_into(
     Arguments:
         data: the images that distances are taken to; None: none are.
         units: of the columns, for models of tables.
+
+    Of several processes the first writes and has the summary.
     """
-    folder.mkdir(exist_ok=True)
     n, steps = chains_of(config), config.num_sampler_steps
     observer = Observer(images_at=spaced(steps, 10), frames_at=spaced(steps, 24))
     if data is not None:
         extractor, reference = features_of(config, data, device)
         observer.images = observed_features(extractor, config, device)
     with (
-        tqdm(total=n * steps, unit=" chain steps", unit_scale=True, dynamic_ncols=True, disable=None) as bar,
+        tqdm(
+            total=-(-n // parallel.processes()) * steps,
+            unit=" chain steps",
+            unit_scale=True,
+            dynamic_ncols=True,
+            disable=None if parallel.is_first() else True,
+        ) as bar,
         atomic_folder(folder / "draws") if config.thin else nullcontext() as draws_folder,
     ):
         observer.on_step = bar.update
         if draws_folder is not None:
             observer.files = DrawFiles(draws_folder, n, steps, model.prior.dim, config.thin)
         draws = draw_chains(config, model.posterior(beta_of(config)), n, observer)
+    if not parallel.is_first():
+        return {}
+    folder.mkdir(exist_ok=True)
     write_trace(folder, draws)
     if units is not None:
         write_rows(folder, draws, units, config.n_samples)

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import sys
 from dataclasses import replace
 from datetime import datetime
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from gebm import parallel
 from gebm.bounded import check_plain
 from gebm.commands.tables import of_table
 from gebm.config import Config
@@ -23,9 +25,8 @@ from gebm.training.loop import Schedule
 
 __all__ = [
     "architecture_of", "check_new_run", "choose_device", "dataset", "dataset_for", "dtype_of", "find_pair",
-    "folder_of",
-    "load_pair", "log", "log_dir", "newest_checkpoint", "open_run", "runs_of", "schedule_of", "settle_weights",
-    "start_log",
+    "folder_of", "join", "load_pair", "log", "log_dir", "newest_checkpoint", "open_run", "runs_of", "schedule_of",
+    "settle_weights", "start_log",
 ]  # fmt: skip
 
 log = logging.getLogger("gebm")
@@ -45,16 +46,26 @@ ARCHITECTURE_FLAGS = {
 def choose_device(config: Config, given: frozenset[str]) -> torch.device:
     """The device of `--device`: a GPU's number, -1 any GPU, -2 the CPU. The default falls back to the CPU, saying so.
 
+    Of several processes on a machine each has the GPU of its number there.
+
     Raises:
         InputError: a GPU was asked for that is not there.
     """
     count = torch.cuda.device_count()
     if config.device == -2:
+        if parallel.over_gpus():  # the run that goes on was on the CPU
+            raise InputError("--device -2: several processes settle it when they meet; give it on the command line")
         return torch.device("cpu")
-    if max(config.device, 0) < count:
+    number = max(config.device, 0) if parallel.launched() == 1 else parallel.local_rank()
+    if parallel.launched() > 1 and count:
+        if "device" in given and config.device >= 0:
+            raise InputError(f"--device {config.device}: each of several processes has a GPU of its own; give -1 or -2")
+        if number >= count:
+            raise InputError(f"{number + 1} processes or more on this machine and {count} GPUs: start one a GPU")
+    if number < count:
         # Energies are float32, and TF32 is not.
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]  # torch: untyped
-        return torch.device("cuda", max(config.device, 0))
+        return torch.device("cuda", number)
     if "device" in given:
         there = f"this machine has GPUs 0 to {count - 1}" if count else "this machine has no GPU"
         raise InputError(f"--device {config.device}: {there}; give --device -2 for the CPU")
@@ -64,12 +75,13 @@ def choose_device(config: Config, given: frozenset[str]) -> torch.device:
 
 def dataset(config: Config) -> ImageData | TableData:
     """The images, or the rows, the flags name."""
-    if of_table(config):
-        return load_table(
-            config.dataset, config.data_path, protocol=config.protocol, scaling=config.scaling, seed=config.seed
-        )
-    paths = config.imagenet_train_path, config.imagenet_test_path
-    return load_images(config.dataset, config.data_path, config.image_size or None, imagenet_paths=paths)
+    with parallel.in_waves():  # the first use makes a cache
+        if of_table(config):
+            return load_table(
+                config.dataset, config.data_path, protocol=config.protocol, scaling=config.scaling, seed=config.seed
+            )
+        paths = config.imagenet_train_path, config.imagenet_test_path
+        return load_images(config.dataset, config.data_path, config.image_size or None, imagenet_paths=paths)
 
 
 def dataset_for(model: GEBM, config: Config) -> ImageData | TableData:
@@ -80,6 +92,11 @@ def dataset_for(model: GEBM, config: Config) -> ImageData | TableData:
     if data.shape != shape:
         raise InputError(f"--dataset {config.dataset}: images {data.shape}, the model's are {shape}; see --image_size")
     return data
+
+
+def join(config: Config) -> None:
+    """Meet the other processes, where a launcher has started several."""
+    parallel.join(cpu=config.device == -2 or not torch.cuda.is_available())
 
 
 def log_dir(config: Config) -> Path:
@@ -129,7 +146,10 @@ def open_run(
         log_dir=str(path.parent),
         log_name=path.name,
         resume="",
+        slurm_id=config.slurm_id or os.environ.get("SLURM_JOB_ID", ""),
     )
+    if not parallel.is_first():
+        return resolved
     serial = str(1 + max((_serial(file.parent) for file in path.parent.glob(f"*/{SERIAL}")), default=0))
     if resume:
         for folder in (path, path / "checkpoints", path / "grids"):
@@ -347,11 +367,15 @@ class _Printable(logging.Formatter):
 
 
 def start_log() -> None:
-    """Print the messages of the package as they are, and no longer into the file of an earlier run."""
+    """Print the messages of the package as they are, and no longer into the file of an earlier run.
+
+    Of several processes only the first prints.
+    """
     for old in log.handlers[:]:
         log.removeHandler(old)
         old.close()
-    handler = logging.StreamHandler(sys.stdout)
+    first = parallel.launched() == 1 or os.environ["RANK"] == "0"
+    handler: logging.Handler = logging.StreamHandler(sys.stdout) if first else logging.NullHandler()
     handler.setFormatter(_Printable("%(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from gebm import parallel
 from gebm.bounded import read_json
+from gebm.commands import launch
 from gebm.commands.build import build_trainer, evaluations_of, measures_of
-from gebm.commands.checks import check_flags, check_kind, check_scheduler
+from gebm.commands.checks import check_flags, check_kind, check_processes, check_scheduler
 from gebm.commands.density import (
     LIKELIHOOD,
     check_split,
@@ -25,6 +27,7 @@ from gebm.commands.setup import (
     check_new_run,
     choose_device,
     dataset,
+    join,
     log,
     newest_checkpoint,
     open_run,
@@ -41,7 +44,7 @@ from gebm.files import alone, atomic_folder, check_writable
 from gebm.model import GEBM
 from gebm.report import nll_rows, table
 from gebm.training.checkpoint import best_checkpoint, load_checkpoint, measure_of
-from gebm.training.loop import Interrupted, Schedule
+from gebm.training.loop import Interrupted, Schedule, exit_code
 from gebm.training.rollback import train_with_rollbacks
 from gebm.training.schedules import ThreeSample
 from gebm.training.trainer import Trainer
@@ -53,7 +56,12 @@ def main(config: Config, given: frozenset[str]) -> Path:
     """Train as configured, on one split or on several; returns the run's folder."""
     start_log()
     config, given = settled(config, given)
-    run = _run_to_resume(config, given)
+    if config.dataparallel and parallel.launched() == 1:
+        if (gpus := launch.local_gpus()) > 1:
+            raise SystemExit(launch.launch(gpus, "train", launch.as_arguments(config, given)))
+        log.info("dataparallel: %d GPU%s here, so this is one process", gpus, "" if gpus == 1 else "s")
+    join(config)
+    run = parallel.from_first(lambda: _run_to_resume(config, given))
     if run is None:
         check_kind(config, given)
     else:
@@ -71,6 +79,7 @@ def train_splits(config: Config, given: frozenset[str], run: Path | None) -> Pat
         run = check_new_run(config)
         check_flags(config)
         check_scheduler(config, given)
+        check_processes(config)
         if not GEBM.build(architecture_of(config, given, dataset(config).shape)).has_density:
             raise InputError("--n_splits: averages likelihoods, and this base has no density (log_prob); leave it out")
         with atomic_folder(run, new=True) as temporary:
@@ -106,14 +115,15 @@ def _train_run(config: Config, given: frozenset[str], run: Path | None, whole: P
         stored = Config.load(run / "config.yaml")
         config = _changed(stored, config, given)
         _check_resumable(stored, config, checkpoint)
-        for flag in sorted(given - {"mode", "resume", "log_dir", "log_name", "device"}):
+        for flag in sorted(given - {"mode", "resume", "log_dir", "log_name", "device", "slurm_id"}):
             if getattr(config, flag) != getattr(stored, flag):
                 log.info("changed: --%s %s, was %s", flag, getattr(config, flag), getattr(stored, flag))
         log.info("resuming %s from %s", run, checkpoint.name if checkpoint else "the start (it has no checkpoint)")
     check_flags(config)
     check_scheduler(config, given)
+    check_processes(config)
     device = choose_device(config, given)
-    run = run or check_new_run(config)
+    run = run or parallel.from_first(lambda: check_new_run(config))
     data = dataset(config)
     # A checkpoint holds all that these flags gave, and they may be gone.
     start = replace(config, g_path="", d_path="") if checkpoint else settle_weights(config)
@@ -139,37 +149,41 @@ def _train_run(config: Config, given: frozenset[str], run: Path | None, whole: P
             if isinstance(data, TableData) and not (run / LIKELIHOOD).is_file():  # killed between the two
                 return _write_likelihoods(run, trainer, data, config)
             log.info("%s is finished: nothing was changed", run)
+            parallel.leave()
             return run
     evaluations = evaluations_of(config, data, device) if isinstance(data, ImageData) else []
     measures = measures_of(config, data, device)
     resolved = open_run(run, config, device, trainer.model.built_as, resume=stored is not None)
     if stored is None:
-        held.enter_context(alone(run))
+        parallel.from_first(lambda: held.enter_context(alone(run)))
     if isinstance(data, TableData):
         save_units(run, data)
     _announce(run, config, data, schedule, trainer)
     try:
-        trainer = train_with_rollbacks(
-            trainer,
-            lambda checkpoint: trainer_at(checkpoint)[0],
-            schedule,
-            run,
-            max_rollbacks=config.max_rollbacks if config.on_divergence == "rollback" else 0,
-            config=resolved.to_yaml(),
-            keep=config.keep,
-            loss_limit=config.loss_limit,
-            held_out=held_out,
-            save=not config.save_nothing,
-            evaluations=evaluations,
-            measures=measures,
-        )
+        with parallel.together(f"go on with --resume {run}"):
+            trainer = train_with_rollbacks(
+                trainer,
+                lambda checkpoint: trainer_at(checkpoint)[0],
+                schedule,
+                run,
+                max_rollbacks=config.max_rollbacks if config.on_divergence == "rollback" else 0,
+                config=resolved.to_yaml(),
+                keep=config.keep,
+                loss_limit=config.loss_limit,
+                held_out=held_out,
+                save=not config.save_nothing,
+                evaluations=evaluations,
+                measures=measures,
+            )
     except Interrupted as stop:
         onward = f"saved as {stop.checkpoint}; go on with --resume {whole or run}"
         kept = onward if stop.checkpoint else "nothing was saved"
         log.info("stopped by signal %d: %s", stop.signum, kept)
-        raise SystemExit(128 + stop.signum) from None
+        raise SystemExit(exit_code(stop.signum)) from None
     except OSError as error:
         raise _with_advice(error, whole or run) from error
+    if not parallel.leave():
+        return run
     log.info("done: %s", newest_checkpoint(run) or run)
     for stage in measures:
         if (best := best_checkpoint(run, stage)) and (measure := measure_of(best)):
@@ -196,6 +210,9 @@ def _announce(run: Path, config: Config, data: ImageData | TableData, schedule: 
         log.info("mmd: learning rates stay as they are, base step %d is the first to lower them", lr_schedule.first)
     elif config.use_scheduler and config.scheduler != "mmd":
         log.info("%s: an epoch is %.4g energy steps", config.scheduler, len(data.train) / config.b_size)
+    if parallel.processes() > 1:
+        count, each = parallel.processes(), config.b_size // parallel.processes()
+        log.info("%d processes, each with %d images of every batch of %d", count, each, config.b_size)
 
 
 def _write_likelihoods(run: Path, trainer: Trainer, data: TableData, config: Config) -> Path:
@@ -218,7 +235,8 @@ def _with_advice(error: OSError, run: Path) -> OSError:
 
 def _changed(stored: Config, config: Config, given: frozenset[str]) -> Config:
     """A run's configuration with the flags given now."""
-    return replace(stored, **{k: getattr(config, k) for k in given - {"mode", "resume", "log_dir", "log_name"}})
+    changes = {k: getattr(config, k) for k in given - {"mode", "resume", "log_dir", "log_name"}}
+    return replace(stored, **{"slurm_id": "", **changes})  # the job that was is over
 
 
 def _check_splits(run: Path, config: Config, given: frozenset[str]) -> None:

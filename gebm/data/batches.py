@@ -11,6 +11,7 @@ from torch import Tensor
 from gebm.data.images import from_uint8
 from gebm.errors import InputError
 from gebm.memory import free_bytes
+from gebm.parallel import share
 
 __all__ = ["Batches"]
 
@@ -22,7 +23,8 @@ class Batches(Iterator[Tensor]):
     Each epoch goes through a fresh permutation, every item once; a batch that reaches its end goes on into the next
     one, so no item is dropped, and a split smaller than a batch is repeated within it. The array lies on the device
     whole, and a batch is one `index_select`; a memory-mapped array that would take more than half of what is free
-    there stays where it is, and a batch reads its own rows. The order depends on the generator alone.
+    there stays where it is, and a batch reads its own rows. The order depends on the generator alone. Of several
+    processes each gets its share of every batch.
 
     Args:
         data: images, uint8 (N, C, H, W), or a table, float32 (N, d); an array is copied, a tensor is moved to the
@@ -74,7 +76,7 @@ class Batches(Iterator[Tensor]):
             parts.append(self.order[self.position : self.position + missing])
             self.position += len(parts[-1])
             missing -= len(parts[-1])
-        batch = self.data.index_select(0, torch.cat(parts)).to(self.device)
+        batch = self.data.index_select(0, share(torch.cat(parts))).to(self.device)
         if self.noise is not None:
             u = torch.rand(batch.shape, generator=self.generator, device=self.generator.device) * 2 - 1
             batch = batch + u.to(batch.device) @ self.noise

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gebm.networks.common import weights_once
+from gebm.parallel import gathered
 from gebm.penalties import PENALTIES, gradient_penalty, l2_penalty
 
 __all__ = ["Objective", "log_mean_exp"]
@@ -27,6 +28,8 @@ def log_mean_exp(a: Tensor) -> Tensor:
 
 class Objective(nn.Module, ABC):
     r"""A criterion of both training steps, as one module with one forward; low energy means real.
+
+    Energies are gathered from all processes, so that each sees the whole batch and computes the same loss.
 
     The energy step minimises `criterion` plus the penalty. Whatever the criterion, c follows the log-partition
     c~ = log-mean-exp(-E(y)) of each batch of base samples, so that c and the batches' mean of KALE are at hand. Its
@@ -88,8 +91,9 @@ class Objective(nn.Module, ABC):
         """Loss of one energy step and its statistics (detached scalars).
 
         Arguments:
-            real: data (N, ...).
-            fake: samples (M, ...) without a graph, from what `fake_from` says; None where `uses_samples` is False.
+            real: data (N, ...); this process's share of it.
+            fake: samples (M, ...) without a graph, a share as well, from what `fake_from` says; None where
+                `uses_samples` is False.
             generator: randomness of the gradient penalty.
         """
         e_real, e_fake, penalty = self._energies(real, fake, generator)
@@ -117,7 +121,7 @@ class Objective(nn.Module, ABC):
             real: draws a batch of data, for criteria whose base steps look at data.
         """
         with weights_once(self.energy):
-            e_fake = self.energies(base(z))
+            e_fake = gathered(self.energies(base(z)))
         return self.base_criterion(e_fake), log_mean_exp(-e_fake.detach())
 
     def energies(self, x: Tensor) -> Tensor:
@@ -135,7 +139,7 @@ class Objective(nn.Module, ABC):
         """Energies of the data and of the samples, and the penalty."""
         with weights_once(self.energy):
             together = self.energies(real if fake is None else torch.cat([real, fake]))
-            e_real, e_fake = torch.split(together, [len(real), len(together) - len(real)])
+            e_real, e_fake = map(gathered, torch.split(together, [len(real), len(together) - len(real)]))
             penalty = self._penalty(real, fake, generator)
         return e_real, e_fake, penalty
 

@@ -22,7 +22,7 @@ from gebm.pictures import grid, save_grid
 from gebm.training.guard import DivergenceError
 from gebm.training.trainer import Trainer
 
-__all__ = ["TrainingLog"]
+__all__ = ["SilentLog", "TrainingLog"]
 
 messages = logging.getLogger("gebm")
 
@@ -34,8 +34,6 @@ class TrainingLog:
         self.run, self.trainer = run, trainer
         self.file = run / "stats.jsonl"
         self.of_images = trainer.batches.data.ndim == 4
-        if self.of_images:
-            (run / "grids").mkdir(exist_ok=True)
         like = trainer.model.log_partition
         generator = torch.Generator(like.device).manual_seed(0)
         self.latents = trainer.model.prior.sample(64, generator, like=like.detach())
@@ -46,6 +44,8 @@ class TrainingLog:
 
     def __enter__(self) -> "TrainingLog":
         self._drop_rows_ahead()
+        if self.of_images:
+            (self.run / "grids").mkdir(exist_ok=True)
         self.hook, threading.excepthook = threading.excepthook, self._of_thread
         self.board = SummaryWriter(str(self.run / "tensorboard"), purge_step=self._step() + 1)
         self.lines = open(self.file, "a", encoding="utf-8")
@@ -174,3 +174,25 @@ def _step(row: str) -> tuple[int, int, int] | None:
         return found.get("ml_step", 0), found["e_step"], found["g_step"]
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+class SilentLog(TrainingLog):
+    """That of a process that writes nothing; it still finds a flat energy, as all have to end at the same step."""
+
+    def __enter__(self) -> "SilentLog":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Nothing is open."""
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        self.bar, self.total = tqdm(disable=True), total
+
+    def say(self, values: dict[str, float]) -> None:
+        """The first process says it."""
+
+    def add(self, values: dict[str, float]) -> None:
+        """The first process writes it."""
+
+    def grid(self) -> None:
+        """The first process draws it."""

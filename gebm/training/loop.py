@@ -1,5 +1,6 @@
 """The training loop: likelihood of the base where asked for, joint training, then the refinement of the energy."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,17 +10,25 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gebm import parallel
 from gebm.metrics.partition import base_energies, energies, evaluate_kale
 from gebm.training.checkpoint import Measure, checkpoints, is_best, save_checkpoint
 from gebm.training.guard import LOSS_LIMIT, DivergenceError, Guard
-from gebm.training.log import TrainingLog
+from gebm.training.log import SilentLog, TrainingLog
 from gebm.training.schedules import energy_steps, remaining
 from gebm.training.trainer import Counters, Trainer
 
-__all__ = ["DivergenceError", "Interrupted", "Schedule", "train"]
+__all__ = ["STOPPING", "DivergenceError", "Interrupted", "Schedule", "exit_code", "train"]
 
 
 KALE_EVERY = 100  # refinement steps between looks at the held-out KALE
+REQUEUE = [signal.Signals[name] for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]  # sent by schedulers
+STOPPING = [signal.SIGINT, signal.SIGTERM, *REQUEUE]
+
+
+def exit_code(signum: int) -> int:
+    """Of a run that a signal stopped: 128 + signal, or where it is to be queued again 75, "try again later"."""
+    return os.EX_TEMPFAIL if signum in REQUEUE else 128 + signum
 
 
 class Interrupted(Exception):
@@ -85,7 +94,8 @@ def train(
     of its own, on a base that has come to rest, and the same after a joint stage as from a trained base that was given.
     A stage of a trainer with a `selection` ends with the weights that it chose.
 
-    Writes into the existing folder `run`: `stats.jsonl`, `tensorboard/`, `grids/` of 64 fixed latents, `checkpoints/`.
+    Writes into the existing folder `run`: `stats.jsonl`, `tensorboard/`, `grids/` of 64 fixed latents, `checkpoints/`;
+    of several processes the first does. They stop at the same step, whichever of them a signal came to.
 
     Arguments:
         trainer: the model, its batches and its optimisers.
@@ -102,10 +112,11 @@ def train(
 
     Raises:
         DivergenceError: a loss was not finite or too large; the message names the step and the last good checkpoint.
-        Interrupted: SIGINT or SIGTERM came; the state was saved first.
+        Interrupted: a signal came (see `STOPPING`); the state was saved first.
     """
     counters = trainer.counters
-    log, guard = TrainingLog(run, trainer), Guard(trainer, loss_limit)
+    log = TrainingLog(run, trainer) if parallel.is_first() else SilentLog(run, trainer)
+    guard = Guard(trainer, loss_limit)
     last_saved, saved_at = next(reversed(checkpoints(run)), None), None
     measured: Measure | None = None
 
@@ -113,7 +124,7 @@ def train(
         nonlocal last_saved, saved_at
         guard.check(last_saved)
         guard.check_weights(last_saved)
-        if save and counters != saved_at:
+        if save and parallel.is_first() and counters != saved_at:
             last_saved, saved_at = save_checkpoint(run, trainer, config, keep, measured), replace(counters)
 
     with _signals(lambda: last_saved) as received, log:
@@ -154,9 +165,10 @@ def train(
             guard.watch(stats)
 
         def stop_if_asked() -> None:
-            if received:
+            if signum := parallel.agreed(received[0] if received else 0):
                 checkpoint()
-                raise Interrupted(received[0], last_saved)
+                parallel.wait()  # as the end of one process is that of all
+                raise Interrupted(signum, last_saved)
 
         def reached() -> bool:
             """Whether a stage may end here: by the state alone, so that a resumed run ends at the same step."""
@@ -164,7 +176,9 @@ def train(
                 return True
             if counters.stage != "refine" or not schedule.refine_kale or held_out is None:
                 return False
-            return counters.refine_step % KALE_EVERY == 0 and _held_out_kale(trainer, held_out) >= schedule.refine_kale
+            if counters.refine_step % KALE_EVERY:
+                return False
+            return parallel.from_first(lambda: _held_out_kale(trainer, held_out)) >= schedule.refine_kale
 
         def joint_step() -> None:
             """The energy steps that are still due, and the base step."""
@@ -218,18 +232,20 @@ def _held_out_kale(trainer: Trainer, held_out: Tensor) -> float:
 
 @contextmanager
 def _signals(last_saved: Callable[[], Path | None]) -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second one acts at once.
+    """Collect the signals that stop a run instead of dying of them; a second one acts at once.
 
-    A run that diverges when it was asked to stop does stop, and diverges again when it goes on.
+    Not of several processes: their launcher hands a signal on that may have come to all, so two are one. A run that
+    diverges when it was asked to stop does stop, and diverges again when it goes on.
     """
     received: list[int] = []
 
     def handler(signum: int, frame: object) -> None:
         received.append(signum)
-        for name, old in before.items():
-            signal.signal(name, old)
+        if parallel.processes() == 1:
+            for name, old in before.items():
+                signal.signal(name, old)
 
-    before = {name: signal.signal(name, handler) for name in (signal.SIGINT, signal.SIGTERM)}
+    before = {name: signal.signal(name, handler) for name in STOPPING}
     try:
         yield received
     except DivergenceError:

@@ -8,6 +8,7 @@ from torch import Tensor
 from gebm.errors import InputError
 from gebm.model import GEBM
 from gebm.networks.common import evaluating
+from gebm.parallel import share
 from gebm.samplers import Kernel, Langevin
 from gebm.samplers.base import normal_like
 
@@ -38,11 +39,11 @@ class Negatives:
 
 
 class Fresh(Negatives):
-    """New samples of the base each time."""
+    """New samples of the base each time; each process makes its share of the n."""
 
     def __call__(self, model: GEBM, n: int, generator: torch.Generator | None = None) -> Tensor:
         with torch.no_grad():
-            return model.generate(n, generator)
+            return model.base(share(model.prior.sample(n, generator, like=model.log_partition)))
 
 
 class Pool(Negatives):

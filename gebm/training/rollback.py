@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gebm import parallel
 from gebm.training.checkpoint import measure_of, newest_checkpoint, save_checkpoint
 from gebm.training.guard import DivergenceError
 from gebm.training.loop import Schedule, train
@@ -48,10 +49,12 @@ def train_with_rollbacks(
             what, done = error.what, trainer.counters.rollbacks
             if done >= max_rollbacks:
                 raise DivergenceError(f"{what}, after {done} rollbacks", error.advice) if done else error from None
-        checkpoint = newest_checkpoint(run)
+        checkpoint = parallel.from_first(lambda: newest_checkpoint(run))
         trainer = trainer_at(checkpoint)
         trainer.roll_back(done + 1)
-        save_checkpoint(run, trainer, config, keep, measure_of(checkpoint) if checkpoint else None)
+        if parallel.is_first():
+            save_checkpoint(run, trainer, config, keep, measure_of(checkpoint) if checkpoint else None)
+        parallel.wait()
         line = "rollback %d of %d: %s; going on from %s, learning rates x %.3g"
         rates = trainer.rollback_factor ** (done + 1)
         log.warning(line, done + 1, max_rollbacks, what, checkpoint.name if checkpoint else "the start", rates)

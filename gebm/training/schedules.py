@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gebm.errors import InputError
 from gebm.metrics.mmd import three_sample_test
+from gebm.parallel import from_first
 
 __all__ = ["BOOST_EVERY", "Exponential", "LRSchedule", "MultiStep", "ThreeSample", "energy_steps", "remaining"]
 
@@ -100,7 +101,8 @@ class ThreeSample(LRSchedule):
         self.earlier.append(self.sample(base).float())  # what extractors compute in, and half the room in checkpoints
         if len(self.earlier) <= self.lag // self.every:
             return {}
-        p = three_sample_test(self.data, self.earlier[-1], self.earlier.pop(0)).p_value
+        now, before = self.earlier[-1], self.earlier.pop(0)
+        p = from_first(lambda: three_sample_test(self.data, now, before).p_value)
         failures = self.failures + 1 if p > self.level else 0
         self.decays += failures == self.patience
         self.failures = failures % self.patience

@@ -12,8 +12,10 @@ from gebm.data import Batches
 from gebm.errors import InputError
 from gebm.model import GEBM
 from gebm.networks import DensityRatio
+from gebm.networks.batch_norm import over_processes
 from gebm.networks.common import HasDensity
 from gebm.objectives import Objective, log_mean_exp
+from gebm.parallel import gathered, share, wrapped
 from gebm.seeds import stream
 from gebm.training.negatives import Fresh, Negatives
 from gebm.training.schedules import LRSchedule
@@ -116,9 +118,11 @@ class Trainer:
         generator: torch.Generator | None = None,
         autocast: torch.dtype | None = None,
     ):
+        model.base = over_processes(model.base)
         self.model = model.train()
         self.batches = batches
         self.objective = objective
+        self.energy_pass, self.base_pass = wrapped(objective), wrapped(model.base)
         self.energy_optimizer = energy_optimizer
         self.base_optimizer = base_optimizer
         self.negatives = negatives or Fresh()
@@ -147,19 +151,19 @@ class Trainer:
         real, fake = self._real(), None
         with self._precision():
             if self.objective.uses_samples:
-                fake = self.negatives(self.model, self.noise_factor * len(real), self.generator).to(real.dtype)
-            loss, stats = self.objective(real, fake, self.generator)
+                fake = self.negatives(self.model, self._samples, self.generator).to(real.dtype)
+            loss, stats = self.energy_pass(real, fake, self.generator)
         self._descend(self.energy_optimizer, loss, self.objective.parameters())
         self.counters.e_step += 1
-        self.counters.images += len(real)
+        self.counters.images += self.batches.batch_size
         return {"energy_loss": loss.detach(), **stats, "lr": _lr(self.energy_optimizer)}
 
     def base_step(self) -> dict[str, Tensor]:
         """Move the base by its part of the objective, most often towards low energy; returns its loss."""
         self._train_energy(False)
-        z = self.model.prior.sample(self.batches.batch_size, self.generator, like=self.model.log_partition)
+        z = share(self.model.prior.sample(self.batches.batch_size, self.generator, like=self.model.log_partition))
         with self._precision():
-            loss, c_batch = self.objective.base_loss(self.model.base, z, self._real)
+            loss, c_batch = self.objective.base_loss(self.base_pass, z, self._real)
         self._descend(self.base_optimizer, loss, self.model.base.parameters())
         self._train_energy(True)
         self._base_moved()
@@ -178,7 +182,7 @@ class Trainer:
         """
         with torch.no_grad():
             energies = [self.model.energy(self._generate_batch()) for _ in range(batches)]
-            self.model.log_partition.copy_(log_mean_exp(-torch.cat(energies)))
+            self.model.log_partition.copy_(log_mean_exp(-gathered(torch.cat(energies))))
 
     def likelihood_step(self) -> dict[str, Tensor]:
         """Raise the likelihood of one batch of data under the base, a flow; returns its loss."""
@@ -313,8 +317,13 @@ class Trainer:
     def _real(self) -> Tensor:
         return next(self.batches).to(self.model.log_partition.dtype)
 
+    @property
+    def _samples(self) -> int:
+        """Of an energy step, in all processes."""
+        return self.noise_factor * self.batches.batch_size
+
     def _generate_batch(self) -> Tensor:
-        return self.model.generate(self.noise_factor * self.batches.batch_size, self.generator)
+        return Fresh()(self.model, self._samples, self.generator)
 
     def _precision(self) -> torch.autocast:
         on = self.autocast is not None

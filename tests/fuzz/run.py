@@ -49,7 +49,9 @@ def main() -> int:
         print(f"{name:28}{counts}{seconds:9.2f}s{memory / 2**20:6.0f}MiB", flush=True)
     for (name, kind, said), times in failures.most_common():
         print(f"FAILED {name}: {kind}, {times} times: {said}")
-    print(f"{total.total():,} inputs in {time.monotonic() - start:.0f} s: {total['read']:,} read, {total['refused']:,} refused")
+    print(
+        f"{total.total():,} inputs in {time.monotonic() - start:.0f} s: {total['read']:,} read, {total['refused']:,} refused"
+    )
     print(f"{sum(failures.values())} failed; slowest {slowest[0]:.2f} s of CPU ({slowest[1]}), ", end="")
     print(f"greatest memory {largest[0] / 2**20:.0f} MiB ({largest[1]})")
     return 1 if failures else 0

@@ -457,10 +457,10 @@ def read_table(content: bytes, folder: Path) -> None:
 
 CELLS = st.one_of(st.floats().map(str), st.integers().map(str), st.text(max_size=6), st.just(""))
 RAGGED = st.lists(st.lists(CELLS, max_size=4), max_size=30)
-EVEN = st.lists(st.lists(st.one_of(st.floats(allow_nan=False), st.integers()).map(str), min_size=2, max_size=2), min_size=22)
-CSV = st.one_of(RAGGED, EVEN).map(
-    lambda rows: "\n".join(map(",".join, rows)).encode("utf-8", "surrogatepass")
+EVEN = st.lists(
+    st.lists(st.one_of(st.floats(allow_nan=False), st.integers()).map(str), min_size=2, max_size=2), min_size=22
 )
+CSV = st.one_of(RAGGED, EVEN).map(lambda rows: "\n".join(map(",".join, rows)).encode("utf-8", "surrogatepass"))
 
 
 def hepmass() -> list[bytes]:
@@ -511,7 +511,9 @@ def read_picture(content: bytes, folder: Path) -> None:
 # --- runs ---------------------------------------------------------------------------------------------------------------
 
 STATS = "".join(
-    json.dumps({"stage": "joint", "g_step": i, "e_step": 5 * i, "refine_step": 0, "kale": 0.1 * i, "c": 0.2, "lr": 1e-3})
+    json.dumps(
+        {"stage": "joint", "g_step": i, "e_step": 5 * i, "refine_step": 0, "kale": 0.1 * i, "c": 0.2, "lr": 1e-3}
+    )
     + "\n"
     for i in range(1, 4)
 )
@@ -544,7 +546,9 @@ RUN = ("config.yaml", "stats.jsonl", "summary.json", "evaluation.json")
 def read_run(content: bytes, folder: Path) -> None:
     """The page of a run, without its data, which are too slow to look at ten thousand times."""
     split(content, folder, *RUN)
-    config = replace(Config.load(folder / "config.yaml"), data_path=str(folder), g_path="", d_path="", dataset="gone:gone")
+    config = replace(
+        Config.load(folder / "config.yaml"), data_path=str(folder), g_path="", d_path="", dataset="gone:gone"
+    )
     _setting(folder / "summary.json")
     render(collect(folder, config, (), True))
     _about(folder, config)
