@@ -104,13 +104,13 @@ def train_run(config: Config, given: frozenset[str], run: Path | None, whole: Pa
     with ExitStack() as held:
         if run is not None:
             check_writable(run, "--log_dir")
-            held.enter_context(alone(run))
+            parallel.from_first(lambda: held.enter_context(alone(run)))
         return _train_run(config, given, run, whole, held)
 
 
 def _train_run(config: Config, given: frozenset[str], run: Path | None, whole: Path | None, held: ExitStack) -> Path:
     stored = None
-    checkpoint = newest_checkpoint(run) if run is not None else None
+    checkpoint = parallel.from_first(lambda: newest_checkpoint(run)) if run is not None else None
     if run is not None:
         stored = Config.load(run / "config.yaml")
         config = _changed(stored, config, given)
