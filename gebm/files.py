@@ -150,11 +150,13 @@ def _held(folder: Path) -> bool:
 def alone(folder: Path) -> Iterator[None]:
     """Hold a folder for this process while the block runs; the system frees it when the process ends, however it ends.
 
-    The lock is on its file `.lock`, whose text says who took it last, and counts for nothing by itself.
+    The lock is on its file `.lock`, whose text says who took it last, and counts for nothing by itself. It stays, but
+    where the block ends in bad input and it was not there before.
 
     Raises:
         InputError: another process holds it.
     """
+    new = not (folder / ".lock").exists()
     with open(folder / ".lock", "a+", encoding="utf-8") as file, naming(file.name):
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -168,4 +170,9 @@ def alone(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
-        yield
+        try:
+            yield
+        except InputError:
+            if new:
+                os.unlink(file.name)
+            raise
