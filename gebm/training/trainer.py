@@ -319,3 +319,8 @@ def _restore(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
     if [group.keys() for group in groups] != [group.keys() for group in saved["param_groups"]]:
         raise ValueError("it was trained with another --optimizer")
     optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                # In the layout of the weights: fused steps go through memory and do not look at strides.
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
