@@ -371,3 +371,6 @@ def _restore(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
         for name, moment in moments.items():
             if moment is not None and (not isinstance(moment, Tensor) or moment.shape not in ((), parameter.shape)):
                 raise ValueError(f"its {name} is of another network")
+            if moment is not None and moment.shape == parameter.shape:
+                # In the layout of the weights: fused steps go through memory and do not look at strides.
+                moments[name] = torch.empty_like(parameter, dtype=moment.dtype).copy_(moment)
