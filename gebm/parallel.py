@@ -187,7 +187,7 @@ def together(advice: str) -> Iterator[None]:
                 "a network has parameters that its loss does not use, and several processes cannot train it: freeze "
                 "them with requires_grad_(False), or take one process"
             ) from None
-        if processes() == 1 or not (isinstance(error, dist.DistError) or "gloo" in text or "Connection" in text):
+        if launched() == 1 or not (isinstance(error, dist.DistError) or "gloo" in text or "Connection" in text):
             raise
         raise LostProcess(f"another process of this run has ended, and so does this one: {advice}") from None
 
