@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import takewhile
 
 from gebm import fast
@@ -84,11 +85,13 @@ def run(argv: Sequence[str], mode: str | None = None) -> int:
             return 0
         subjects, argv = _subjects(argv, mode)
         config, given = parse(argv, mode)
-        if config.mode not in SEVERAL and int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ:
+        several = int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ
+        if several and config.mode not in SEVERAL:
             raise InputError(f"gebm {config.mode}: is one process; start it without torchrun or accelerate launch")
         command = importlib.import_module(f"gebm.commands.{config.mode}")
         arguments = (config, given, subjects) if config.mode in SUBJECTS else (config, given)
-        with fast.plain(config.fast == "off"):
+        guard = importlib.import_module("gebm.parallel").together("start it again") if several else nullcontext()
+        with fast.plain(config.fast == "off"), guard:
             command.main(*arguments)
     except InputError as error:
         return _fail(str(error), 2)

@@ -184,10 +184,10 @@ def together(advice: str) -> Iterator[None]:
         text = str(error)
         if "finished reduction in the prior iteration" in text:
             raise InputError(
-                "a network has parameters that its loss does not use, which several processes cannot train: freeze them "
-                "with requires_grad_(False), or train with one process"
+                "a network has parameters that its loss does not use, and several processes cannot train it: freeze "
+                "them with requires_grad_(False), or take one process"
             ) from None
-        if processes() == 1 or not (isinstance(error, dist.DistError) or "gloo" in text or "Connection" in text):
+        if launched() == 1 or not (isinstance(error, dist.DistError) or "gloo" in text or "Connection" in text):
             raise
         raise LostProcess(f"another process of this run has ended, and so does this one: {advice}") from None
 

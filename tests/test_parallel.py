@@ -54,7 +54,7 @@ def rows(run: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
-def until(condition, started: list[subprocess.Popen], timeout_s: float = 120) -> None:
+def until(condition, started: list[subprocess.Popen], timeout_s: float = 500) -> None:
     """Wait for it, while the processes run."""
     end = time.monotonic() + timeout_s
     while not condition():
@@ -134,7 +134,7 @@ def test_the_end_of_one_process_ends_the_other_in_one_line_and_leaves_a_run_to_g
     )
     until(lambda: len(checkpoints(tmp_path / "a")) == 2, two)
     two[1].kill()
-    assert finish(two, timeout_s=30) == [1, -signal.SIGKILL]
+    assert finish(two) == [1, -signal.SIGKILL]
     (line,) = said(tmp_path, 0).splitlines()
     assert line == "gebm: error: another process of this run has ended, and so does this one: go on with --resume a"
     step = int(checkpoints(tmp_path / "a")[-1].name.split("-")[1])
@@ -147,7 +147,7 @@ def test_torchrun_and_a_signal_that_asks_for_another_place(tmp_path):
     launcher = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment())
     until(lambda: rows(tmp_path / "a"), [launcher])
     launcher.send_signal(signal.SIGUSR1)
-    assert launcher.wait(120) == os.EX_TEMPFAIL
+    assert launcher.wait(500) == os.EX_TEMPFAIL
     assert len(checkpoints(tmp_path / "a")) == 1
 
 
@@ -193,7 +193,7 @@ def test_what_several_processes_cannot_do_is_refused_before_anything_is_written(
 
 def test_an_error_is_said_by_the_first_process_alone(tmp_path):
     two = gebm(tmp_path, "train", *TRAIN, "--b_size=15")
-    assert two[0].wait(120) == 2 and len(said(tmp_path, 0).splitlines()) == 1
+    assert two[0].wait(500) == 2 and len(said(tmp_path, 0).splitlines()) == 1
     two[1].terminate()  # as the launcher does
     two[1].wait()
     assert said(tmp_path, 1) == ""
@@ -211,7 +211,7 @@ def test_with_one_process_nothing_is_exchanged_or_imported(tmp_path, monkeypatch
     code = "import sys; from gebm.cli import run; assert run(sys.argv[1:], 'train') == 0"
     code += "; import torch.distributed as dist; assert 'accelerate' not in sys.modules and not dist.is_initialized()"
     words = [sys.executable, "-c", code, *TRAIN, "--total_gen_iter=1", "--dataparallel", "--slurm_id=7"]
-    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("so this is one process") == 1
     (file,) = Path("runs").glob("*/config.yaml")

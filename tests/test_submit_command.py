@@ -24,7 +24,7 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def until(condition, timeout_s: float = 200) -> None:
+def until(condition, timeout_s: float = 500) -> None:
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end

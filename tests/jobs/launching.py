@@ -29,7 +29,7 @@ def start(processes: int, words: list[str], folder: Path) -> list[subprocess.Pop
     return started
 
 
-def finish(started: list[subprocess.Popen], timeout_s: float = 240) -> list[int]:
+def finish(started: list[subprocess.Popen], timeout_s: float = 500) -> list[int]:
     """The exit codes, once all have ended."""
     try:
         return [process.wait(timeout_s) for process in started]
