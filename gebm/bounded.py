@@ -6,7 +6,7 @@ import os
 import stat
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 from gebm.errors import InputError
 
@@ -20,8 +20,14 @@ MAX_FILES = 100_000  # of a folder that is looked through
 MAX_RATIO, SMALL = 200, 64 << 20  # an archive may unpack to 200 times its size, or to 64 MiB if that is more
 
 
+class Readable(Protocol):
+    """What has bytes to read."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
 class Bounded(io.RawIOBase):
-    """The first `most` bytes of a stream, read from front to back; a stream that has more is refused when it gets there.
+    """The first `most` bytes of a stream, read from front to back; a stream that has more is refused there.
 
     Where headers in the stream claim more than there is, no more than `most` + 1 bytes are ever asked for.
 
@@ -31,7 +37,7 @@ class Bounded(io.RawIOBase):
         title: what is being read, for the error.
     """
 
-    def __init__(self, stream: BinaryIO, most: int, title: str):
+    def __init__(self, stream: Readable, most: int, title: str):
         super().__init__()
         self.stream, self.most, self.title, self.place = stream, most, title, 0
 
@@ -98,7 +104,7 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict[str, Any]:
     """The object of a JSON file.
 
     Raises:
@@ -115,7 +121,7 @@ def read_json(path: Path) -> dict:
     return found
 
 
-def read_json_lines(path: Path) -> list[dict]:
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a file of one JSON object a line, flat ones; the last line may have been cut by a kill.
 
     Raises:
@@ -139,7 +145,7 @@ def read_json_lines(path: Path) -> list[dict]:
 def check_plain(place: Path) -> None:
     """Raise InputError unless a folder, or one file, is made of plain files and folders: no links, no devices."""
     below = (os.path.join(top, name) for top, folders, files in os.walk(place) for name in [*folders, *files])
-    for number, path in enumerate(chain([place], below)):
+    for number, path in enumerate(chain([str(place)], below)):
         try:
             mode = os.lstat(path).st_mode
         except OSError:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gebm.errors import InputError
 from gebm.files import atomic_folder
 from gebm.model import GEBM
+from gebm.networks.common import HasDensity
 from gebm.networks.flows import MixtureMAF
 from gebm.networks.folding import folded
 from gebm.pretrained import CONFIG, NONE, check_new, configuration
@@ -62,7 +63,8 @@ def export_onnx(model: GEBM, folder: str | Path, about: Mapping[str, Any] = NONE
 
     def samples(n: int) -> Tensor:
         with torch.no_grad():
-            return base(latents(n))
+            x: Tensor = base(latents(n))
+            return x
 
     files = [("base", base, latents, "z", "samples"), ("energy", energy, samples, "samples", "energy")]
     if model.has_density:
@@ -89,7 +91,7 @@ class _LogProb(nn.Module):
         self.flow = flow
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.flow.log_prob(x)
+        return cast(HasDensity, self.flow).log_prob(x)
 
 
 def _export(network: nn.Module, x: Tensor, file: Path, takes: str, gives: str) -> None:
@@ -100,6 +102,7 @@ def _export(network: nn.Module, x: Tensor, file: Path, takes: str, gives: str) -
             onnx = torch.onnx.export(
                 program, (x,), dynamo=True, input_names=[takes], output_names=[gives], verbose=False
             )
+            assert onnx is not None  # as it is with dynamo
             onnx.save(file)
     except Exception as error:  # of tracing, of the conversion: no common class
         raise InputError(f"{file.name}: ONNX cannot express this network ({_reason(error)})") from None

@@ -105,7 +105,8 @@ def gathered(x: Tensor) -> Tensor:
     """
     if processes() == 1:
         return x
-    return _Gather.apply(x)  # type: ignore[no-untyped-call]
+    whole: Tensor = _Gather.apply(x)  # type: ignore[no-untyped-call]
+    return whole
 
 
 def mine(items: Iterable[T]) -> Iterator[T]:

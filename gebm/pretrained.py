@@ -62,6 +62,7 @@ class Pretrained:
         config = configuration(self, about)
         try:
             with atomic_folder(folder, new=True) as temporary:
+                assert self.architecture is not None  # or there would be no configuration
                 write_weights(temporary / WEIGHTS, self.whole_state(), self.architecture)
                 text = json.dumps(config, indent=1, ensure_ascii=False, allow_nan=False)
                 (temporary / CONFIG).write_text(text + "\n", encoding="utf-8")

@@ -60,8 +60,8 @@ def load_reference(
     with torch.no_grad():
         if a.prior == "uniform":
             linear = next(m for m in model.base.modules() if isinstance(m, nn.Linear))
-            linear.bias += linear.weight.sum(1) / 2
-            linear.weight /= 2
+            linear.bias.add_(linear.weight.sum(1) / 2)
+            linear.weight.div_(2)
             notes.append("uniform latents: theirs on [0, 1] became ours on [-1, 1] in the base's first layer")
         if c is None:
             notes.append(f"{energy}: holds no log_partition (its criterion was not kale), so c is 0")

@@ -232,7 +232,10 @@ def _drawn(target: LatentPosterior, start: Tensor, chain: Chain, kernel: Kernel,
     base, energies_start = _decode(target, start)
     images, energies = _decode(target, chain.state.position) if steps else (base, energies_start)
     latents = chain.state.position if steps else start
-    partition = tuple(x.cpu() for x in log_partition_of(chain.state)) if isinstance(kernel, SMC) and steps else None
+    partition = None
+    if isinstance(kernel, SMC) and steps:
+        log_z, se = log_partition_of(chain.state)
+        partition = log_z.cpu(), se.cpu()
     return _Drawn(
         base, images, latents.cpu(), energies_start, energies, _moved(kernel, "cpu"),
         chain.acceptance.cpu() if steps else torch.ones(len(start)),

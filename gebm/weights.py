@@ -32,7 +32,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     return _read(file, lambda stored: {key: stored.get_tensor(key) for key in stored.keys()})
 
 
-def _read(file: Path, reader: Callable[[safetensors.safe_open], T]) -> T:
+def _read(file: Path, reader: Callable[[Any], T]) -> T:
     try:
         size = file.stat().st_size
         with open(file, "rb") as stream:
@@ -66,7 +66,7 @@ class Budget(TorchFunctionMode):
         self.left = FACTOR * sum(file.stat().st_size for file in self.files) + FREE
 
     def __torch_function__(
-        self, function: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         if function in self.FACTORIES:

@@ -202,7 +202,9 @@ def measures_of(config: Config, data: ImageData | TableData, device: torch.devic
     A base by its distance; an energy, on a base at rest, by its bound on the divergence: while the base moves, neither
     a high nor a low one is better. Tables keep their best weights within the stage (`EarlyStopping`).
     """
-    measures = {}
+    measures: dict[str, tuple[str, bool]] = {}
+    if not isinstance(data, ImageData):
+        return measures
     if config.eval_fid:
         measures["joint"] = f"{metric_name('FD', check_features(config, data, device))}_base", True
     if config.eval_kale:

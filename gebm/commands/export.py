@@ -1,6 +1,5 @@
 """`gebm export`: a trained run as a folder to share, or as ONNX files."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gebm.bounded import read_json_lines
 from gebm.commands.density import LIKELIHOOD, likelihood_notes, load_units
 from gebm.commands.setup import find_pair, folder_of, load_pair, log, start_log
 from gebm.commands.tables import of_table
@@ -100,7 +100,7 @@ def _about(run: Path, model: GEBM, base: Path, energy: Path) -> dict[str, Any]:
         about["figures"] = figures
     if setting := _sampler(found["summary.json"]):
         about["sampler"] = setting
-    if len(model.architecture.shape) == 1:
+    if len(model.built_as.shape) == 1:
         about |= _table(model, base, energy, found[LIKELIHOOD])
     return about
 
@@ -118,12 +118,12 @@ def _counters(energy: Path) -> dict[str, int]:
     file = folder_of(energy).parent.parent / "stats.jsonl"
     if key is None or not step.isdigit() or not file.is_file():
         return {}
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    rows = read_json_lines(file)
     rows = [row for row in rows if row["stage"] == stage and row[key] == int(step)]
     return {name: rows[-1][counter] for counter, name in COUNTERS.items() if rows[-1].get(counter)} if rows else {}
 
 
-def _figures(found: Mapping[str, Mapping], energy: Path) -> dict[str, Any]:
+def _figures(found: Mapping[str, Mapping[str, Any]], energy: Path) -> dict[str, Any]:
     """Header, rows and notes of what was measured of the run: likelihoods, or distances, or KALE."""
     likelihood = found[LIKELIHOOD]
     if likelihood and likelihood.get("checkpoint") == folder_of(energy).name:
@@ -168,8 +168,4 @@ def _table(model: GEBM, base: Path, energy: Path, likelihood: Mapping[str, Any])
 
 
 def _json(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: damaged ({' '.join(str(error).split())}); remove it to export without it") from None
-    return found if isinstance(found, dict) else {}
+    return read_json(file) if file.is_file() else {}

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gebm.commands.checks import check_flags, check_kind, check_scheduler
 from gebm.commands.launch import as_arguments
@@ -40,7 +40,7 @@ def main(config: Config, given: frozenset[str]) -> str:
     run = Path(config.resume) if config.resume not in ("", "auto") else check_new_run(of_training)
     named = replace(of_training, log_dir=str(run.parent), log_name=run.name, dataparallel=config.slurm_gpus > 1)
     flags = given - {"resume", "slurm_id"} | {"log_dir", "log_name", "dataparallel"}
-    endless = {"slurm_max_num_timeout": 1000}  # queued again until the training is done
+    endless: dict[str, Any] = {"slurm_max_num_timeout": 1000}  # queued again until the training is done
     executor = submitit.AutoExecutor(folder=run.parent / "jobs" / run.name, **endless)
     executor.update_parameters(
         name=f"gebm-{run.name}",

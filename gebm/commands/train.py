@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from gebm import parallel
+from gebm import fast, parallel
 from gebm.bounded import read_json
 from gebm.commands import launch
 from gebm.commands.build import build_trainer, evaluations_of, measures_of
@@ -110,7 +110,7 @@ def train_run(config: Config, given: frozenset[str], run: Path | None, whole: Pa
 
 def _train_run(config: Config, given: frozenset[str], run: Path | None, whole: Path | None, held: ExitStack) -> Path:
     stored = None
-    checkpoint = parallel.from_first(lambda: newest_checkpoint(run)) if run is not None else None
+    checkpoint = parallel.from_first(lambda: newest_checkpoint(run) if run is not None else None)
     if run is not None:
         stored = Config.load(run / "config.yaml")
         config = _changed(stored, config, given)
@@ -119,6 +119,7 @@ def _train_run(config: Config, given: frozenset[str], run: Path | None, whole: P
             if getattr(config, flag) != getattr(stored, flag):
                 log.info("changed: --%s %s, was %s", flag, getattr(config, flag), getattr(stored, flag))
         log.info("resuming %s from %s", run, checkpoint.name if checkpoint else "the start (it has no checkpoint)")
+    held.enter_context(fast.plain(config.fast == "off"))  # as the run was, where it goes on
     check_flags(config)
     check_scheduler(config, given)
     check_processes(config)

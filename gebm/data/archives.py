@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +64,7 @@ def open_member(archive: zipfile.ZipFile, name: str, title: str) -> Iterator[Bou
         yield Bounded(stream, archive.getinfo(name).file_size, title)
 
 
-def tar_members(path: Path, names: Collection[str], most: int) -> Iterator[tuple[PurePosixPath, int, BinaryIO]]:
+def tar_members(path: Path, names: Collection[str], most: int) -> Iterator[tuple[PurePosixPath, int, Bounded]]:
     """The plain files of a tar.gz whose last part without its suffix is in `names`: path in it, size, and stream.
 
     A stream can be read until the next is asked for. Nothing is written to the disk, links and devices are passed
@@ -79,10 +79,11 @@ def tar_members(path: Path, names: Collection[str], most: int) -> Iterator[tuple
         unzipped = Bounded(stream, most, str(path))
         with tarfile.open(fileobj=unzipped, mode="r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members = []  # of which it would keep a list
+                tar.members = []  # type: ignore[attr-defined]  # of which it would keep a list
                 place = PurePosixPath(member.name)
                 if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.sparse and place.stem in names:
-                    yield place, member.size, Bounded(tar.extractfile(member), most, f"{path}: {place}")
+                    if file := tar.extractfile(member):  # of a plain file always
+                        yield place, member.size, Bounded(file, most, f"{path}: {place}")
         while unzipped.read(1 << 20):
             pass
 
@@ -147,6 +148,7 @@ class _ArrayUnpickler(pickle._Unpickler):
         ("numpy.core.numeric", "_frombuffer"): _frombuffer,
         ("numpy._core.numeric", "_frombuffer"): _frombuffer,
     }
+    stack: list[Any]
     dispatch = {op: load for op, load in pickle._Unpickler.dispatch.items() if bytes([op]) not in NEEDLESS}
 
     def __init__(self, stream: Bounded):
@@ -166,28 +168,28 @@ class _ArrayUnpickler(pickle._Unpickler):
             raise InputError("refused, the pickle encodes more text than it holds")
         return text.encode("latin1")
 
-    def _check_keys(self, keys: list) -> None:
+    def _check_keys(self, keys: list[Any]) -> None:
         if not all(isinstance(key, str | bytes) for key in keys):
             raise InputError("refused, the pickle has a dict whose keys are no texts")
 
     def load_setitem(self) -> None:
         self._check_keys(self.stack[-2:-1])
-        super().load_setitem()
+        super().load_setitem()  # type: ignore[misc]  # the stubs leave it out
 
     def load_setitems(self) -> None:
         self._check_keys(self.stack[::2])
-        super().load_setitems()
+        super().load_setitems()  # type: ignore[misc]  # the stubs leave it out
 
     def load_dict(self) -> None:
         self._check_keys(self.stack[::2])
-        super().load_dict()
+        super().load_dict()  # type: ignore[misc]  # the stubs leave it out
 
     def load_build(self) -> None:
         if not isinstance(self.stack[-2], _Array | _DType):  # a state set on one of the functions would stay there
             raise InputError("refused, the pickle changes something else than an array")
-        super().load_build()
+        super().load_build()  # type: ignore[misc]  # the stubs leave it out
 
-    dispatch[pickle.BUILD[0]] = load_build
-    dispatch[pickle.SETITEM[0]] = load_setitem
-    dispatch[pickle.SETITEMS[0]] = load_setitems
-    dispatch[pickle.DICT[0]] = load_dict
+    dispatch[pickle.BUILD[0]] = load_build  # type: ignore[assignment]
+    dispatch[pickle.SETITEM[0]] = load_setitem  # type: ignore[assignment]
+    dispatch[pickle.SETITEMS[0]] = load_setitems  # type: ignore[assignment]
+    dispatch[pickle.DICT[0]] = load_dict  # type: ignore[assignment]

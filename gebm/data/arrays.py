@@ -1,7 +1,7 @@
 """Arrays of numpy in .npy and .npz files: no pickles, and no more memory than the file has bytes for them."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -92,7 +92,7 @@ def _check(header: Header, size: int, title: str) -> None:
 
 
 @contextmanager
-def _complaints(what: str):
+def _complaints(what: str) -> Iterator[None]:
     try:
         yield
     except InputError:

@@ -9,11 +9,10 @@ import hashlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
-from gebm.bounded import Bounded, reason
+from gebm.bounded import Bounded, Readable, reason
 from gebm.data.archives import ARCHIVE_ERRORS, read_pickled, tar_members
 from gebm.data.cache import Images, Source, from_array
 from gebm.data.transform import BILINEAR, resize
@@ -117,7 +116,7 @@ def _archive(source: Path) -> Iterator[tuple[str, np.ndarray]]:
         ) from error
 
 
-def _batch(stream: IO[bytes], size: int, path: Path) -> np.ndarray:
+def _batch(stream: Readable, size: int, path: Path) -> np.ndarray:
     """Reads one batch of `size` bytes; `path` names it in errors and its suffix gives the format."""
     if path.suffix == ".bin":
         expected = RECORDS * (1 + PIXELS)

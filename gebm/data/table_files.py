@@ -97,7 +97,8 @@ def read_csv(path: str | Path) -> Table:
     if not path.is_file():
         raise InputError(f"{path}: no such file; name a table of numbers (.csv)")
     check_size(path, path.stat().st_size)
-    separator, columns, header = ",", (), False
+    separator, header = ",", False
+    columns: tuple[str, ...] = ()
     try:
         with open(path, encoding="utf-8-sig", newline="") as stream:
             lines = _first(line for line in bounded_lines(stream, path) if line.strip())
@@ -135,7 +136,7 @@ def read_npz(path: str | Path) -> Table:
     if not path.is_file():
         raise InputError(f"{path}: no such file; name an .npz of numpy")
     there = list(headers(path))
-    names = [name for name in ("train", "valid", "test") if name in there]
+    names: list[str] = [name for name in ("train", "valid", "test") if name in there]
     if not {"train", "test"} <= set(names):
         names = there
         if len(names) != 1:

@@ -41,6 +41,7 @@ class WholeBatchNorm(_BatchNorm):
 
     def _remember(self, mean: Tensor, variance: Tensor, n: int) -> None:
         """Move the running statistics towards those of a batch of n numbers a channel."""
+        assert self.num_batches_tracked is not None and self.running_mean is not None and self.running_var is not None
         self.num_batches_tracked.add_(1)
         momentum = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean.to(self.running_mean), momentum)
@@ -52,8 +53,9 @@ def over_processes(network: nn.Module) -> nn.Module:
     if processes() == 1:
         return network
     if next(network.parameters()).device.type == "cuda":  # untested on CUDA
-        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        synchronised: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        return synchronised
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-            layer.__class__ = WholeBatchNorm
+            layer.__class__ = WholeBatchNorm  # type: ignore[assignment]  # a batch norm that it may become
     return network

@@ -43,7 +43,8 @@ class Fresh(Negatives):
 
     def __call__(self, model: GEBM, n: int, generator: torch.Generator | None = None) -> Tensor:
         with torch.no_grad():
-            return model.base(share(model.prior.sample(n, generator, like=model.log_partition)))
+            samples: Tensor = model.base(share(model.prior.sample(n, generator, like=model.log_partition)))
+            return samples
 
 
 class Pool(Negatives):
