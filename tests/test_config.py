@@ -38,7 +38,8 @@ DOCUMENTED = {
 USED_WITHOUT_LISTING = {
     "Z_dim": 100, "image_size": 0, "no_trunc": False, "grad_clip": 0.0, "ema": 0.0, "resume": "", "refine_iter": -1,
     "refine_kale": 0.0, "width": 1.0, "num_leapfrog": 10, "step_decay": 0.1, "step_decay_every": 200, "n_samples": 1000,
-    "fid_split": "test", "fid_features": "auto", "fid_weights": "", "inception_weights": "", "lmc_splitting": "ABOBA", "adapt": False,
+    "fid_split": "test", "fid_features": "auto", "fid_weights": "", "inception_weights": "", "lmc_splitting": "ABOBA",
+    "adapt": False,
     "adapt_steps": 200, "precondition": False, "beta_ramp": 0, "thin": 0, "eval_partition": False, "json": "",
     "protocol": "standard", "scaling": "whiten", "fresh_noise": False, "n_splits": 1, "dropout": 0.0,
     "ml_epochs": 0, "ml_lr": 0.0, "refine_epochs": 0, "cd_steps": 20, "patience": 0, "partition_samples": 20_000,
