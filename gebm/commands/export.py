@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gebm.bounded import read_json_lines
+from gebm.bounded import read_json, read_json_lines
 from gebm.commands.density import LIKELIHOOD, likelihood_notes, load_units
 from gebm.commands.setup import find_pair, folder_of, load_pair, log, start_log
 from gebm.commands.tables import of_table
