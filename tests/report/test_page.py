@@ -125,7 +125,8 @@ def test_what_is_gone_is_named_in_one_line_and_the_rest_is_shown(runs, capsys):
 
 
 @pytest.mark.parametrize("name, content", [
-    ("summary.json", "{"), ("stats.jsonl", "{nonsense}\n"), ("samples.npz", "PK"), ("trace.npz", ""), ("samples.png", ""),
+    ("summary.json", "{"), ("stats.jsonl", "{nonsense}\n"), ("samples.npz", "PK"), ("trace.npz", ""),
+    ("samples.png", ""),
 ])  # fmt: skip
 def test_a_damaged_file_does_not_stop_the_report(runs, name, content):
     (runs / "sampled" / name).write_text(content)
