@@ -62,6 +62,7 @@ def until(condition, started: list[subprocess.Popen], timeout_s: float = 500) ->
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "criterion", "noise_factor", "optimizer", "dtype", "bound"),
     [
@@ -84,6 +85,7 @@ def test_steps_of_two_processes_are_those_of_one(tmp_path, network, criterion, n
         assert two[0]["state"][name] == pytest.approx(values, abs=10 * bound if dtype == "float32" else 1e-9), name
 
 
+@pytest.mark.slow
 def test_draws_of_two_processes_are_those_of_one_bit_for_bit(tmp_path):
     assert finish(job("draws", tmp_path) + job("draws", tmp_path, processes=1)) == [0, 0, 0]
     one, *two = (dict(np.load(tmp_path / f"draws-{name}.npz")) for name in ("1.0", "2.0", "2.1"))
@@ -98,6 +100,7 @@ def test_draws_of_two_processes_are_those_of_one_bit_for_bit(tmp_path):
         assert not different
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_and_the_run_goes_on_with_one_and_with_two(tmp_path, monkeypatch):
     words = ["train", *TRAIN, "--total_gen_iter=15", "--log_dir=.", "--checkpoint_freq=1000", "--log_name"]
     monkeypatch.chdir(tmp_path)
@@ -128,6 +131,7 @@ def test_a_signal_to_one_process_stops_both_and_the_run_goes_on_with_one_and_wit
     assert (tmp_path / "stopped" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_the_end_of_one_process_ends_the_other_in_one_line_and_leaves_a_run_to_go_on_with(tmp_path):
     two = gebm(
         tmp_path, "train", *TRAIN, "--total_gen_iter=100000", "--log_dir=.", "--log_name=a", "--checkpoint_freq=2"
@@ -141,6 +145,7 @@ def test_the_end_of_one_process_ends_the_other_in_one_line_and_leaves_a_run_to_g
     assert finish(gebm(tmp_path, "train", "--resume=a", f"--total_gen_iter={step + 2}")) == [0, 0]
 
 
+@pytest.mark.slow
 def test_torchrun_and_a_signal_that_asks_for_another_place(tmp_path):
     words = ["train", *TRAIN, "--total_gen_iter=100000", "--log_dir=.", "--log_name=a"]
     code = f"import sys; from gebm.commands.launch import launch; sys.exit(launch(2, 'train', {words[1:]}))"
@@ -151,6 +156,7 @@ def test_torchrun_and_a_signal_that_asks_for_another_place(tmp_path):
     assert len(checkpoints(tmp_path / "a")) == 1
 
 
+@pytest.mark.slow
 def test_sampling_on_two_processes_writes_what_one_writes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli([*TRAIN, "--total_gen_iter=2", "--log_dir=.", "--log_name=pair"], "train") == 0
@@ -206,6 +212,7 @@ def test_commands_of_one_process_say_so_under_a_launcher(monkeypatch, capsys):
     assert "gebm demo: is one process" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_with_one_process_nothing_is_exchanged_or_imported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = "import sys; from gebm.cli import run; assert run(sys.argv[1:], 'train') == 0"

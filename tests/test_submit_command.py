@@ -36,6 +36,7 @@ def rows(run: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the job's process in /proc")
 def test_a_job_that_has_to_make_room_is_saved_queued_again_and_ends(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
