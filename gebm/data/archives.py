@@ -4,6 +4,7 @@ no code in them can run."""
 import gzip
 import io
 import pickle
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -186,6 +187,11 @@ class _ArrayUnpickler(pickle._Unpickler):
             raise InputError("refused, the pickle changes something else than an array")
         super().load_build()
 
+    def load_bytearray8(self) -> None:
+        (size,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(size)))  # Python's own makes one of the claimed size first
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
     dispatch[pickle.BUILD[0]] = load_build
     dispatch[pickle.SETITEM[0]] = load_setitem
     dispatch[pickle.SETITEMS[0]] = load_setitems

@@ -178,6 +178,15 @@ def test_a_memo_number_takes_no_table(refused):
         unpickled(numbers)
 
 
+def test_bytes_that_are_not_there_take_no_memory(refused):
+    """Found by fuzzing: 851 MiB for a file of 12 kB."""
+    tracemalloc.start()
+    with pytest.raises(Exception, match="|"):
+        unpickled(b"\x80\x05\x96" + struct.pack("<Q", 1 << 30) + b"x.")
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
 def test_keys_are_texts(refused):
     deep = b")" + b"0" * 0 + b"q\x00" + b"h\x00h\x00\x86q\x00" * 40  # tuples of tuples: to hash them takes 2^40 steps
     refused(lambda: unpickled(b"\x80\x02}" + deep + b"K\x01s."), "keys are no texts")
