@@ -21,7 +21,7 @@ MAX_RATIO, SMALL = 200, 64 << 20  # an archive may unpack to 200 times its size,
 
 
 class Bounded(io.RawIOBase):
-    """The first `most` bytes of a stream, read from front to back; a stream that has more is refused when it gets there.
+    """The first `most` bytes of a stream, read from front to back; one that has more is refused when it gets there.
 
     Where headers in the stream claim more than there is, no more than `most` + 1 bytes are ever asked for.
 

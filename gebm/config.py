@@ -124,17 +124,13 @@ class Training:
         "loss of the energy",
         choices=("kale", "donsker", "ml", "cd", "wasserstein", "logistic", "hinge"),
     )
-    penalty_type: str = flag(
-        "gradient_l2", "penalty on the energy", choices=("gradient_l2", "gradient", "l2", "none")
-    )
+    penalty_type: str = flag("gradient_l2", "penalty on the energy", choices=("gradient_l2", "gradient", "l2", "none"))
     penalty_lambda: float = flag(0.1, "weight of the penalty", ge=0)
     initialize_log_partition: bool = flag(False, "start the log-partition c from a Monte-Carlo estimate")
     total_gen_iter: int = flag(150000, "base steps of the joint training", ge=0)
     ml_epochs: int = flag(0, "tables: passes of maximum likelihood on the base, a flow, before all else", ge=0)
     ml_lr: float = flag(0.0, "tables: learning rate of the base in those passes, falling to 0; 0: `lr_generator`", ge=0)
-    total_epochs: int = flag(
-        100, "tables: passes of the joint training; 0: none. Images count `total_gen_iter`", ge=0
-    )
+    total_epochs: int = flag(100, "tables: passes of the joint training; 0: none. Images count `total_gen_iter`", ge=0)
     refine_epochs: int = flag(0, "tables: passes of the energy at the end, base frozen, rate falling to 0", ge=0)
     cd_steps: int = flag(20, "criterion cd: steps of `latent_sampler` its chains make before each energy step", ge=1)
     patience: int = flag(0, "tables: passes without a better validation likelihood that end a stage; 0: none", ge=0)

@@ -72,9 +72,7 @@ class GEBM(nn.Module):
     The scalar parameter `log_partition` is c, the learnt estimate of A(1) = log E_G[exp(-E)].
     """
 
-    def __init__(
-        self, prior: Prior, base: nn.Module, energy: nn.Module, architecture: Architecture | None = None
-    ):
+    def __init__(self, prior: Prior, base: nn.Module, energy: nn.Module, architecture: Architecture | None = None):
         super().__init__()
         self.prior = prior
         self.base = base

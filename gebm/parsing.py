@@ -40,7 +40,9 @@ def parse(argv: Sequence[str], mode: str | None = None) -> tuple[Config, frozens
     for f in fields(config):
         _refuse_later(f, getattr(config, f.name))
     if config.from_untrusted and config.mode not in UNTRUSTED:
-        raise InputError(f"--from_untrusted: is of {', '.join(UNTRUSTED)} and report; gebm {config.mode} has no use for it")
+        raise InputError(
+            f"--from_untrusted: is of {', '.join(UNTRUSTED)} and report; gebm {config.mode} has no use for it"
+        )
     return config, frozenset(given)
 
 

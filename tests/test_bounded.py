@@ -76,7 +76,7 @@ def test_links_and_devices(tmp_path):
     refused(lambda: check_plain(tmp_path / "a" / "b" / "d"), "a link")
 
 
-# --- what reaches the terminal ------------------------------------------------------------------------------------------
+# --- what reaches the terminal ----------------------------------------------------------------------------------------
 
 
 def test_no_name_moves_the_cursor(tmp_path, capsys):
@@ -113,9 +113,10 @@ def test_safetensors_headers(size, saved):
         ({"width": 1000.0, "shape": (1, 64, 64)}, "far smaller than the networks"),  # channels: 512,000 x 256,000 x 16
         ({"latent_dim": 1 << 20, "width": 1.0}, "far smaller than the networks"),
         ({"base": "maf", "energy": "maf", "shape": (1 << 20,), "latent_dim": 1 << 20}, "far smaller than the networks"),
-        ({"base": "nvp", "energy": "mlp", "shape": (2,), "latent_dim": 2, "blocks": 1 << 20}, "far smaller than the netw"),
+        ({"base": "nvp", "energy": "mlp", "shape": (2,), "latent_dim": 2, "blocks": 1 << 20}, "far smaller"),
         ({"width": float("nan")}, "no architecture in its header"),
-        ({"width": 0}, "no architecture"), ({"width": 1e300}, "no architecture"), ({"blocks": 1 << 40}, "no architecture"),
+        ({"width": 0}, "no architecture"), ({"width": 1e300}, "no architecture"),
+        ({"blocks": 1 << 40}, "no architecture"),
         ({"shape": 3}, "no architecture"), ({"shape": [1, 8, 8, 8]}, "no architecture"), ({"bn": 1}, "no architecture"),
         ({"dropout": 2.0}, "no architecture"), ({"base": "os:system"}, "imported only if you name it"),
     ],
@@ -153,7 +154,9 @@ def test_columns_out_of_range(tmp_path):
 # --- states -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fields", [{"stage": "x"}, {"g_step": -1}, {"g_step": None}, {"e_step": 1.5}, {"images": True}])
+@pytest.mark.parametrize(
+    "fields", [{"stage": "x"}, {"g_step": -1}, {"g_step": None}, {"e_step": 1.5}, {"images": True}]
+)
 def test_counters_that_no_run_has(fields):
     with pytest.raises(ValueError, match="counters"):
         Counters(**fields)

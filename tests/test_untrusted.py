@@ -1,4 +1,4 @@
-"""`--from_untrusted`: somebody else's run works where it is plain, and nothing that it names is imported or followed."""
+"""`--from_untrusted`: somebody else's run works where it is plain; nothing that it names is followed."""
 
 import sys
 from dataclasses import replace
@@ -117,7 +117,9 @@ def test_report_looks_at_nothing_outside(theirs, capsys):
 
 def test_score(here, capsys):
     np.savetxt("t.csv", np.random.default_rng(0).normal(size=(60, 2)), delimiter=",")
-    train = "--device -2 --dataset csv:t.csv --g_model nvp --ml_epochs 1 --refine_epochs 1 --width .1 --log_name t".split()
+    train = (
+        "--device -2 --dataset csv:t.csv --g_model nvp --ml_epochs 1 --refine_epochs 1 --width .1 --log_name t".split()
+    )
     assert main(["train", *train, "--partition_samples", "100"]) == 0
     assert main(["score", "t.csv", "--from_untrusted", "runs/t", "--device", "-2"]) == 0
     (checkpoint,) = checkpoints("runs/t")[-1:]

@@ -209,5 +209,3 @@ def _check_resumable(stored: Config, config: Config, checkpoint: Path | None) ->
                 f"--{flag} {getattr(config, flag)}: {checkpoint} was made with {getattr(stored, flag)} and cannot go "
                 "on otherwise; leave the flag out, or start a new run from it with --g_path and --d_path"
             )
-
-

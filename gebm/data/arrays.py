@@ -40,9 +40,7 @@ def headers(path: Path) -> dict[str, Header]:
     return found
 
 
-def load_npz(
-    path: Path, names: Collection[str] | None = None, content: bytes | None = None
-) -> dict[str, np.ndarray]:
+def load_npz(path: Path, names: Collection[str] | None = None, content: bytes | None = None) -> dict[str, np.ndarray]:
     """Those of the arrays `names` of an .npz that are there; None: all. `content` is that of the file, if it is read.
 
     Raises:

@@ -63,6 +63,4 @@ def _layout(title: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, i
 def _read(path: Path, layouts: dict[str, tuple[int, int, int]]) -> list[np.ndarray]:
     """The arrays as (N, C, H, W)."""
     arrays = load_npz(path, layouts)
-    return [
-        array.transpose(0, *layouts[name]) if array.ndim == 4 else array[:, None] for name, array in arrays.items()
-    ]
+    return [array.transpose(0, *layouts[name]) if array.ndim == 4 else array[:, None] for name, array in arrays.items()]

@@ -110,7 +110,9 @@ def _opened(file: tuple[str, Path | bytes], use: Callable[[Image.Image], object]
             with _one_at_a_time if pixels > LARGE else nullcontext():
                 return use(image)
     except Exception as error:  # a damaged file makes Pillow raise anything from OSError to SyntaxError
-        raise InputError(f"{name}: not a usable image ({' '.join(str(error).split())}); replace or remove it") from error
+        raise InputError(
+            f"{name}: not a usable image ({' '.join(str(error).split())}); replace or remove it"
+        ) from error
 
 
 @contextmanager

@@ -50,9 +50,7 @@ def _distance_chart(chains: Chains, curve: Mapping) -> Html:
 def energies(report: Report) -> list[Html]:
     if not report.energies:
         return []
-    rows = [
-        (name, f"{e.mean():.3f}", f"{e.std():.3f}", str(len(e))) for name, (_, e) in report.energies.items()
-    ]
+    rows = [(name, f"{e.mean():.3f}", f"{e.std():.3f}", str(len(e))) for name, (_, e) in report.energies.items()]
     caption = (
         "Energies on one axis, low is likely. The gap between base samples and images is what the energy sees to mend; "
         "train clearly left of test is over-fitting. The outermost 0.1 % on either side is not drawn."

@@ -1,4 +1,4 @@
-"""Archives, pickles and arrays made to fill the memory, to loop or to reach outside: one line each, and little memory."""
+"""Archives, pickles and arrays made to fill the memory, to loop or to reach outside: one line, and little memory."""
 
 import gzip
 import io
@@ -237,7 +237,9 @@ def test_columns_of_one_name_are_found_at_once(table, refused):
 
 
 def test_odd_texts(table, refused):
-    refused(lambda: read_rows(table(b"1,2\n\x00,3\n"), ("x1", "x2")), r"line 2, column x1: is '\\x00', not a finite number")
+    refused(
+        lambda: read_rows(table(b"1,2\n\x00,3\n"), ("x1", "x2")), r"line 2, column x1: is '\\x00', not a finite number"
+    )
     refused(lambda: read_rows(table("1,2\n3,4\n".encode("utf-16")), ("x1", "x2")), "not a text file in UTF-8")
     quoted = b'1,2\n"' + b"x" * 200_000 + b'",2\n'
     refused(lambda: read_rows(table(quoted), ("x1", "x2")), "t.csv.*(field|not a finite number)")
@@ -247,4 +249,6 @@ def test_values_whose_squares_have_no_sum(table, refused):
     rows = np.random.default_rng(0).normal(size=(40, 2))
     rows[3, 1] = 1e200  # eigenvalues of the correlations did not converge
     np.savez(table(b"").with_suffix(".npz"), rows)
-    refused(lambda: load_table(f"npz:{table(b'').with_suffix('.npz')}"), r"has a value of 1e\+200, 1e\+100 is too large")
+    refused(
+        lambda: load_table(f"npz:{table(b'').with_suffix('.npz')}"), r"has a value of 1e\+200, 1e\+100 is too large"
+    )

@@ -220,9 +220,7 @@ def test_folder_resizes_the_short_side_and_crops_the_centre(suffix, tmp_path):
     assert np.abs(image - image[..., ::-1]).max() <= 4 and image[:, :, 0].min() > 80  # both sides cut alike
 
 
-@pytest.mark.parametrize(
-    "modes, channels", [("L 1", 1), ("L LA I;16", 1), ("L RGB", 3), ("RGB L", 3), ("P P", 3)]
-)
+@pytest.mark.parametrize("modes, channels", [("L 1", 1), ("L LA I;16", 1), ("L RGB", 3), ("RGB L", 3), ("P P", 3)])
 def test_folder_channels(modes, channels, tmp_path):
     (tmp_path / "in").mkdir()
     for i, mode in enumerate(modes.split()):

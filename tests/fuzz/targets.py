@@ -38,8 +38,7 @@ from gebm.commands.report import _about, collect
 from gebm.commands.setup import check_new_run, load_pair
 from gebm.commands.tables import settled
 from gebm.config import Config
-from gebm.data import labelled_digits, load_table, read_rows, uci
-from gebm.data import celeba, cifar10, imagenet32, npz
+from gebm.data import celeba, cifar10, imagenet32, labelled_digits, load_table, npz, read_rows, uci
 from gebm.data.images import ImageData
 from gebm.data.transform import as_they_are, decoded, files_from
 from gebm.errors import InputError
@@ -75,7 +74,7 @@ class Target(NamedTuple):
     grammar: st.SearchStrategy[bytes] | None = None
 
 
-# --- configurations and command lines -----------------------------------------------------------------------------------
+# --- configurations and command lines ---------------------------------------------------------------------------------
 
 TEXTS = st.one_of(st.text(max_size=20), st.sampled_from(["auto", "os:system", "csv:/dev/zero", "..", "~", "yes", "*a"]))
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), TEXTS)
@@ -138,7 +137,7 @@ WORDS = st.one_of(NAMES.map(lambda name: f"--{name}"), TEXTS, st.integers().map(
 LINES = st.lists(WORDS, max_size=8).map(lambda words: "\n".join(["train", *words]).encode("utf-8", "surrogatepass"))
 
 
-# --- weights, checkpoints, chains ---------------------------------------------------------------------------------------
+# --- weights, checkpoints, chains -------------------------------------------------------------------------------------
 
 PAIRS = [("dcgan", "dcgan", (1, 8, 8), 3), ("sngan", "resnet-sn", (3, 8, 8), 3)]
 PAIRS += [(flow, energy, (2,), 2) for flow, energy in [("nvp", "mlp"), ("maf", "made"), ("mogmaf", "gaussian")]]
@@ -199,9 +198,10 @@ NUMBERS = st.one_of(st.integers(-1, 10), st.integers(), st.floats(), st.just(10*
 ARCHITECTURES = st.fixed_dictionaries(
     {},
     optional={
-        "base": st.sampled_from(["dcgan", "sngan", "resnet-sn", "nvp", "maf", "made", "mogmaf", "gaussian", "os:system"]),
+        "base": st.sampled_from(["dcgan", "sngan", "resnet-sn", "nvp", "maf", "mogmaf", "gaussian", "os:system"]),
         "energy": st.sampled_from(["dcgan", "sngan", "mlp", "nvp", "maf", "os:system", ""]), "shape": st.lists(NUMBERS),
-        "latent_dim": NUMBERS, "prior": TEXTS, "width": NUMBERS, "blocks": NUMBERS, "bn": st.booleans(), "dropout": NUMBERS,
+        "latent_dim": NUMBERS, "prior": TEXTS, "width": NUMBERS, "blocks": NUMBERS, "bn": st.booleans(),
+        "dropout": NUMBERS,
     },
 ).map(lambda fields: json.dumps({**json.loads(architectures()[0]), **fields}).encode())  # fmt: skip
 
@@ -269,7 +269,7 @@ def resnet() -> list[bytes]:
         return [stream.getvalue()]
 
 
-# --- data ---------------------------------------------------------------------------------------------------------------
+# --- data -------------------------------------------------------------------------------------------------------------
 
 PIXELS = RNG.integers(256, size=(RECORDS, 3072), dtype=np.uint8)
 
@@ -458,10 +458,10 @@ def read_table(content: bytes, folder: Path) -> None:
 
 CELLS = st.one_of(st.floats().map(str), st.integers().map(str), st.text(max_size=6), st.just(""))
 RAGGED = st.lists(st.lists(CELLS, max_size=4), max_size=30)
-EVEN = st.lists(st.lists(st.one_of(st.floats(allow_nan=False), st.integers()).map(str), min_size=2, max_size=2), min_size=22)
-CSV = st.one_of(RAGGED, EVEN).map(
-    lambda rows: "\n".join(map(",".join, rows)).encode("utf-8", "surrogatepass")
+EVEN = st.lists(
+    st.lists(st.one_of(st.floats(allow_nan=False), st.integers()).map(str), min_size=2, max_size=2), min_size=22
 )
+CSV = st.one_of(RAGGED, EVEN).map(lambda rows: "\n".join(map(",".join, rows)).encode("utf-8", "surrogatepass"))
 
 
 def hepmass() -> list[bytes]:
@@ -486,7 +486,7 @@ def miniboone() -> list[bytes]:
     return [f" 20 10\n{rows}".encode()]
 
 
-# --- pictures -----------------------------------------------------------------------------------------------------------
+# --- pictures ---------------------------------------------------------------------------------------------------------
 
 
 def picture(kind: str, mode: str = "RGB", size: int = 24, **options: object) -> bytes:
@@ -509,10 +509,12 @@ def read_picture(content: bytes, folder: Path) -> None:
         as_they_are([path], (3, 24, 27))
 
 
-# --- runs ---------------------------------------------------------------------------------------------------------------
+# --- runs -------------------------------------------------------------------------------------------------------------
 
 STATS = "".join(
-    json.dumps({"stage": "joint", "g_step": i, "e_step": 5 * i, "refine_step": 0, "kale": 0.1 * i, "c": 0.2, "lr": 1e-3})
+    json.dumps(
+        {"stage": "joint", "g_step": i, "e_step": 5 * i, "refine_step": 0, "kale": 0.1 * i, "c": 0.2, "lr": 1e-3}
+    )
     + "\n"
     for i in range(1, 4)
 )
@@ -522,7 +524,8 @@ SUMMARY = {
     "acceptance": 1.0, "nonfinite": 0.0, "moves": True, "mixed": False, "seconds": 1.0, "evaluations_per_s": 30.0,
     "ess_per_s": 1.0, "log_partition": None, "importance_relative_ess": 0.5, "energy_start": 0.1, "energy_end": 0.2,
     "diagnostics": {
-        "rhat_energy": 1.0, "rhat_projection": 1.1, "ess_per_1000_evaluations": 3.0, "ess_energy": 4.0, "left_start": 0.5
+        "rhat_energy": 1.0, "rhat_projection": 1.1, "ess_per_1000_evaluations": 3.0, "ess_energy": 4.0,
+        "left_start": 0.5,
     },
     "on_floor": 0.0, "energy_trace": {"0": 0.1, "5": 0.2}, "features": None, "warning": "",
     "curve": {"0": {"value": 1.0, "ci": [0.9, 1.1]}, "5": {"value": 0.5, "ci": [0.4, 0.6]}},
@@ -545,13 +548,15 @@ RUN = ("config.yaml", "stats.jsonl", "summary.json", "evaluation.json")
 def read_run(content: bytes, folder: Path) -> None:
     """The page of a run, without its data, which are too slow to look at ten thousand times."""
     split(content, folder, *RUN)
-    config = replace(Config.load(folder / "config.yaml"), data_path=str(folder), g_path="", d_path="", dataset="gone:gone")
+    config = replace(
+        Config.load(folder / "config.yaml"), data_path=str(folder), g_path="", d_path="", dataset="gone:gone"
+    )
     _setting(folder / "summary.json")
     render(collect(folder, config, (), True))
     _about(folder, config)
 
 
-# --- files --------------------------------------------------------------------------------------------------------------
+# --- files ------------------------------------------------------------------------------------------------------------
 
 
 def written(content: bytes, path: Path) -> Path:
