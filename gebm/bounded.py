@@ -27,7 +27,7 @@ class Readable(Protocol):
 
 
 class Bounded(io.RawIOBase):
-    """The first `most` bytes of a stream, read from front to back; a stream that has more is refused there.
+    """The first `most` bytes of a stream, read from front to back; one that has more is refused when it gets there.
 
     Where headers in the stream claim more than there is, no more than `most` + 1 bytes are ever asked for.
 

@@ -14,19 +14,8 @@ import yaml
 from gebm.bounded import MAX_CONFIG, read_bytes
 from gebm.errors import InputError
 
-__all__ = [
-    "DOTTED",
-    "allowed",
-    "by_name",
-    "check",
-    "check_mapping",
-    "flag",
-    "hint",
-    "kinds",
-    "printable",
-    "read_yaml",
-    "show",
-]
+__all__ = ["DOTTED", "allowed", "by_name", "check", "check_mapping", "flag", "hint", "kinds", "printable"]
+__all__ += ["read_yaml", "show"]
 
 DOTTED = "package.module:factory"
 FORMS = {  # what a text may look like besides the names of its `choices`

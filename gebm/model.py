@@ -254,7 +254,8 @@ class GEBM(Pretrained, nn.Module):
                 raise InputError(f"{file}: made with {field} {have}, not {want}: give the {part} of that architecture")
         check_file(file)
         tensors = _of_part(read_tensors(file), part)
-        wrong = sorted(state.keys() ^ tensors.keys()) or [k for k in state if not _alike(state[k], tensors[k])]
+        own = getattr(stored, part) not in (BASES if part == "base" else ENERGIES)
+        wrong = sorted(state.keys() ^ tensors.keys()) or [k for k in state if not _fits(tensors[k], state[k], own)]
         if wrong:
             tensor = show(wrong[0])
             raise InputError(f"{file}: tensor {tensor} does not fit the {part} '{getattr(stored, part)}' it names")
@@ -295,9 +296,16 @@ def _well_typed(a: Architecture) -> bool:
     return texts and whole and switches and factors and len(a.shape) in (1, 3)
 
 
-def _alike(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors have one shape and one kind of numbers."""
-    return (a.shape, a.is_floating_point(), a.is_complex()) == (b.shape, b.is_floating_point(), b.is_complex())
+def _fits(read: Tensor, built: Tensor, own: bool) -> bool:
+    """Whether a tensor of a file can stand for the one of a network just built.
+
+    Masks and column numbers, arrays that are not of floats, follow from the architecture; of networks that are not the
+    user's own they must be the same, as a number out of range would fail only when it is used.
+    """
+    kinds = ((t.shape, t.is_floating_point(), t.is_complex()) for t in (read, built))
+    alike = next(kinds) == next(kinds)
+    planned = built.ndim > 0 and not built.is_floating_point() and not own
+    return alike and (not planned or torch.equal(read.to(built.dtype), built.cpu()))
 
 
 def _make(flag: str, name: str, registry: dict[str, Any], shape: tuple[int, ...], **arguments: object) -> nn.Module:

@@ -15,7 +15,7 @@ from gebm.data import Batches
 from gebm.errors import InputError
 from gebm.flags import printable, show
 from gebm.model import GEBM, Architecture
-from gebm.training.trainer import Counters
+from gebm.training.trainer import Counters, _restore
 
 SMALL = Architecture("dcgan", "dcgan", (1, 8, 8), 3, width=0.02)
 
@@ -76,7 +76,7 @@ def test_links_and_devices(tmp_path):
     refused(lambda: check_plain(tmp_path / "a" / "b" / "d"), "a link")
 
 
-# --- what reaches the terminal ------------------------------------------------------------------------------------------
+# --- what reaches the terminal ----------------------------------------------------------------------------------------
 
 
 def test_no_name_moves_the_cursor(tmp_path, capsys):
@@ -113,9 +113,10 @@ def test_safetensors_headers(size, saved):
         ({"width": 1000.0, "shape": (1, 64, 64)}, "far smaller than the networks"),  # channels: 512,000 x 256,000 x 16
         ({"latent_dim": 1 << 20, "width": 1.0}, "far smaller than the networks"),
         ({"base": "maf", "energy": "maf", "shape": (1 << 20,), "latent_dim": 1 << 20}, "far smaller than the networks"),
-        ({"base": "nvp", "energy": "mlp", "shape": (2,), "latent_dim": 2, "blocks": 1 << 20}, "far smaller than the netw"),
+        ({"base": "nvp", "energy": "mlp", "shape": (2,), "latent_dim": 2, "blocks": 1 << 20}, "far smaller"),
         ({"width": float("nan")}, "no architecture in its header"),
-        ({"width": 0}, "no architecture"), ({"width": 1e300}, "no architecture"), ({"blocks": 1 << 40}, "no architecture"),
+        ({"width": 0}, "no architecture"), ({"width": 1e300}, "no architecture"),
+        ({"blocks": 1 << 40}, "no architecture"),
         ({"shape": 3}, "no architecture"), ({"shape": [1, 8, 8, 8]}, "no architecture"), ({"bn": 1}, "no architecture"),
         ({"dropout": 2.0}, "no architecture"), ({"base": "os:system"}, "imported only if you name it"),
     ],
@@ -138,6 +139,18 @@ def test_numbers_of_another_kind(saved):
     refused(lambda: GEBM.load(saved), "tensor log_partition does not fit")
 
 
+def test_columns_out_of_range(tmp_path):
+    """Found by fuzzing: they failed when the first row was made."""
+    GEBM.build(Architecture("nvp", "mlp", (2,), 2, blocks=1)).save(tmp_path)
+    file = tmp_path / "base.safetensors"
+    with safetensors.safe_open(file, "pt") as stored:
+        metadata = stored.metadata()
+    tensors = safetensors.torch.load_file(file)
+    tensors["maps.0.inside"] += 7
+    safetensors.torch.save_file(tensors, file, metadata)
+    refused(lambda: GEBM.load(tmp_path), "tensor maps.0.inside does not fit the base 'nvp'")
+
+
 # --- states -----------------------------------------------------------------------------------------------------------
 
 
@@ -155,6 +168,23 @@ def test_places_outside_the_data(fields):
     batches = Batches(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), 4)
     with pytest.raises(ValueError, match="outside the data"):
         batches.load_state_dict({**batches.state_dict(), **fields})
+
+
+def test_moments_that_no_optimiser_keeps():
+    """Found by fuzzing: they failed at the first step."""
+    weight = torch.nn.Parameter(torch.zeros(2, 3))
+    optimizer = torch.optim.Adam([weight])
+    weight.sum().backward()
+    optimizer.step()
+    whole = optimizer.state_dict()
+    _restore(optimizer, whole)
+    moments = whole["state"][0]
+    for damaged in (
+        {**moments, "exp_avg": torch.zeros(3)}, {**moments, "step": moments["exp_avg"]}, {**moments, "exp_avg": 1.0},
+        {name: moment for name, moment in moments.items() if name != "exp_avg"},
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="moments"):
+            _restore(torch.optim.Adam([weight]), {**whole, "state": {0: damaged}})
 
 
 def test_a_page_of_an_evaluation_that_is_not_whole(tmp_path):

@@ -1,4 +1,4 @@
-"""The package's own source: what can run code, or trusts sizes in a file, is called in its one home and nowhere else."""
+"""The package's own source: what can run code, or trusts sizes in a file, is called in its one home alone."""
 
 import ast
 from pathlib import Path
@@ -13,12 +13,15 @@ HOMES = {
     "yaml.load": ("flags.py",), "yaml.load_all": (), "yaml.full_load": (), "yaml.unsafe_load": (),
     "json.load": (), "json.loads": ("bounded.py",),
     "np.fromfile": (), "np.memmap": (), "np.genfromtxt": (), "format.read_array": ("data/arrays.py",),
-    "zipfile.ZipFile": ("data/archives.py",), "tarfile.open": ("data/archives.py",), "gzip.open": ("data/archives.py", "data/uci.py"),
+    "zipfile.ZipFile": ("data/archives.py",), "tarfile.open": ("data/archives.py",),
+    "gzip.open": ("data/archives.py", "data/uci.py"),
     "extractall": (), "extract": (), "unpack_archive": (), "Untar": (), "Unzip": (), "Decompress": (),
     "safe_open": ("weights.py",), "load_file": (), "safetensors.torch.load": (),
-    "torch.jit.load": (), "torch.hub.load": (), "torch.package": (), "torch.load": ("metrics/resnet56.py", "metrics/inception.py"),
+    "torch.jit.load": (), "torch.hub.load": (), "torch.package": (),
+    "torch.load": ("metrics/resnet56.py", "metrics/inception.py"),
     "Image.open": ("data/transform.py",), "load_dataset": ("data/hub.py",), "lmdb.open": ("data/lsun.py",),
-    "importlib.import_module": ("registry.py", "cli.py", "__init__.py"), "__import__": (), "eval": (), "exec": (), "compile": (),
+    "importlib.import_module": ("registry.py", "cli.py", "__init__.py"), "__import__": (),
+    "eval": (), "exec": (), "compile": (),
     "os.system": (), "os.popen": (), "subprocess.run": (), "subprocess.Popen": (), "subprocess.call": (),
     "subprocess.check_output": (), "subprocess.check_call": (), "runpy.run_path": (), "runpy.run_module": (),
 }  # fmt: skip
@@ -84,7 +87,8 @@ def test_the_package_makes_no_unsafe_call():
         "import numpy as np\nnp.load(path, allow_pickle=True)", "from numpy import load\nload(path)",
         "import pickle as p\np.loads(content)", "import pickle\nclass U(pickle.Unpickler): pass",
         "import yaml\nyaml.load(text, Loader=yaml.Loader)", "import yaml\nyaml.unsafe_load(text)",
-        "import tarfile\ntarfile.open(path)", "archive.extractall(folder)", "import shutil\nshutil.unpack_archive(path)",
+        "import tarfile\ntarfile.open(path)", "archive.extractall(folder)",
+        "import shutil\nshutil.unpack_archive(path)",
         "eval(text)", "exec(text)", "__import__(name)", "from importlib import import_module\nimport_module(name)",
         "from safetensors.torch import load_file\nload_file(path)", "from PIL import Image\nImage.open(path)",
         "import pooch\npooch.Untar()", "import json\njson.loads(text)", "import os\nos.system(text)",

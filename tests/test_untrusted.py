@@ -1,4 +1,4 @@
-"""`--from_untrusted`: somebody else's run works where it is plain, and nothing that it names is imported or followed."""
+"""`--from_untrusted`: somebody else's run works where it is plain; nothing that it names is followed."""
 
 import sys
 from dataclasses import replace

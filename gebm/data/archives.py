@@ -4,6 +4,7 @@ no code in them can run."""
 import gzip
 import io
 import pickle
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -189,6 +190,11 @@ class _ArrayUnpickler(pickle._Unpickler):
             raise InputError("refused, the pickle changes something else than an array")
         super().load_build()  # type: ignore[misc]  # the stubs leave it out
 
+    def load_bytearray8(self) -> None:
+        (size,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(size)))  # Python's own makes one of the claimed size first
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8  # type: ignore[assignment]
     dispatch[pickle.BUILD[0]] = load_build  # type: ignore[assignment]
     dispatch[pickle.SETITEM[0]] = load_setitem  # type: ignore[assignment]
     dispatch[pickle.SETITEMS[0]] = load_setitems  # type: ignore[assignment]

@@ -55,6 +55,9 @@ class Counters:
         return {"base": self.ml_step, "joint": self.g_step, "refine": self.refine_step}[self.stage]
 
 
+MOMENTS = {"Adam": {"step", "exp_avg", "exp_avg_sq"}, "SGD": {"momentum_buffer"}}  # what they keep of a parameter
+
+
 class Trainer:
     r"""One energy step and one base step on a model, and everything that has to be saved between them.
 
@@ -367,10 +370,13 @@ def _restore(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
     if [group.keys() for group in groups] != [group.keys() for group in saved["param_groups"]]:
         raise ValueError("it was trained with another --optimizer")
     optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+    wanted = MOMENTS.get(type(optimizer).__name__)
     for parameter, moments in optimizer.state.items():
+        shapes = {name: () if name == "step" else parameter.shape for name in moments}
+        wrong = moments and wanted is not None and moments.keys() != wanted
+        if wrong or any(m is not None and getattr(m, "shape", None) != shapes[name] for name, m in moments.items()):
+            raise ValueError("its moments are of another network, or damaged")
         for name, moment in moments.items():
-            if moment is not None and (not isinstance(moment, Tensor) or moment.shape not in ((), parameter.shape)):
-                raise ValueError(f"its {name} is of another network")
             if moment is not None and moment.shape == parameter.shape:
                 # In the layout of the weights: fused steps go through memory and do not look at strides.
                 moments[name] = torch.empty_like(parameter, dtype=moment.dtype).copy_(moment)

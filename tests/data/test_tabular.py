@@ -3,7 +3,7 @@ import logging
 import numpy as np
 import pytest
 
-from gebm.data import Batches, TableData, arrays, load_table, read_rows, table_files
+from gebm.data import Batches, TableData, load_table, read_rows, table_files
 from gebm.errors import InputError
 
 ROWS = np.random.default_rng(0).normal(size=(400, 3)) @ [[2.0, 0.1, 0.0], [0.0, 1.0, 0.3], [0.0, 0.0, 0.01]]
@@ -140,7 +140,7 @@ def test_bad_files_and_names(table, refused, tmp_path, monkeypatch):
     refused(table(), "choose standard or paper", protocol="papers")
     monkeypatch.setattr(table_files, "MAX_BYTES", 1000)
     refused(table(), "at most 1,000 are read")
-    monkeypatch.setattr(arrays, "MAX_BYTES", 1000)
+    monkeypatch.setattr("gebm.data.arrays.MAX_BYTES", 1000)
     np.savez_compressed(tmp_path / "t.npz", np.zeros((1000, 1000)))
     refused(f"npz:{tmp_path / 't.npz'}", "bytes unpacked")
 

@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--target", action="append", help="of these alone (with the inputs they have among all)")
     parser.add_argument("--keep", type=Path, default=Path("build/fuzz"), help="folder for inputs that failed")
     args = parser.parse_args()
-    print(f"seed {args.seed}, limits: {CPU_S:g} s of CPU and {MEMORY >> 20} MiB an input")
+    print(f"seed {args.seed}, limits: {CPU_S:g} s of CPU and {MEMORY >> 20} MiB an input", flush=True)
     print(f"{'target':28}{'inputs':>7}{'read':>7}{'refused':>9}{'failed':>8}{'slowest':>10}{'memory':>9}")
     start, total, failures = time.monotonic(), Counter(), Counter()
     slowest, largest = (0.0, ""), (0, "")
@@ -50,7 +50,8 @@ def main() -> int:
     for (name, kind, said), times in failures.most_common():
         print(f"FAILED {name}: {kind}, {times} times: {said}")
     print(
-        f"{total.total():,} inputs in {time.monotonic() - start:.0f} s: {total['read']:,} read, {total['refused']:,} refused"
+        f"{total.total():,} inputs in {time.monotonic() - start:.0f} s, "
+        f"{total['read']:,} read, {total['refused']:,} refused"
     )
     print(f"{sum(failures.values())} failed; slowest {slowest[0]:.2f} s of CPU ({slowest[1]}), ", end="")
     print(f"greatest memory {largest[0] / 2**20:.0f} MiB ({largest[1]})")

@@ -74,7 +74,7 @@ class Target(NamedTuple):
     grammar: st.SearchStrategy[bytes] | None = None
 
 
-# --- configurations and command lines -----------------------------------------------------------------------------------
+# --- configurations and command lines ---------------------------------------------------------------------------------
 
 TEXTS = st.one_of(st.text(max_size=20), st.sampled_from(["auto", "os:system", "csv:/dev/zero", "..", "~", "yes", "*a"]))
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), TEXTS)
@@ -137,7 +137,7 @@ WORDS = st.one_of(NAMES.map(lambda name: f"--{name}"), TEXTS, st.integers().map(
 LINES = st.lists(WORDS, max_size=8).map(lambda words: "\n".join(["train", *words]).encode("utf-8", "surrogatepass"))
 
 
-# --- weights, checkpoints, chains ---------------------------------------------------------------------------------------
+# --- weights, checkpoints, chains -------------------------------------------------------------------------------------
 
 PAIRS = [("dcgan", "dcgan", (1, 8, 8), 3), ("sngan", "resnet-sn", (3, 8, 8), 3)]
 PAIRS += [(flow, energy, (2,), 2) for flow, energy in [("nvp", "mlp"), ("maf", "made"), ("mogmaf", "gaussian")]]
@@ -198,9 +198,10 @@ NUMBERS = st.one_of(st.integers(-1, 10), st.integers(), st.floats(), st.just(10*
 ARCHITECTURES = st.fixed_dictionaries(
     {},
     optional={
-        "base": st.sampled_from(["dcgan", "sngan", "resnet-sn", "nvp", "maf", "made", "mogmaf", "gaussian", "os:system"]),
+        "base": st.sampled_from(["dcgan", "sngan", "resnet-sn", "nvp", "maf", "mogmaf", "gaussian", "os:system"]),
         "energy": st.sampled_from(["dcgan", "sngan", "mlp", "nvp", "maf", "os:system", ""]), "shape": st.lists(NUMBERS),
-        "latent_dim": NUMBERS, "prior": TEXTS, "width": NUMBERS, "blocks": NUMBERS, "bn": st.booleans(), "dropout": NUMBERS,
+        "latent_dim": NUMBERS, "prior": TEXTS, "width": NUMBERS, "blocks": NUMBERS, "bn": st.booleans(),
+        "dropout": NUMBERS,
     },
 ).map(lambda fields: json.dumps({**json.loads(architectures()[0]), **fields}).encode())  # fmt: skip
 
@@ -268,7 +269,7 @@ def resnet() -> list[bytes]:
         return [stream.getvalue()]
 
 
-# --- data ---------------------------------------------------------------------------------------------------------------
+# --- data -------------------------------------------------------------------------------------------------------------
 
 PIXELS = RNG.integers(256, size=(RECORDS, 3072), dtype=np.uint8)
 
@@ -485,7 +486,7 @@ def miniboone() -> list[bytes]:
     return [f" 20 10\n{rows}".encode()]
 
 
-# --- pictures -----------------------------------------------------------------------------------------------------------
+# --- pictures ---------------------------------------------------------------------------------------------------------
 
 
 def picture(kind: str, mode: str = "RGB", size: int = 24, **options: object) -> bytes:
@@ -508,7 +509,7 @@ def read_picture(content: bytes, folder: Path) -> None:
         as_they_are([path], (3, 24, 27))
 
 
-# --- runs ---------------------------------------------------------------------------------------------------------------
+# --- runs -------------------------------------------------------------------------------------------------------------
 
 STATS = "".join(
     json.dumps(
@@ -523,7 +524,8 @@ SUMMARY = {
     "acceptance": 1.0, "nonfinite": 0.0, "moves": True, "mixed": False, "seconds": 1.0, "evaluations_per_s": 30.0,
     "ess_per_s": 1.0, "log_partition": None, "importance_relative_ess": 0.5, "energy_start": 0.1, "energy_end": 0.2,
     "diagnostics": {
-        "rhat_energy": 1.0, "rhat_projection": 1.1, "ess_per_1000_evaluations": 3.0, "ess_energy": 4.0, "left_start": 0.5
+        "rhat_energy": 1.0, "rhat_projection": 1.1, "ess_per_1000_evaluations": 3.0, "ess_energy": 4.0,
+        "left_start": 0.5,
     },
     "on_floor": 0.0, "energy_trace": {"0": 0.1, "5": 0.2}, "features": None, "warning": "",
     "curve": {"0": {"value": 1.0, "ci": [0.9, 1.1]}, "5": {"value": 0.5, "ci": [0.4, 0.6]}},
@@ -554,7 +556,7 @@ def read_run(content: bytes, folder: Path) -> None:
     _about(folder, config)
 
 
-# --- files --------------------------------------------------------------------------------------------------------------
+# --- files ------------------------------------------------------------------------------------------------------------
 
 
 def written(content: bytes, path: Path) -> Path:
