@@ -8,7 +8,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -149,7 +149,9 @@ class _ArrayUnpickler(pickle._Unpickler):
         ("numpy.core.numeric", "_frombuffer"): _frombuffer,
         ("numpy._core.numeric", "_frombuffer"): _frombuffer,
     }
-    stack: list[Any]
+    stack: list[Any]  # these three the stubs leave out
+    read: Callable[[int], bytes]
+    append: Callable[[Any], None]
     dispatch = {op: load for op, load in pickle._Unpickler.dispatch.items() if bytes([op]) not in NEEDLESS}
 
     def __init__(self, stream: Bounded):

@@ -284,6 +284,7 @@ def test_where_none_is_whole(make_trainer, run):
         newest_checkpoint(run)
     assert "\n" not in str(error.value)
 
+
 def test_weights_in_channels_last_layout_go_on_to_the_same_bits(tmp_path):
     """From 16 pixels on the fast form lays weights out so, and fused steps do not look at strides."""
     images = np.random.RandomState(0).randint(256, size=(12, 3, 16, 16), dtype=np.uint8)
