@@ -22,8 +22,9 @@ from gebm.pretrained import CONFIG, NONE, check_new, configuration
 
 __all__ = ["TOLERANCE", "check_packages", "export_onnx"]
 
-# Largest difference between onnxruntime and torch, relative to 1 or the value: float32 rounds in another order.
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
+# Largest difference between onnxruntime and torch, relative to 1 or the value. float32 rounds in another order; in
+# float64 the exporter still writes the numbers that stand in the code as float32.
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 BISECTION = (
     "samples of a mogmaf are found by bisection on log_ndtr, the logarithm of the normal distribution function, which "
     "ONNX has no operator for; sample with gebm"
