@@ -41,10 +41,7 @@ SKIPPED = {
 SUBSTITUTED = {"refine-00003000": "refine-00000002"}  # the demo's last checkpoint, of `DEMO`
 
 IMAGES = "--total_gen_iter 2 --refine_iter 2 --n_iter_d 1 --n_iter_d_init 1 --b_size 8 --width 0.05"
-TABLES = (
-    "--ml_epochs 1 --total_epochs 0 --refine_epochs 1 --partition_samples 200 --b_size 50 --noise_factor 1 "
-    "--num_blocks 1"
-)
+TABLES = "--ml_epochs 1 --total_epochs 0 --refine_epochs 1 --b_size 50 --noise_factor 1 --partition_samples 200"
 CHAINS = (
     "--num_sampler_steps 4 --adapt_steps 4 --n_samples 16 --sample_b_size 50 --fid_samples 24 --fid_features pixels-8x8"
 )
