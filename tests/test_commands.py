@@ -487,9 +487,9 @@ def truncated_cifar():
 
 
 def broken(trained: Path, how: str) -> None:
-    """Folder `bad` with a run whose weights, or what a resume reads besides, are damaged."""
+    """Folder `bad` with a run whose weights, and what a resume reads besides, are damaged in all its checkpoints."""
     run = cut(trained, "refine-00000006", "bad")
-    for file in newest(run).glob("*.safetensors"):
+    for file in run.glob("checkpoints/*/*.safetensors"):
         content = {"truncated": file.read_bytes()[:200], "pickle": pickle.dumps(Code())}[how]
         file.write_bytes(content)
     shutil.move(run, "bad")
@@ -550,8 +550,8 @@ BAD = {  # name -> (arguments, what the line says, what is prepared)
     "resume nothing": ("train --resume runs/none", "no training run there", None),
     "resume an empty folder": ("train --resume runs/empty", "no training run there", lambda t: no_run("empty")),
     "resume samples": ("train --resume runs/s", "no training run there", samples_only),
-    "resume truncated": ("train --resume bad", "safetensors", lambda t: broken(t, "truncated")),
-    "resume a pickle": ("train --resume bad", "safetensors", lambda t: broken(t, "pickle")),
+    "resume truncated": ("train --resume bad", "safetensors is damaged", lambda t: broken(t, "truncated")),
+    "resume a pickle": ("train --resume bad", "safetensors is damaged", lambda t: broken(t, "pickle")),
     "resume another architecture": ("train --resume runs/x --Z_dim 5", "latent_dim 4, not 5", whole),
     "resume another ema": ("train --resume runs/x --ema .9", "--ema 0.9", whole),
     "resume another mode": ("train --resume runs/x --train_mode base --d_path {g_run}", "--train_mode base", whole),
@@ -562,9 +562,9 @@ BAD = {  # name -> (arguments, what the line says, what is prepared)
     "demo resumed": ("demo --resume auto", "--resume", None),
     "demo without files": ("demo --save_nothing", "--save_nothing", None),
     "resume another optimizer": ("train --resume runs/x --optimizer SGD", "another --optimizer", whole),
-    "start from truncated": ("train --g_path bad", "not a readable safetensors", lambda t: broken(t, "truncated")),
-    "sample truncated": ("sample --g_path bad --d_path bad", "not a readable", lambda t: broken(t, "truncated")),
-    "sample a pickle": ("sample --g_path bad --d_path bad", "not a readable", lambda t: broken(t, "pickle")),
+    "start from truncated": ("train --g_path bad", "none of its", lambda t: broken(t, "truncated")),
+    "sample truncated": ("sample --g_path bad --d_path bad", "none of its", lambda t: broken(t, "truncated")),
+    "sample a pickle": ("sample --g_path bad --d_path bad", "none of its", lambda t: broken(t, "pickle")),
     "sample the wrong half": ("sample --d_path {g_file} {g}", "does not fit", None),
     "base of another size": ("train {g} --dataset digits --image_size 16", "shape (1, 8, 8), not (1, 16, 16)", None),
     "contradicting Z_dim": ("sample {pair} --Z_dim 100", "was trained with 4", None),

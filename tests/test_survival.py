@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from gebm.cli import main
+from gebm.commands import sample as sample_command
 from gebm.commands import train as train_command
 from gebm.commands.setup import runs_of
 from gebm.config import Config
@@ -30,7 +31,8 @@ DRAW = "--device -2 --n_samples 6 --num_sampler_steps 2 --lmc_gamma 1e-3 --tempe
 def here(tmp_path, monkeypatch) -> Path:
     """A folder of its own, and no report, which would take most of the time."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train_command, "write_report", lambda run, allow: run)
+    for command in (train_command, sample_command):
+        monkeypatch.setattr(command, "write_report", lambda run, allow: run)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield tmp_path
