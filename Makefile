@@ -12,11 +12,11 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constr
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "gebm needs Python 3.10 or newer, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) -e '.[test]'
+	$(PIP) -e '.[test,onnx,slurm]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.ready
-	$(PIP) -e '.[test,dev,docs]'
+	$(PIP) -e '.[test,onnx,slurm,dev,docs]'
 	@touch $@
 
 demo: $(VENV)/.ready

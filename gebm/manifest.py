@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gebm.bounded import MAX_JSON, parse_json, read_bytes
 from gebm.errors import InputError
 
 __all__ = ["MANIFEST", "check_file", "damage", "read_manifest", "write_manifest"]
@@ -25,7 +26,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ValueError: it is not one.
     """
     try:
-        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        found = parse_json(read_bytes(folder / MANIFEST, MAX_JSON))
     except FileNotFoundError:
         return {}
     if not isinstance(found, dict) or not isinstance(found.get("files"), dict):

@@ -36,8 +36,19 @@ SKIPPED = {
     "source .venv/bin/activate": "make test has done so, or the like",
     'eval "$(gebm --completion bash)"': "run by test_completion.py",
     'eval "$(gebm --completion zsh)"': "run by test_completion.py",
+    "gebm convert out --g_path g.pth --d_path d.pth": "weights of the authors' code; test_reference.py",
+    "gebm convert converted --g_path g_150000.pth --d_path d_150000.pth": "the same",
+    "gebm sample --dataset cifar10 --g_path converted --latent_sampler lmc --num_sampler_steps 1000": "the same",
+    "torchrun --nproc_per_node=8 -m gebm train --dataset cifar10": "test_parallel.py, with two",
+    "accelerate launch --multi_gpu --num_processes 8 -m gebm train --dataset cifar10": "the same",
+    "torchrun --nproc_per_node=8 -m gebm sample --g_path runs/mine --n_samples 50000": "the same",
+    "torchrun --nproc_per_node=8 -m gebm evaluate runs/mine --eval_fid": "the same",
+    "gebm submit --dataset cifar10 --log_name mine --slurm_gpus 4 --slurm_hours 24 --slurm_partition gpu": (
+        "test_submit_command.py"
+    ),
     "gebm --completion fish > ~/.config/fish/completions/gebm.fish": "would write outside; test_completion.py",
 }
+HAVE_A_RUN = ("interchange.md", "runs.md", "scale.md")  # whose reader has one, `runs/mine`
 SUBSTITUTED = {"refine-00003000": "refine-00000002"}  # the demo's last checkpoint, of `DEMO`
 
 IMAGES = "--total_gen_iter 2 --refine_iter 2 --n_iter_d 1 --n_iter_d_init 1 --b_size 8 --width 0.05"
@@ -173,6 +184,8 @@ def with_blocks() -> list[Path]:
 def test_page(page, world, request):
     if "runs/demo" in page.read_text(encoding="utf-8"):
         shutil.copytree(request.getfixturevalue("demo"), world, dirs_exist_ok=True)
+    if page.name in HAVE_A_RUN:
+        shutil.copytree(request.getfixturevalue("demo") / "runs" / "demo", world / "runs" / "mine")
     torch.manual_seed(0)
     names: dict = {"__name__": "page"}
     for block in blocks(page):

@@ -18,11 +18,12 @@ HOMES = {
     "extractall": (), "extract": (), "unpack_archive": (), "Untar": (), "Unzip": (), "Decompress": (),
     "safe_open": ("weights.py",), "load_file": (), "safetensors.torch.load": (),
     "torch.jit.load": (), "torch.hub.load": (), "torch.package": (),
-    "torch.load": ("metrics/resnet56.py", "metrics/inception.py"),
+    "torch.load": ("metrics/resnet56.py", "metrics/inception.py", "reference.py"),
     "Image.open": ("data/transform.py",), "load_dataset": ("data/hub.py",), "lmdb.open": ("data/lsun.py",),
     "importlib.import_module": ("registry.py", "cli.py", "__init__.py"), "__import__": (),
     "eval": (), "exec": (), "compile": (),
-    "os.system": (), "os.popen": (), "subprocess.run": (), "subprocess.Popen": (), "subprocess.call": (),
+    "os.system": (), "os.popen": (), "subprocess.run": (), "subprocess.Popen": ("commands/submit.py",),
+    "subprocess.call": (),
     "subprocess.check_output": (), "subprocess.check_call": (), "runpy.run_path": (), "runpy.run_module": (),
 }  # fmt: skip
 BUILTINS = ("eval", "exec", "compile", "__import__")

@@ -59,6 +59,7 @@ def name_code(run: Path) -> None:
         model = GEBM.load(folder)
         model.architecture = replace(model.architecture, base="own:base")
         model.save(folder)
+        (folder / "manifest.json").unlink()
 
 
 def refused(argv: list[str], says: str, capsys) -> None:
@@ -123,6 +124,7 @@ def test_score(here, capsys):
     assert main(["train", *train, "--partition_samples", "100"]) == 0
     assert main(["score", "t.csv", "--from_untrusted", "runs/t", "--device", "-2"]) == 0
     (checkpoint,) = checkpoints("runs/t")[-1:]
+    (checkpoint / "manifest.json").unlink()
     GEBM.build(Architecture("nvp", "mlp", (2,), 2)).save(checkpoint)
     model = GEBM.load(checkpoint)
     model.architecture = replace(model.architecture, base="own:base")
