@@ -27,7 +27,7 @@ def test_links_lead_to_files(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_flags_named_are_flags(page):
-    other = re.compile("benchmarks/|examples/|--tiny|torchrun|accelerate")  # programs with flags of their own
+    other = re.compile("benchmarks/|examples/|tests/|--tiny|torchrun|accelerate")  # programs with flags of their own
     ours = [line for line in page.read_text().splitlines() if not other.search(line)]
     known = {*by_name(Config), "config", "configs", "help", "version", "completion", "strict"}
     assert set(re.findall(r"(?<![-\w])--(\w+)", "\n".join(ours))) <= known
