@@ -6,7 +6,7 @@ SEED ?= 0
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check lint docs bench lowest clean
+.PHONY: demo test check lint docs bench reproduce lowest clean
 
 # One stamp for each set of extras: the environment is made anew when the dependencies change.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -41,6 +41,10 @@ docs: $(VENV)/.dev
 # Narrow networks, two minutes: finds what breaks. For speeds: benchmarks/bench.py --mode full on a quiet machine.
 bench: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py --threads 1 --json build/bench.json
+
+# Every result of the paper end to end, on small stand-in data.
+reproduce: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python reproduce/run.py all --scale tiny --summary
 
 # The quick tests with the lowest versions that pyproject.toml allows.
 lowest:
