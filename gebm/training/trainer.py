@@ -373,7 +373,7 @@ def _restore(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
     wanted = MOMENTS.get(type(optimizer).__name__)
     for parameter, moments in optimizer.state.items():
         shapes = {name: () if name == "step" else parameter.shape for name in moments}
-        wrong = moments and wanted is not None and moments.keys() != wanted
+        wrong = moments and wanted is not None and not wanted <= moments.keys()
         if wrong or any(m is not None and getattr(m, "shape", None) != shapes[name] for name, m in moments.items()):
             raise ValueError("its moments are of another network, or damaged")
         for name, moment in moments.items():
