@@ -119,4 +119,8 @@ def _fail(message: str, code: int) -> int:
         # What all processes find the first one says, and their launcher then ends them.
         time.sleep(2)
     print(f"gebm: error: {printable(' '.join(message.split()))}", file=sys.stderr)
+    if os.environ.get("WORLD_SIZE", "1") != "1" and "accelerate" in sys.modules:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # threads of gloo that wait for the others would abort the interpreter's end
     return code

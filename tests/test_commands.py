@@ -576,7 +576,7 @@ BAD = {  # name -> (arguments, what the line says, what is prepared)
     "evaluate nothing": ("evaluate nothing", "no such run", None),
     "evaluate an empty folder": ("evaluate runs/empty", "neither a run nor", lambda t: no_run("empty")),
     "evaluate a pickle": ("evaluate bad.npz", "not a readable", lambda t: make_npz(pickle.dumps(Code()))),
-    "evaluate a pickle in an npz": ("evaluate bad.npz", "not a readable", lambda t: make_npz(None)),
+    "evaluate a pickle in an npz": ("evaluate bad.npz", "cannot be read", lambda t: make_npz(None)),
     "evaluate half an npz": ("evaluate bad.npz", "not a readable", lambda t: make_npz(b"PK\x03\x04" + bytes(50))),
     "evaluate an npy": ("evaluate bad.npz", "not a readable", lambda t: make_npy()),
     "no module": ("train --d_model nowhere:Energy", "cannot be imported", None),

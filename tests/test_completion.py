@@ -52,7 +52,7 @@ def bash(script, tmp_path):
 
 def test_bash_commands(bash):
     assert bash("") == {*COMMANDS, "--help", "--version", "--completion"}
-    assert bash("s") == {"sample", "score"}
+    assert bash("s") == {"sample", "score", "submit"}
     assert bash("data", "") == {"prepare"}
     assert bash("--completion", "") == {*SHELLS}
 
@@ -88,7 +88,7 @@ def test_values_that_are_not_there_yet_are_not_offered(bash):
 @pytest.mark.parametrize(
     "line, offered",
     [
-        ("gebm s", {"sample", "score"}),
+        ("gebm s", {"sample", "score", "submit"}),
         ("gebm train --lmc_k", {"--lmc_kappa"}),
         ("gebm train --latent_sampler m", {"mala", "mh"}),
     ],

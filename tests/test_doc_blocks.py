@@ -39,6 +39,9 @@ SKIPPED = {
     "gebm convert out --g_path g.pth --d_path d.pth": "weights of the authors' code; test_reference.py",
     "gebm convert converted --g_path g_150000.pth --d_path d_150000.pth": "the same",
     "gebm sample --dataset cifar10 --g_path converted --latent_sampler lmc --num_sampler_steps 1000": "the same",
+    "gebm evaluate --from_untrusted downloads/run --dataset cifar10": "test_untrusted.py: the run here is of digits",
+    "gebm score new.csv --from_untrusted downloads/run": "the same",
+    "gebm sample --from_untrusted downloads/run": "the same",
     "torchrun --nproc_per_node=8 -m gebm train --dataset cifar10": "test_parallel.py, with two",
     "accelerate launch --multi_gpu --num_processes 8 -m gebm train --dataset cifar10": "the same",
     "torchrun --nproc_per_node=8 -m gebm sample --g_path runs/mine --n_samples 50000": "the same",
@@ -184,6 +187,8 @@ def with_blocks() -> list[Path]:
 def test_page(page, world, request):
     if "runs/demo" in page.read_text(encoding="utf-8"):
         shutil.copytree(request.getfixturevalue("demo"), world, dirs_exist_ok=True)
+    if page.name == "security.md":
+        shutil.copytree(request.getfixturevalue("demo") / "runs" / "demo", world / "downloads" / "run")
     if page.name in HAVE_A_RUN:
         shutil.copytree(request.getfixturevalue("demo") / "runs" / "demo", world / "runs" / "mine")
     torch.manual_seed(0)

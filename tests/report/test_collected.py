@@ -47,6 +47,7 @@ def own_base(run: Path, named: bool) -> None:
     model = GEBM.load(checkpoint)
     model.architecture = replace(model.architecture, base="own:base")
     model.save(checkpoint)
+    (checkpoint / "manifest.json").unlink()
     for folder in [checkpoint, run] if named else [checkpoint]:
         change(folder / "config.yaml", g_model="own:base")
 
