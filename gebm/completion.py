@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import Field, dataclass
 from typing import Any
 
-from gebm.config import LATER, sections
+from gebm.config import sections
 from gebm.errors import InputError
 from gebm.flags import hint, kinds, show
 
@@ -42,8 +42,7 @@ def completion(shell: str, commands: Mapping[str, str]) -> str:
 
 
 def _of(f: "Field[Any]") -> _Flag:
-    later = LATER.get(f.name, ())
-    words = [str(choice) for choice in f.metadata["choices"] if choice not in later]
+    words = [str(choice) for choice in f.metadata["choices"]]
     words += [form.partition(":")[0] + ":" for form in f.metadata["forms"] if form.endswith((":PATH", ":NAME"))]
     text = f.metadata["text"]
     if text.startswith("auto,"):

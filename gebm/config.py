@@ -11,14 +11,11 @@ import yaml
 
 from gebm.flags import DOTTED, allowed, check, check_mapping, flag, read_yaml, show
 
-__all__ = ["LATER", "Config", "flags_table", "sections"]
+__all__ = ["Config", "flags_table", "sections"]
 
 UCI = ("redwine", "whitewine", "parkinsons", "hepmass", "miniboone")
 FLOWS = ("gaussian", "nvp", "made", "maf", "mogmaf")
 MODES = ("train", "sample", "evaluate", "score", "export", "convert", "data", "demo", "submit")
-
-# Values that are part of the interface and do not work yet (`...`: any but the default). Building one deletes it here.
-LATER: dict[str, tuple[object, ...]] = {}
 
 # Each class below is a group of flags; its docstring is the group's title.
 
@@ -117,7 +114,7 @@ class Model:
     width: float = flag(1.0, "factor on the number of channels, or of hidden units, of both networks", gt=0)
     no_trunc: bool = flag(False, "leave the energy unclamped; else image energies are clamped to E >= -10")
     bn: bool = flag(False, "batch normalisation in the flows")
-    num_blocks: int = flag(3, "blocks of the flows and of mlp", ge=1)
+    num_blocks: int = flag(3, "blocks of the flows and of mlp; with mogmaf 1", ge=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +265,7 @@ class Config(Machine, Metrics, Sampling, Optimizer, Training, Model, Data, Run):
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            object.__setattr__(self, f.name, check(f, getattr(self, f.name), pending=LATER.get(f.name, ())))
+            object.__setattr__(self, f.name, check(f, getattr(self, f.name)))
 
     def to_yaml(self) -> str:
         """All settings as YAML, which `--config` reads back."""
@@ -281,7 +278,7 @@ class Config(Machine, Metrics, Sampling, Optimizer, Training, Model, Data, Run):
     @classmethod
     def load(cls, path: str | Path) -> "Config":
         """The settings of a YAML file over the defaults; raises `InputError` with the file's name."""
-        return cls(**check_mapping(cls, read_yaml(path), f"{path}: ", LATER))
+        return cls(**check_mapping(cls, read_yaml(path), f"{path}: "))
 
 
 def sections() -> dict[str, list[Field[Any]]]:
@@ -299,13 +296,11 @@ def flags_table() -> str:
         f"`{DOTTED}` is your own code. Switches take no value, or `true` / `false`.",
     ]
     for title, flags in sections().items():
-        lines += ["", f"## {title}", "", "| Flag | Meaning | Default | Allowed | Not available yet |"]
-        lines += ["|---|---|---|---|---|"]
+        lines += ["", f"## {title}", "", "| Flag | Meaning | Default | Allowed |"]
+        lines += ["|---|---|---|---|"]
         for f in flags:
             names = " ".join(f"`--{name}`" for name in (f.name, f.metadata["alias"]) if name)
-            later = LATER.get(f.name, ())
-            pending = "all but the default" if ... in later else ", ".join(map(show, later))
-            lines.append(f"| {names} | {f.metadata['help']} | `{show(f.default)}` | {allowed(f, later)} | {pending} |")
+            lines.append(f"| {names} | {f.metadata['help']} | `{show(f.default)}` | {allowed(f)} |")
     return "\n".join(lines) + "\n"
 
 

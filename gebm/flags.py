@@ -61,11 +61,11 @@ def kinds(f: Field[Any]) -> tuple[type, ...]:
     return get_args(f.type) or (f.type,)
 
 
-def allowed(f: Field[Any], without: tuple[object, ...] = ()) -> str:
-    """The values a field may take, in words, less the names in `without`."""
+def allowed(f: Field[Any]) -> str:
+    """The values a field may take, in words."""
     if kinds(f) == (bool,):
-        return ", ".join(word for word in ("true", "false") if TRUTH[word] not in without)
-    parts = [str(choice) for choice in f.metadata["choices"] if choice not in without] + list(f.metadata["forms"])
+        return "true, false"
+    parts = [str(choice) for choice in f.metadata["choices"]] + list(f.metadata["forms"])
     if not f.metadata["choices"] or float in kinds(f):
         number = {int: "a whole number", float: "a number"}.get(kinds(f)[0])
         limits = " and ".join(f"{BOUNDS[name][1]} {limit}" for name, limit in f.metadata["bounds"].items())
@@ -74,10 +74,8 @@ def allowed(f: Field[Any], without: tuple[object, ...] = ()) -> str:
     return ", ".join(parts) or f.metadata["text"]
 
 
-def check(f: Field[Any], value: Any, where: str = "", pending: tuple[object, ...] = ()) -> Any:
+def check(f: Field[Any], value: Any, where: str = "") -> Any:
     """`value`, given as itself or as the text of a command line, in the field's type; `where` says where it stands.
-
-    Values in `pending` pass, but a message does not offer them.
 
     Raises:
         InputError: the value has another type, is not a choice, or is out of bounds.
@@ -98,10 +96,10 @@ def check(f: Field[Any], value: Any, where: str = "", pending: tuple[object, ...
             if all(BOUNDS[name][0](converted, limit) for name, limit in f.metadata["bounds"].items()):
                 return converted
     if isinstance(value, str) and str in kinds(f):
-        advice = hint(value, (str(choice) for choice in f.metadata["choices"] if choice not in pending))
+        advice = hint(value, (str(choice) for choice in f.metadata["choices"]))
     else:
         advice = " (put text in quotes)" if str in kinds(f) else ""
-    raise InputError(f"{where}{f.name} {show(value)} is not allowed; allowed: {allowed(f, pending)}{advice}")
+    raise InputError(f"{where}{f.name} {show(value)} is not allowed; allowed: {allowed(f)}{advice}")
 
 
 def convert(kind: type, value: Any) -> Any:
@@ -150,12 +148,8 @@ def by_name(cls: type) -> dict[str, Field[Any]]:
     return {name: f for f in fields(cls) for name in (f.name, f.metadata["alias"]) if name}
 
 
-def check_mapping(
-    cls: type, given: Mapping[Any, Any], where: str, pending: Mapping[str, tuple[object, ...]]
-) -> dict[str, Any]:
+def check_mapping(cls: type, given: Mapping[Any, Any], where: str) -> dict[str, Any]:
     """The keys and values of a mapping as checked fields of a dataclass; a null value stands for the default.
-
-    `pending` holds, by field, the values that messages do not offer.
 
     Raises:
         InputError: a key is unknown or names one field twice, or a value is not allowed.
@@ -168,7 +162,7 @@ def check_mapping(
         if names[key].name in values:
             raise InputError(f"{where}{key} is given twice: it is another name of {names[key].name}")
         if value is not None:
-            values[names[key].name] = check(names[key], value, where, pending.get(names[key].name, ()))
+            values[names[key].name] = check(names[key], value, where)
     return values
 
 

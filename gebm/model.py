@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gebm.bounded import parse_json
+from gebm.checkpoints import newest_checkpoint
 from gebm.errors import InputError
 from gebm.flags import show
 from gebm.latent import PRIORS, LatentPosterior, Prior
@@ -210,7 +211,7 @@ class GEBM(Pretrained, nn.Module):
         """Build a model from its two weight files, or from the one folder that holds both; in evaluation mode.
 
         Arguments:
-            base, energy: weight files, or folders that hold them.
+            base, energy: weight files, or folders that hold them; of a run's folder, its newest whole checkpoint.
             allow: dotted paths that may be imported. A file's own word is not enough to run code by.
             dtype: of the model.
 
@@ -344,8 +345,11 @@ def _of_part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
 def _weight_file(path: str | Path, part: str) -> Path:
     path = Path(path)
     file = path / f"{part}.safetensors" if path.is_dir() else path
-    if path.is_dir() and not file.is_file() and (path / WEIGHTS).is_file():
-        return path / WEIGHTS  # an exported folder
+    if path.is_dir() and not file.is_file():
+        if (path / WEIGHTS).is_file():
+            return path / WEIGHTS  # an exported folder
+        if newest := newest_checkpoint(path):
+            return newest / f"{part}.safetensors"
     if not file.is_file():
         raise InputError(
             f"{file}: no such file: give a {part}.safetensors, or a run, checkpoint or export that holds one"

@@ -3,10 +3,10 @@
 import re
 from argparse import SUPPRESS, ArgumentError, ArgumentParser
 from collections.abc import Sequence
-from dataclasses import Field, fields
+from dataclasses import Field
 from typing import Any
 
-from gebm.config import LATER, Config, sections
+from gebm.config import Config, sections
 from gebm.errors import InputError
 from gebm.flags import allowed, by_name, check_mapping, hint, kinds, read_yaml, show
 
@@ -27,19 +27,17 @@ def parse(argv: Sequence[str], mode: str | None = None) -> tuple[Config, frozens
         mode: the subcommand, which wins over the `mode` of a YAML file.
 
     Raises:
-        InputError: a flag, a value or a file is wrong, or asks for what does not exist yet.
+        InputError: a flag, a value or a file is wrong.
     """
     words = _tokens(argv, mode)
     given: dict[str, Any] = {}
     for path in words.pop("config", ()):
-        given |= check_mapping(Config, read_yaml(path), f"{path}: ", LATER)
-    command = check_mapping(Config, words, "--", LATER)
+        given |= check_mapping(Config, read_yaml(path), f"{path}: ")
+    command = check_mapping(Config, words, "--")
     if mode and command.get("mode", mode) != mode:
         raise InputError(f"--mode {command['mode']} contradicts the command {mode}: leave one of the two out")
     given |= command | ({"mode": mode} if mode else {})
     config = Config(**given)
-    for f in fields(config):
-        _refuse_later(f, getattr(config, f.name))
     if config.from_untrusted and config.mode not in UNTRUSTED:
         raise InputError(
             f"--from_untrusted: is of {', '.join(UNTRUSTED)} and report; gebm {config.mode} has no use for it"
@@ -92,15 +90,5 @@ def _parser(mode: str | None) -> ArgumentParser:
 
 def _help(f: Field[Any]) -> str:
     """The help of one flag."""
-    later = LATER.get(f.name, ())
-    values = "" if f.type is bool or f.metadata["text"] == allowed(f) == "text" else f" ({allowed(f, later)})"
-    pending = " (not available yet)" if {True, ...} & {*later} else ""
-    return f"{f.metadata['help']}{values} [{show(f.default)}]{pending}"
-
-
-def _refuse_later(f: Field[Any], value: object) -> None:
-    """Raises `InputError` for a value that is part of the interface and not built yet."""
-    later = LATER.get(f.name, ())
-    if value != f.default and (value in later or ... in later):
-        now = show(f.default) if ... in later else allowed(f, later)
-        raise InputError(f"--{f.name} {show(value)} is not available yet; available now: {now}")
+    values = "" if f.type is bool or f.metadata["text"] == allowed(f) == "text" else f" ({allowed(f)})"
+    return f"{f.metadata['help']}{values} [{show(f.default)}]"

@@ -14,6 +14,7 @@ import torch
 import yaml
 from PIL import Image
 
+from gebm.checkpoints import checkpoints
 from gebm.cli import main
 from gebm.cli import run as run_main
 from gebm.commands.setup import open_run
@@ -21,7 +22,6 @@ from gebm.config import Config
 from gebm.errors import InputError
 from gebm.model import GEBM
 from gebm.report import estimate
-from gebm.training.checkpoint import checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent
 # 3 + 5 * 2 energy steps and 6 base steps, then 6 energy steps

@@ -9,7 +9,7 @@ import pytest
 
 from gebm.cli import COMMANDS, main
 from gebm.completion import SHELLS, completion
-from gebm.config import LATER, Config
+from gebm.config import Config
 from gebm.flags import by_name
 
 # A line as readline takes it apart, at blanks, = and :
@@ -77,11 +77,6 @@ def test_bash_paths(bash):
     assert bash("train", "--dataset", "csv", ":", "with") == {"with blank.csv"}
     assert bash("train", "--dataset", "di") == {"digits"}
     assert bash("train", "--width", "") == set()  # any number
-
-
-def test_values_that_are_not_there_yet_are_not_offered(bash):
-    for name, values in LATER.items():
-        assert not {str(value) for value in values} & bash("train", f"--{name}", "")
 
 
 @pytest.mark.skipif(not shutil.which("fish"), reason="fish is not installed")

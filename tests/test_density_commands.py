@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from gebm.checkpoints import newest_checkpoint
 from gebm.cli import main
-from gebm.commands.setup import newest_checkpoint
+from gebm.config import Config
 from gebm.model import GEBM
 
 MEAN, SCALE = np.array([10.0, -3.0, 0.0]), np.array([[2.0, 0.0, 0.0], [1.0, 0.5, 0.0], [0.0, 0.3, 0.1]])
@@ -103,6 +104,12 @@ def test_samples_are_rows_in_original_units(trained):
     assert np.abs(samples.mean(0) - MEAN).max() < 1  # whitened rows would have mean 0
     assert (Path("runs/s") / "pairs.png").stat().st_size > 1000
     assert json.loads(Path("runs/s/summary.json").read_text())["beta"] == 1
+    assert Config.load("runs/s/config.yaml").dataset == "csv:t.csv"  # of which the run is, though no flag named it
+
+
+def test_a_run_is_loaded_by_its_folder(trained):
+    model, newest = GEBM.load(trained), GEBM.load(newest_checkpoint(trained))
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), newest.state_dict().values()))
 
 
 def test_evaluate_finds_what_the_run_said(trained, monkeypatch):
@@ -191,6 +198,7 @@ REFUSED = {
     "distances of rows": ("sample --dataset csv:t.csv --g_path {run} --eval_fid", "distances are of images"),
     "kind": ("train --dataset cifar10 --dataset_type uci", "are images"),
     "contradiction": ("train --dataset csv:t.csv --generator maf --g_model nvp", "contradicts"),
+    "no run to score with": ("score t.csv", "name the run to score with"),
     "no such column": ("score bad.csv --g_path {run}", "b"),
     "too many words": ("score t.csv t.csv --g_path {run}", "gebm score FILE"),
     "no file": ("score nothing.csv --g_path {run}", "no such file"),
@@ -236,6 +244,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(case, trained, capsys):
         ("valid", np.zeros((0, 3), np.float32)),
         ("shift", np.zeros(2)),
         ("seed", np.array("x")),
+        ("noise", np.zeros((2, 2))),
     ],
 )
 def test_a_damaged_table_of_a_run_is_one_line(trained, capsys, key, value):

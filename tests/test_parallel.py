@@ -16,10 +16,10 @@ import safetensors.torch
 import torch
 
 from gebm import parallel
+from gebm.checkpoints import checkpoints
 from gebm.cli import run as cli
 from gebm.commands.launch import as_arguments
 from gebm.config import Config
-from gebm.training.checkpoint import checkpoints
 from tests.jobs.launching import ROOT, environment, finish, start
 
 TRAIN = ["--dataset=digits", "--width=0.1", "--Z_dim=8", "--b_size=16", "--n_iter_d=2", "--n_iter_d_init=2"]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from gebm.checkpoints import checkpoints
 from gebm.cli import main
-from gebm.training.checkpoint import checkpoints
 from gebm.training.schedules import ThreeSample
 
 # 1397 images in batches of 256: an epoch is 5.5 energy steps; they are 1 before each of 15 base steps

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from gebm.checkpoints import checkpoints
 from gebm.cli import run as cli
 from gebm.commands import submit
 from gebm.config import Config
 from gebm.parsing import parse
-from gebm.training.checkpoint import checkpoints
 from tests.jobs.launching import environment
 
 FLAGS = ["--dataset=digits", "--width=0.1", "--Z_dim=8", "--b_size=16", "--n_iter_d=1", "--n_iter_d_init=1"]

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from gebm.checkpoints import checkpoints
 from gebm.cli import main
 from gebm.commands import sample as sample_command
 from gebm.commands import train as train_command
 from gebm.commands.setup import runs_of
 from gebm.config import Config
-from gebm.training.checkpoint import checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent
 # 3 + 5 * 2 energy steps and 6 base steps, then 6 energy steps

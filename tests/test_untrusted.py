@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from gebm.checkpoints import checkpoints
 from gebm.cli import main
 from gebm.config import Config
 from gebm.model import GEBM, Architecture
-from gebm.training.checkpoint import checkpoints
 
 OWN = """
 from pathlib import Path

@@ -106,7 +106,7 @@ def likelihood_notes(summary: Mapping[str, Any]) -> list[str]:
     """What a reader of those rows must know."""
     partition = LogPartition(**summary["log_partition"])
     notes = ["+-: standard errors over rows; of whitened rows"]
-    notes[0] += f" (original units: add {-summary['log_det']:.4f})"
+    notes[0] += f" (original units: add {0.0 - summary['log_det']:.4f})"
     if partition.n:
         notes.append(
             f"log-partition {partition.value:.4f} +- {partition.se:.4f}, from {partition.n:,} base samples, relative "
@@ -118,7 +118,7 @@ def likelihood_notes(summary: Mapping[str, Any]) -> list[str]:
                 "more --partition_samples, or train the energy less"
             )
     else:
-        notes.append(f"log-partition {partition.value:.4f}, known exactly; the learnt c is {summary['c']:.4f}")
+        notes.append(f"log-partition {partition.value + 0.0:.4f}, known exactly; the learnt c is {summary['c']:.4f}")
     return notes + [f"note: {note}" for note in summary["notes"]]
 
 
@@ -146,10 +146,12 @@ def write_table(folder: Path, summary: Mapping[str, Any], text: str) -> None:
 
 def save_units(run: Path, data: TableData) -> None:
     """Write `table.npz` into a run: whitening, columns and validation rows, which sampling and scoring go by."""
+    noise = {} if data.noise is None else {"noise": data.noise}
     with atomic_write(run / UNITS) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
             file, name=data.name, columns=np.array(data.columns), valid=data.valid, mean=data.mean,
             whitening=data.whitening, shift=data.shift, protocol=data.protocol, seed=data.seed, key=data.key,
+            **noise,  # type: ignore[arg-type]  # numpy: one keyword is a switch
         )  # fmt: skip
 
 
@@ -184,7 +186,8 @@ def _arrays_of(export: Mapping[str, Any]) -> dict[str, np.ndarray]:
     if not isinstance(table, dict):
         return {}
     try:
-        numbers = {key: np.array(table[key], np.float64) for key in ("mean", "whitening", "shift")}
+        optional = ("noise",) if "noise" in table else ()
+        numbers = {key: np.array(table[key], np.float64) for key in ("mean", "whitening", "shift", *optional)}
         texts = {key: np.array(table[key]) for key in ("name", "columns", "protocol", "seed", "key")}
         return {**numbers, **texts, "valid": np.empty((0, len(table["columns"])), np.float32)}
     except (KeyError, TypeError, ValueError):
@@ -194,9 +197,10 @@ def _arrays_of(export: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def _units(file: Path, arrays: Mapping[str, np.ndarray]) -> TableData:
     try:
         d = len(arrays["columns"])
-        shapes = [arrays[key].shape for key in ("mean", "whitening")], arrays["valid"].shape[1:]
+        noise = arrays.get("noise", np.zeros((d, d)))
+        shapes = [array.shape for array in (arrays["mean"], arrays["whitening"], noise)], arrays["valid"].shape[1:]
         finite = all(np.isfinite(arrays[key]).all() for key in ("mean", "whitening", "valid", "shift"))
-        if shapes != ([(d,), (d, d)], (d,)) or not finite:
+        if shapes != ([(d,), (d, d), (d, d)], (d,)) or not (finite and np.isfinite(noise).all()):
             raise ValueError("arrays of the wrong shape, or not finite")
         if not np.isfinite(np.linalg.slogdet(arrays["whitening"])[1]):
             raise ValueError("its whitening has no inverse")
@@ -205,6 +209,7 @@ def _units(file: Path, arrays: Mapping[str, np.ndarray]) -> TableData:
             name=str(arrays["name"]), columns=tuple(map(str, arrays["columns"])), train=none, valid=arrays["valid"],
             test=none, mean=arrays["mean"], whitening=arrays["whitening"], protocol=str(arrays["protocol"]),
             seed=int(arrays["seed"]), key=str(arrays["key"]), notes=(), shift=float(arrays["shift"]),
+            noise=noise.astype(np.float32) if "noise" in arrays else None,
         )  # fmt: skip
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise InputError(f"{file}: the units of its columns are missing or damaged ({reason(error)})") from None
@@ -276,6 +281,11 @@ def check_split(weights: Path, data: TableData) -> None:
     if trained.key == data.key:
         return
     made, asked = ((t.name, t.protocol, f"seed {t.seed}") for t in (trained, data))
+    if made == asked:
+        raise InputError(
+            f"{weights}: was trained on {' '.join(made)}, whose rows, or --scaling, have changed since; evaluate with "
+            "those that it was trained on, or train again"
+        )
     raise InputError(
         f"{weights}: was trained on {' '.join(made)}, in other rows or units than these, {' '.join(asked)}, of which "
         "some test rows were its training rows; leave --seed, --protocol and --scaling as they were in its config.yaml"

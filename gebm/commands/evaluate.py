@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from gebm import parallel
 from gebm.bounded import check_plain, read_json
+from gebm.checkpoints import checkpoints
 from gebm.commands.chains import (
     POPULATION,
     beta_of,
@@ -24,6 +26,7 @@ from gebm.commands.chains import (
 from gebm.commands.density import check_split, evaluate_table, text_of
 from gebm.commands.metrics import check_features, compare, evaluate_model, features_of, measure, observed_features
 from gebm.commands.setup import (
+    check_named,
     choose_device,
     dataset,
     dataset_for,
@@ -32,22 +35,21 @@ from gebm.commands.setup import (
     join,
     load_pair,
     log,
+    made_with,
     start_log,
+    with_data_of,
 )
 from gebm.commands.tables import of_table, settled
-from gebm.config import LATER, Config
+from gebm.config import Config
 from gebm.data import ImageData, TableData
 from gebm.data.arrays import load_npz
 from gebm.data.folder import SUFFIXES
-from gebm.data.images import SOURCES
 from gebm.data.transform import as_they_are
 from gebm.errors import InputError
 from gebm.files import atomic_write, check_writable
-from gebm.flags import check_mapping, show
 from gebm.metrics import extract
 from gebm.metrics.partition import annealed_importance_sampling, path, sequential_monte_carlo
 from gebm.model import GEBM
-from gebm.pretrained import CONFIG, read_config
 from gebm.report import (
     kale_rows,
     metric_note,
@@ -62,12 +64,10 @@ from gebm.report import (
 from gebm.samplers import MALA, adapt
 from gebm.sampling import Observer
 from gebm.seeds import stream
-from gebm.training.checkpoint import checkpoints
 
 __all__ = ["main"]
 
 AIS_STEPS = 100
-NO_CODE = {*SOURCES, "csv", "toy"}  # what may stand before the colon of a dataset that is not a dotted path
 SETTING = (
     "sampler", "beta", "steps", "gamma", "step_size", "step_decay", "kappa", "splitting", "leapfrog", "beta_ramp",
     "warning",
@@ -144,17 +144,12 @@ def _open(path: Path, config: Config, given: frozenset[str]) -> Subject:
     if not path.exists():
         raise InputError(f"{path}: no such run or samples; give a run's folder, a checkpoint, an .npz or images")
     source = path / "samples.npz" if (path / "samples.npz").is_file() else path
-    beside = source.parent / "config.yaml" if source.is_file() else path / "config.yaml"
-    if beside.is_file() or (path / CONFIG).is_file():
-        stored = Config.load(beside) if beside.is_file() else _trained_on(path)
-        kind, _, rest = stored.dataset.partition(":")
-        if "dataset" not in given and rest and (config.from_untrusted or kind not in NO_CODE):
-            what, end = ("code ", "run") if kind not in NO_CODE else ("", "read")
-            name = show(stored.dataset)
-            raise InputError(f"{path}: was made with the {what}--dataset {name}; name it too, to have it {end}")
-        fields = ["dataset", "image_size", "dataset_type", "protocol", "scaling"]
-        fields += ["seed"] if of_table(stored) else []  # which chose the split
-        config = replace(config, **{f: getattr(stored, f) for f in fields if f not in given})
+    stored = made_with(source.parent if source.is_file() else path)
+    if stored is not None:
+        check_named(stored, config, given, path)
+        config = with_data_of(stored, config, given)
+        if of_table(stored) and "seed" not in given:
+            config = replace(config, seed=stored.seed)  # which chose the split
         if stored.mode == "sample" and source == path and path.is_dir():
             raise InputError(f"{path}: its samples.npz is missing; sample again, or give another run")
     if _is_pair(path) and source == path:
@@ -169,12 +164,6 @@ def _open(path: Path, config: Config, given: frozenset[str]) -> Subject:
     if images["samples"].shape[1:] != data.shape:
         raise InputError(f"{source}: samples {images['samples'].shape[1:]}, but --dataset {data.name} has {data.shape}")
     return Subject(path, config, images)
-
-
-def _trained_on(folder: Path) -> Config:
-    """The flags of the data that an exported model was trained on."""
-    data = read_config(folder).get("data", {})
-    return Config(**check_mapping(Config, data, f"{folder / CONFIG}: ", LATER))
 
 
 def splits_of(path: Path) -> list[Path]:
@@ -263,6 +252,12 @@ def evaluate_partition(config: Config, model: GEBM, device: torch.device) -> dic
     target = model.posterior().frozen()
     generator = torch.Generator(device).manual_seed(stream(config.seed, "partition"))
     start = target.start(config.sample_b_size, generator)
+    began_s = time.monotonic()
+    target(start)
+    log.info(
+        "log-partition by smc and ais: some hundreds of gradients at %d chains, %.2g s each",
+        len(start), time.monotonic() - began_s,
+    )  # fmt: skip
     smc = sequential_monte_carlo(target, start, generator=generator)
     kernel = adapt(MALA(0.1), target, start, 50, generator=generator).kernel
     start = target.start(config.sample_b_size, generator)

@@ -157,6 +157,7 @@ def _table(model: GEBM, base: Path, energy: Path, likelihood: Mapping[str, Any])
             "name": units.name, "columns": list(units.columns), "mean": units.mean.tolist(),
             "whitening": units.whitening.tolist(), "shift": units.shift, "protocol": units.protocol, "seed": units.seed,
             "key": units.key,
+            **({} if units.noise is None else {"noise": units.noise.tolist()}),
         }
     }  # fmt: skip
     if model.has_density:

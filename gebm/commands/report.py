@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from gebm.bounded import check_plain, read_json, read_json_lines
+from gebm.checkpoints import newest_checkpoint
 from gebm.commands.metrics import check_features
 from gebm.commands.setup import (
     choose_device,
     dataset,
     folder_of,
     log,
-    newest_checkpoint,
     schedule_of,
     start_log,
 )

@@ -26,7 +26,20 @@ from gebm.commands.chains import (
 from gebm.commands.density import load_units, write_rows
 from gebm.commands.metrics import check_features, compare, distances_along, features_of, observed_features
 from gebm.commands.report import code_of, write_report
-from gebm.commands.setup import check_new_run, choose_device, dataset_for, join, load_pair, log, open_run, start_log
+from gebm.commands.setup import (
+    check_named,
+    check_new_run,
+    choose_device,
+    dataset_for,
+    folder_of,
+    join,
+    load_pair,
+    log,
+    made_with,
+    open_run,
+    start_log,
+    with_data_of,
+)
 from gebm.commands.tables import settled, with_table_defaults
 from gebm.config import Config
 from gebm.data import ImageData, TableData
@@ -56,6 +69,11 @@ def main(config: Config, given: frozenset[str]) -> Path:
     device = choose_device(config, given)
     model, base, energy = load_pair(config, given)
     rows = len(model.built_as.shape) == 1
+    stored = made_with(folder_of(base))
+    if stored is not None:
+        if config.eval_fid:
+            check_named(stored, config, given, base)
+        config = with_data_of(stored, config, given)
     config = with_table_defaults(config, given) if rows else config  # the dataset may not have been named
     check_sampler(config, chains_of(config))
     if rows and config.eval_fid:

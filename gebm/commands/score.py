@@ -16,6 +16,7 @@ from gebm.errors import InputError
 from gebm.files import atomic_write, check_writable
 from gebm.metrics.likelihood import base_log_prob, model_log_prob
 from gebm.report import table
+from gebm.seeds import stream
 
 __all__ = ["main"]
 
@@ -38,6 +39,8 @@ def main(config: Config, given: frozenset[str], words: list[str]) -> Path:
     if output.is_dir() or not output.absolute().parent.is_dir():
         raise InputError(f"--output {output}: must be a file in a folder that exists")
     check_writable(output.absolute().parent, "--output")
+    if not (config.g_path or config.d_path or config.from_untrusted or "dataset" in given):
+        raise InputError("gebm score: name the run to score with, --g_path RUN, or the --dataset whose newest is meant")
     config, given = settled(config, given)
     device = choose_device(config, given)
     model, base, energy = load_pair(config, given)
@@ -46,7 +49,7 @@ def main(config: Config, given: frozenset[str], words: list[str]) -> Path:
     units = load_units(base)
     if units.shape != model.built_as.shape:
         raise InputError(f"{base}: a model of {model.built_as.shape} rows beside a table of {units.shape}")
-    rows = units.whiten(read_rows(file, units.columns))
+    rows = units.with_noise(units.whiten(read_rows(file, units.columns)), stream(config.seed, "score"))
     model.to(device)
     partition = partition_of(model, config, given, base, energy, device)
     c = model.log_partition
@@ -57,8 +60,8 @@ def main(config: Config, given: frozenset[str], words: list[str]) -> Path:
     )
     seen = validation_log_prob(model, units, base, energy, partition) + units.log_det
     quantiles = np.searchsorted(seen, ours.numpy(), side="right") / len(seen)
-    with atomic_write(output) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
+    with atomic_write(output) as temporary, open(temporary, "w", newline="", encoding="utf-8") as table_file:
+        writer = csv.writer(table_file)
         writer.writerow(("row", "log_density", "log_density_base", "quantile"))
         for i, values in enumerate(zip(ours.tolist(), base_alone.tolist(), quantiles.tolist())):
             writer.writerow((i, *(f"{value:.6g}" for value in values)))
@@ -72,7 +75,8 @@ def main(config: Config, given: frozenset[str], words: list[str]) -> Path:
         ),
         *([("too far for a number", f"{far:,} rows, left out of the mean")] if far else []),
         ("validation rows", f"{float(seen.mean()):.4f} nats, {len(seen):,} rows"),
-        (f"rarer than {1 - RARE:.0%} of those", f"{rare:.1%} of the rows"),
+        (f"rarer than {f'{1 - RARE:.0%}' if len(seen) * RARE >= 1 else 'all'} of those", f"{rare:.1%} of the rows"),
+        *([] if units.noise is None else [("noise", "of a bin's width added to the rows, as to those trained on")]),
         ("written", str(output)),
     ]
     log.info("\n%s", table(found, f"scores of {file.name}"))

@@ -13,24 +13,27 @@ import torch
 
 from gebm import parallel
 from gebm.bounded import check_plain
+from gebm.checkpoints import checkpoints, newest_checkpoint
 from gebm.commands.tables import of_table
 from gebm.config import Config
 from gebm.data import ImageData, TableData, load_images, load_table
+from gebm.data.images import SOURCES
 from gebm.errors import InputError
 from gebm.files import atomic_folder, atomic_write, check_writable, sweep
-from gebm.flags import printable
+from gebm.flags import check_mapping, printable, show
 from gebm.model import GEBM, Architecture, read_architecture
-from gebm.training.checkpoint import checkpoints, newest_checkpoint
+from gebm.pretrained import CONFIG, read_config
 from gebm.training.loop import Schedule
 
 __all__ = [
-    "architecture_of", "check_new_run", "choose_device", "dataset", "dataset_for", "dtype_of", "find_pair",
-    "folder_of", "join", "load_pair", "log", "log_dir", "newest_checkpoint", "open_run", "runs_of", "schedule_of",
-    "settle_weights", "start_log",
+    "architecture_of", "check_named", "check_new_run", "choose_device", "dataset", "dataset_for", "dtype_of",
+    "find_pair", "folder_of", "join", "load_pair", "log", "log_dir", "made_with", "open_run", "runs_of",
+    "schedule_of", "settle_weights", "start_log", "with_data_of",
 ]  # fmt: skip
 
 log = logging.getLogger("gebm")
 
+NO_CODE = {*SOURCES, "csv", "toy"}  # what may stand before the colon of a dataset that is not a dotted path
 SERIAL = ".serial"  # of a run among those of its folder: which was started or gone on with last, whatever clocks say
 
 # flag -> field of `Architecture`, by the file that settles it
@@ -92,6 +95,32 @@ def dataset_for(model: GEBM, config: Config) -> ImageData | TableData:
     if data.shape != shape:
         raise InputError(f"--dataset {config.dataset}: images {data.shape}, the model's are {shape}; see --image_size")
     return data
+
+
+def made_with(folder: Path) -> Config | None:
+    """The flags that a run, a checkpoint or, of its data, an exported model was made with; None: it does not tell."""
+    if (folder / "config.yaml").is_file():
+        return Config.load(folder / "config.yaml")
+    if (folder / CONFIG).is_file():
+        return Config(**check_mapping(Config, read_config(folder).get("data", {}), f"{folder / CONFIG}: "))
+    return None
+
+
+def with_data_of(stored: Config, config: Config, given: frozenset[str]) -> Config:
+    """The configuration with the data of `stored` where its flags are not given."""
+    fields = "dataset", "image_size", "dataset_type", "protocol", "scaling"
+    return replace(config, **{field: getattr(stored, field) for field in fields if field not in given})
+
+
+def check_named(stored: Config, config: Config, given: frozenset[str], path: Path) -> None:
+    """Raise InputError if reading the data of `stored`, found at `path`, took what the user has to name: code, or with
+    `--from_untrusted` any path."""
+    kind, _, rest = stored.dataset.partition(":")
+    code = kind not in NO_CODE
+    if "dataset" not in given and rest and (config.from_untrusted or code):
+        what, end = ("code ", "run") if code else ("", "read")
+        name = show(stored.dataset)
+        raise InputError(f"{path}: was made with the {what}--dataset {name}; name it too, to have it {end}")
 
 
 def join(config: Config) -> None:

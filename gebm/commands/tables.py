@@ -10,7 +10,7 @@ __all__ = ["of_table", "settled", "with_table_defaults"]
 
 # What the flags of tables are where they are not given: chosen on validation rows, docs/results.md.
 OF_TABLES: dict[str, Any] = {
-    "scaling": "standardise", "fresh_noise": True, "g_model": "mogmaf", "d_model": "mlp", "num_blocks": 1,
+    "scaling": "standardise", "fresh_noise": True, "g_model": "mogmaf", "d_model": "mlp",
     "dropout": 0.2, "penalty_type": "gradient", "penalty_lambda": 0.05, "noise_factor": 5, "b_size": 100, "ema": 0.99,
     "initialize_log_partition": True, "ml_epochs": 100, "total_epochs": 0, "refine_epochs": 20, "lr": 5e-4,
     "lr_generator": 2e-3, "beta_1": 0.9, "beta_2": 0.99, "temperature": 1.0, "latent_sampler": "sir",
@@ -48,4 +48,7 @@ def settled(config: Config, given: frozenset[str]) -> tuple[Config, frozenset[st
 
 def with_table_defaults(config: Config, given: frozenset[str]) -> Config:
     """The configuration with what the flags of tables are where they are not given."""
-    return replace(config, **{flag: value for flag, value in OF_TABLES.items() if flag not in given})
+    config = replace(config, **{flag: value for flag, value in OF_TABLES.items() if flag not in given})
+    if config.g_model == "mogmaf" and "num_blocks" not in given:
+        return replace(config, num_blocks=1)  # the mixture alone, without affine layers under it
+    return config

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gebm import fast, parallel
 from gebm.bounded import read_json
+from gebm.checkpoints import newest_checkpoint
 from gebm.commands import launch
 from gebm.commands.build import build_trainer, evaluations_of, measures_of
 from gebm.commands.checks import check_flags, check_kind, check_processes, check_scheduler
@@ -29,7 +30,6 @@ from gebm.commands.setup import (
     dataset,
     join,
     log,
-    newest_checkpoint,
     open_run,
     runs_of,
     schedule_of,

@@ -95,7 +95,8 @@ def read_csv(path: str | Path) -> Table:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such file; name a table of numbers (.csv)")
+        found = "a folder" if path.is_dir() else "no such file"
+        raise InputError(f"{path}: {found}; name a table of numbers (.csv)")
     check_size(path, path.stat().st_size)
     separator, header = ",", False
     columns: tuple[str, ...] = ()
@@ -155,20 +156,25 @@ def read_npz(path: str | Path) -> Table:
 def read_rows(path: str | Path, columns: Sequence[str]) -> np.ndarray:
     """The rows of a CSV or .npz file as float64 (N, d), its columns ordered as `columns`.
 
-    Columns are found by name; others are left out. Where the file has no names there must be as many as are wanted.
+    Columns are found by name; others are left out. Where the file or `columns` have no names (but x1, x2, ...) there
+    must be as many as are wanted.
 
     Raises:
         InputError: as of `read_csv` and `read_npz`, or a column is missing.
     """
     path = Path(path)
     table = read_npz(path) if path.suffix == ".npz" else read_csv(path)
-    if set(columns) <= set(table.columns):
+    found, wanted = len(table.columns), len(columns)
+    unnamed = table.columns == numbered(found), tuple(columns) == numbered(wanted)
+    if not any(unnamed) and set(columns) <= set(table.columns):
         return table.values[:, [table.columns.index(name) for name in columns]]
-    if table.columns == numbered(len(columns)):
+    if any(unnamed) and found == wanted:
         return table.values
+    count = f"{path}: {found} column{'s' if found > 1 else ''}, where {wanted} are needed"
+    if unnamed[1]:
+        raise InputError(f"{count}, in the order of those trained on, which had no names; leave the others out")
     missing = [name for name in columns if name not in table.columns]
-    count = f"{len(table.columns)} columns, where {len(columns)} are needed"
-    raise InputError(f"{path}: {count}, and none named {', '.join(missing[:5])}; name them in a header")
+    raise InputError(f"{count}, and none named {', '.join(missing[:5])}; name them in a header")
 
 
 def _separator(lines: list[str]) -> str:
@@ -179,7 +185,8 @@ def _separator(lines: list[str]) -> str:
             cells = [cell for row in csv.reader(lines, delimiter=separator) for cell in row]
         except csv.Error:  # a field is too long: the line has another separator
             return -1.0, 0
-        return sum(map(_is_number, cells)) / len(cells), len(cells)
+        numeric = sum(_is_number(cell) or (separator != "," and _has_decimal_comma(cell)) for cell in cells)
+        return numeric / len(cells), len(cells)
 
     return max(SEPARATORS, key=score)
 
@@ -190,6 +197,10 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _has_decimal_comma(cell: str) -> bool:
+    return _is_number(cell.replace(",", ".", 1))
 
 
 def _names(path: Path, header: list[str]) -> tuple[str, ...]:
@@ -207,11 +218,15 @@ def _complaint(path: Path, separator: str, columns: tuple[str, ...], header: boo
             for line, row in islice(_lines(stream, separator), int(header), None if columns else 0):
                 if len(row) != len(columns):
                     found = f"{len(row)} columns, the first line has {len(columns)}"
+                    if columns[0].startswith("#"):
+                        found = f"{len(row)} columns, after a first line that is no row of names"
                     return InputError(f"{path} line {line}: {found}; mend or remove it")
                 for name, cell in zip(columns, row):
                     if not (_is_number(cell) and math.isfinite(float(cell))):
                         found = f"is {cell.strip()[:40]!r}, not a finite number" if cell.strip() else "is empty"
                         advice = "mend or remove it" if len(row) > 1 else "separate columns by comma, semicolon or tab"
+                        if separator != "," and _has_decimal_comma(cell):
+                            advice = "write decimals with a point"
                         return InputError(f"{path} line {line}, column {name[:40]}: {found}; {advice}")
     except csv.Error as error:
         reason = str(error)

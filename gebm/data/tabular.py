@@ -76,6 +76,14 @@ class TableData:
             whitened: np.ndarray = (rows - self.mean) @ self.whitening
             return whitened.astype(np.float32)
 
+    def with_noise(self, rows: np.ndarray, seed: int) -> np.ndarray:
+        """Whitened rows (N, d) with the noise that makes those of rounded values rows of a density; float32."""
+        if self.noise is None:
+            return rows
+        u = np.random.default_rng(seed).uniform(-1, 1, rows.shape).astype(np.float32)
+        noisy: np.ndarray = rows + u @ self.noise
+        return noisy
+
     def unwhiten(self, rows: np.ndarray) -> np.ndarray:
         """Whitened rows (N, d) in original units, float64."""
         original: np.ndarray = np.linalg.solve(self.whitening.T, np.asarray(rows, np.float64).T).T + self.mean

@@ -33,8 +33,8 @@ class Objective(nn.Module, ABC):
 
     The energy step minimises `criterion` plus the penalty. Whatever the criterion, c follows the log-partition
     c~ = log-mean-exp(-E(y)) of each batch of base samples, so that c and the batches' mean of KALE are at hand. Its
-    derivative is that of KALE's Fenchel form, 1 - exp(c~ - c), corrected: that one explodes when c is far too small; it
-    is replaced by exp(c - c~) - 1, which has the same zero (and is the Newton step of that convex problem).
+    derivative is that of KALE's Fenchel form, 1 - exp(c~ - c), whose mean over batches vanishes at the log-partition
+    itself; where c is more than 2 nats below a batch's c~ it is held at its value there, so that it cannot explode.
 
     Arguments:
         energy: network samples -> (N,).
@@ -130,8 +130,8 @@ class Objective(nn.Module, ABC):
         return e.to(torch.promote_types(e.dtype, torch.float32))
 
     def slope(self, c_batch: Tensor) -> Tensor:
-        """Corrected derivative of the loss in c, exp(c - c~) - 1, for the log-partition c~ of a batch; no graph."""
-        return torch.expm1((self.log_partition.detach() - c_batch).clamp(max=20))  # finite, however far c is above
+        """Derivative of the loss in c, 1 - exp(min(c~ - c, 2)), for the log-partition c~ of a batch; no graph."""
+        return -torch.expm1((c_batch - self.log_partition.detach()).clamp(max=2))
 
     def _energies(
         self, real: Tensor, fake: Tensor | None, generator: torch.Generator | None

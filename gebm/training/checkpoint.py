@@ -1,8 +1,6 @@
 """Checkpoints: folders that are whole or absent, of safetensors and JSON only."""
 
 import json
-import logging
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,18 +8,14 @@ import safetensors.torch
 from torch import Tensor
 
 from gebm.bounded import read_json, reason
+from gebm.checkpoints import checkpoints, order
 from gebm.errors import InputError
 from gebm.files import atomic_folder, naming, remove_folder, sweep
-from gebm.manifest import MANIFEST, damage, read_manifest, write_manifest
+from gebm.manifest import damage, read_manifest, write_manifest
 from gebm.training.trainer import Counters, Trainer
 from gebm.weights import read_tensors
 
-__all__ = ["Measure", "best_checkpoint", "checkpoints", "is_best"]
-__all__ += ["load_checkpoint", "measure_of", "newest_checkpoint", "save_checkpoint"]
-
-NAME = re.compile(r"(base|joint|refine)-(\d+)")  # the alphabet puts the stages in their order
-
-messages = logging.getLogger("gebm")
+__all__ = ["Measure", "best_checkpoint", "is_best", "load_checkpoint", "measure_of", "save_checkpoint"]
 
 
 class Measure(NamedTuple):
@@ -36,38 +30,9 @@ class Measure(NamedTuple):
         return self.value < other.value if self.lowest else self.value > other.value
 
 
-def checkpoints(run: str | Path) -> list[Path]:
-    """The checkpoint folders of a run, oldest first by the steps that they count, whatever clocks say."""
-    found = [p for p in Path(run).glob("checkpoints/*") if NAME.fullmatch(p.name)]
-    return sorted((p for p in found if (p / "training.json").is_file() or (p / MANIFEST).is_file()), key=_order)
-
-
-def _order(path: Path) -> tuple[str, int]:
-    stage, _, step = path.name.partition("-")
-    return stage, int(step)
-
-
 def name_of(counters: Counters) -> str:
     """Folder name of the checkpoint at these counters: the stage and its own step."""
     return f"{counters.stage}-{counters.stage_step:08d}"
-
-
-def newest_checkpoint(run: str | Path) -> Path | None:
-    """The newest checkpoint of a run that is whole, with a line about newer ones that are not; None if it has none.
-
-    Raises:
-        InputError: it has some, and all are damaged.
-    """
-    damaged: list[str] = []
-    for path in reversed(checkpoints(run)):
-        if not (found := damage(path)):
-            if damaged:
-                messages.warning("%s: taking %s instead", "; ".join(damaged), path)
-            return path
-        damaged.append(found)
-    if damaged:
-        raise InputError(f"{run}: none of its checkpoints is whole ({'; '.join(damaged)}); restore one, or train anew")
-    return None
 
 
 def measure_of(path: Path) -> Measure | None:
@@ -80,7 +45,7 @@ def measure_of(path: Path) -> Measure | None:
 
 def best_checkpoint(run: str | Path, stage: str) -> Path | None:
     """The best of a stage's checkpoints by what was measured of them last; None if nothing was."""
-    found = [(path, m) for path in checkpoints(run) if _order(path)[0] == stage and (m := measure_of(path))]
+    found = [(path, m) for path in checkpoints(run) if order(path)[0] == stage and (m := measure_of(path))]
     best = None
     for path, measure in found:
         if measure.name == found[-1][1].name and (best is None or measure.better(best[1])):
@@ -90,8 +55,8 @@ def best_checkpoint(run: str | Path, stage: str) -> Path | None:
 
 def is_best(run: str | Path, counters: Counters, measure: Measure) -> bool:
     """Whether a value at these counters is better than that of every earlier checkpoint of the stage."""
-    here = _order(Path(name_of(counters)))
-    earlier = [measure_of(p) for p in checkpoints(run) if _order(p)[0] == here[0] and _order(p) < here]
+    here = order(Path(name_of(counters)))
+    earlier = [measure_of(p) for p in checkpoints(run) if order(p)[0] == here[0] and order(p) < here]
     return all(measure.better(m) for m in earlier if m is not None and m.name == measure.name)
 
 
@@ -131,9 +96,9 @@ def save_checkpoint(
 
 def _drop(path: Path, keep: int) -> None:
     """Remove what a new checkpoint makes superfluous."""
-    found, stage = checkpoints(path.parent.parent), _order(path)[0]
-    ahead = [p for p in found if _order(p) > _order(path)]  # damaged, or of a course that the run has left
-    same = [p for p in found if _order(p)[0] == stage and p not in ahead]
+    found, stage = checkpoints(path.parent.parent), order(path)[0]
+    ahead = [p for p in found if order(p) > order(path)]  # damaged, or of a course that the run has left
+    same = [p for p in found if order(p)[0] == stage and p not in ahead]
     best = best_checkpoint(path.parent.parent, stage)
     for old in [*ahead, *(p for p in same[:-keep] if p != best)]:
         remove_folder(old)

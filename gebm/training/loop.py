@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from gebm import parallel
+from gebm.checkpoints import checkpoints
 from gebm.metrics.partition import base_energies, energies, evaluate_kale
-from gebm.training.checkpoint import Measure, checkpoints, is_best, save_checkpoint
+from gebm.training.checkpoint import Measure, is_best, save_checkpoint
 from gebm.training.guard import LOSS_LIMIT, DivergenceError, Guard
 from gebm.training.log import SilentLog, TrainingLog
 from gebm.training.schedules import energy_steps, remaining

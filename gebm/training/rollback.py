@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from gebm import parallel
-from gebm.training.checkpoint import measure_of, newest_checkpoint, save_checkpoint
+from gebm.checkpoints import newest_checkpoint
+from gebm.training.checkpoint import measure_of, save_checkpoint
 from gebm.training.guard import DivergenceError
 from gebm.training.loop import Schedule, train
 from gebm.training.trainer import Trainer

@@ -182,10 +182,14 @@ class Trainer:
         """Set c to the Monte-Carlo log-partition, log-mean-exp of -E over `batches` batches of base samples.
 
         In the modes of training, as energy steps see it: with dropout where there is any, and power iterations go on.
+        Of an energy that is one constant on the first batch, as new ones of tables are, that batch says all.
         """
         with torch.no_grad():
-            energies = [self.model.energy(self._generate_batch()) for _ in range(batches)]
-            self.model.log_partition.copy_(log_mean_exp(-gathered(torch.cat(energies))))
+            energies = gathered(self.model.energy(self._generate_batch()))
+            if bool((energies != energies[0]).any()):
+                rest = [self.model.energy(self._generate_batch()) for _ in range(batches - 1)]
+                energies = torch.cat([energies, gathered(torch.cat(rest))])
+            self.model.log_partition.copy_(log_mean_exp(-energies))
 
     def likelihood_step(self) -> dict[str, Tensor]:
         """Raise the likelihood of one batch of data under the base, a flow; returns its loss."""

@@ -117,6 +117,8 @@ NUMBERS = "".join(f"{a},{a**2},{a**3 % 7}\n" for a in range(1, 31))
         (NUMBERS.replace(",", " "), "line 2, column 1 1 1: is '2 4 1', .*comma, semicolon or tab"),
         (NUMBERS.replace(",", "|"), "comma, semicolon or tab"),
         ("id,a\n" + "".join(f"row{i},{i}\n" for i in range(30)), "line 2, column id: is 'row0'"),
+        ("a;b\n" + "1,5;2\n" * 30, "line 2, column a: is '1,5', .*decimals with a point"),
+        ("# a note\n" + NUMBERS, "line 2: 3 columns, after a first line that is no row of names"),
         ("a,a,b\n" + NUMBERS, "two columns are named 'a'"),
         ("a,b,c\n", "a header and no rows"),
         ("\n", "is empty"),
@@ -228,6 +230,31 @@ def test_read_rows(table, tmp_path):
     np.testing.assert_array_equal(read_rows(tmp_path / "a.npz", ("a", "b", "c")), ROWS[:1])
     with pytest.raises(InputError, match="3 columns, where 2 are needed, and none named d"):
         read_rows(tmp_path / "t.csv", ("a", "d"))
+    with pytest.raises(InputError, match="a folder; name a table"):
+        read_rows(tmp_path, ("a", "d"))
+
+
+def test_read_rows_without_names_takes_no_more_columns_than_are_wanted(table, tmp_path):
+    table(ROWS[:, [2, 0, 1]], header="c,a,b")
+    np.testing.assert_array_equal(read_rows(tmp_path / "t.csv", ("x1", "x2", "x3")), ROWS[:, [2, 0, 1]])
+    np.savetxt(tmp_path / "bare.csv", ROWS, "%.17g", ",")
+    for file in ("t.csv", "bare.csv"):
+        with pytest.raises(InputError, match="3 columns, where 2 are needed, in the order of those trained on"):
+            read_rows(tmp_path / file, ("x1", "x2"))
+    with pytest.raises(InputError, match="3 columns, where 2 are needed, and none named a, b"):
+        read_rows(tmp_path / "bare.csv", ("a", "b"))
+
+
+def test_noise_of_rounded_values_is_that_of_the_validation_rows(shared_data):
+    """New rows get what the held-out ones have, uniform within a bin in original units; other tables nothing."""
+    data = load_table("redwine", shared_data)
+    rows = data.valid[:100]
+    moved = data.unwhiten(data.with_noise(rows, seed=1)) - data.unwhiten(rows)
+    half = np.abs(data.unwhiten(data.noise) - data.mean).sum(0)  # rows of `noise`: half a bin of each column
+    assert (np.abs(moved) <= half * 1.001).all() and (np.abs(moved).max(0) > 0.9 * half).all()
+    np.testing.assert_array_equal(data.with_noise(rows, seed=1), data.with_noise(rows, seed=1))
+    plain = load_table("toy:moons")
+    assert plain.with_noise(plain.valid, seed=1) is plain.valid
 
 
 def test_batches_of_rows(table):

@@ -9,22 +9,14 @@ import pytest
 import safetensors.torch
 import torch
 
+from gebm.checkpoints import checkpoints, newest_checkpoint
 from gebm.commands.build import build_trainer
 from gebm.config import Config
 from gebm.data import ImageData
 from gebm.errors import InputError
 from gebm.model import GEBM
 from gebm.samplers import KineticLangevin
-from gebm.training.checkpoint import (
-    Measure,
-    best_checkpoint,
-    checkpoints,
-    is_best,
-    load_checkpoint,
-    measure_of,
-    newest_checkpoint,
-    save_checkpoint,
-)
+from gebm.training.checkpoint import Measure, best_checkpoint, is_best, load_checkpoint, measure_of, save_checkpoint
 from gebm.training.negatives import Fresh, Pool, Replay
 from gebm.training.trainer import Trainer
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from gebm.checkpoints import checkpoints
 from gebm.data import from_uint8
 from gebm.metrics.partition import base_energies, energies, evaluate_kale
 from gebm.model import GEBM
-from gebm.training.checkpoint import checkpoints, load_checkpoint
+from gebm.training.checkpoint import load_checkpoint
 from gebm.training.loop import DivergenceError, Interrupted, Schedule, train
 
 # 3 + 2 + 2 energy steps and 3 base steps, then 4 energy steps: 14 updates

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from gebm.checkpoints import checkpoints
 from gebm.model import GEBM
-from gebm.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from gebm.training.checkpoint import load_checkpoint, save_checkpoint
 from gebm.training.guard import DivergenceError, Guard
 from gebm.training.loop import Interrupted, Schedule, train
 from gebm.training.rollback import train_with_rollbacks

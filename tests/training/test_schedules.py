@@ -8,11 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from gebm.checkpoints import checkpoints
 from gebm.data import to_uint8
 from gebm.metrics.features import Pixels
 from gebm.networks.common import evaluating
 from gebm.training import schedules
-from gebm.training.checkpoint import checkpoints, load_checkpoint
+from gebm.training.checkpoint import load_checkpoint
 from gebm.training.loop import Interrupted, Schedule, train
 from gebm.training.schedules import Exponential, LRSchedule, MultiStep, ThreeSample, energy_steps, remaining
 

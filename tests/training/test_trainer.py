@@ -179,6 +179,16 @@ def test_initialize_log_partition_is_the_monte_carlo_value(make_trainer):
     assert trainer.model.log_partition.requires_grad
 
 
+def test_log_partition_of_a_new_energy_takes_one_batch(make_trainer, monkeypatch):
+    """New energies of tables are a constant, and their bases slow to sample."""
+    trainer, drawn = make_trainer(), []
+    make = trainer._generate_batch
+    monkeypatch.setattr(trainer, "_generate_batch", lambda: drawn.append(1) or make())
+    monkeypatch.setattr(trainer.model.energy, "forward", lambda x: torch.full((len(x),), 0.7))
+    trainer.initialize_log_partition()
+    assert trainer.model.log_partition.item() == pytest.approx(-0.7) and len(drawn) == 1
+
+
 def test_frozen_parts_of_a_users_energy_stay_frozen(make_trainer):
     trainer = make_trainer()
     first = next(trainer.model.energy.parameters())
