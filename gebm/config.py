@@ -243,7 +243,11 @@ class Machine:
     precision: int | str = flag(
         "auto", "of networks while they work; auto: bf16 where that was found right", choices=("auto", 32, "bf16", 64)
     )
-    fast: str = flag("auto", "off: every layer and derivative as it is written down", choices=("auto", "off"))
+    fast: str = flag(
+        "auto",
+        "off: every layer and derivative as it is written down; graphs: training steps as CUDA graphs (untested)",
+        choices=("auto", "off", "graphs"),
+    )
     seed: int = flag(0, "seed of every random number", ge=0, le=2**32 - 1)
     dataparallel: bool = flag(False, "train: one process on each GPU of this machine, each with its share of `b_size`")
     slurm_id: str = flag("", "job number under SLURM, recorded; empty: that of the job it runs in")

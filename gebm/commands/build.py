@@ -92,6 +92,7 @@ def build_trainer(
         set_log_partition=config.initialize_log_partition,
         generator=torch.Generator(device).manual_seed(stream(config.seed, "latents")),
         autocast=autocast,
+        graphs=config.fast == "graphs",
     )
     if schedule_of(config, len(data.train)).ml_steps:
         trainer.counters.stage = "base"
@@ -122,7 +123,8 @@ def _optimizer(config: Config, network: nn.Module, lr: float, c: nn.Parameter | 
     fused = fast.enabled() or None
     if config.optimizer == "SGD":
         return torch.optim.SGD(groups, lr, momentum=config.sgd_momentum, fused=fused)
-    return torch.optim.Adam(groups, lr, betas=(config.beta_1, config.beta_2), fused=fused)
+    betas = config.beta_1, config.beta_2
+    return torch.optim.Adam(groups, lr, betas=betas, fused=fused, capturable=config.fast == "graphs")
 
 
 def milestones(config: Config) -> list[int]:

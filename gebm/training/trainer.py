@@ -1,6 +1,6 @@
 """The two training steps and all state they change."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gebm.data import Batches
 from gebm.errors import InputError
+from gebm.graphs import Graphed
 from gebm.model import GEBM
 from gebm.networks import DensityRatio
 from gebm.networks.batch_norm import over_processes
@@ -81,6 +82,8 @@ class Trainer:
         generator: source of the latents and of the penalty's interpolation, on the model's device.
         autocast: dtype the networks compute in, while weights, energies and their exponentials keep that of the model;
             None: no other.
+        graphs: whether each step is replayed as a CUDA graph (untested on CUDA): on one process, with new samples of
+            the base for negatives, a criterion whose base steps see no data, and optimisers that are `capturable`.
 
     Raises:
         InputError: the objective needs samples of the model and the negatives are the base's, or the reverse.
@@ -120,6 +123,7 @@ class Trainer:
         set_log_partition: bool = False,
         generator: torch.Generator | None = None,
         autocast: torch.dtype | None = None,
+        graphs: bool = False,
     ):
         model.base = over_processes(model.base)
         self.model = model.train()
@@ -141,6 +145,7 @@ class Trainer:
         self.set_log_partition = set_log_partition
         self.generator = generator
         self.autocast = autocast
+        self.graphs = graphs
         self.lrs = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self.trained = [p for p in objective.parameters() if p.requires_grad]  # a user's energy may hold frozen parts
         self.average = None
@@ -148,35 +153,29 @@ class Trainer:
             average = get_ema_multi_avg_fn(ema)  # type: ignore[no-untyped-call]  # torch: untyped
             self.average = AveragedModel(model.base, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
         self.counters = Counters()
+        self._record()
 
     def energy_step(self) -> dict[str, Tensor]:
         """Fit E and c to one batch of data against the negatives; returns the objective's statistics."""
-        real, fake = self._real(), None
-        with self._precision():
-            if self.objective.uses_samples:
-                fake = self.negatives(self.model, self._samples, self.generator).to(real.dtype)
-            loss, stats = self.energy_pass(real, fake, self.generator)
-        self._descend(self.energy_optimizer, loss, self.objective.parameters())
+        stats = self._fit_energy(self._real())
         self.counters.e_step += 1
         self.counters.images += self.batches.batch_size
-        return {"energy_loss": loss.detach(), **stats, "lr": _lr(self.energy_optimizer)}
+        return {**stats, "lr": _lr(self.energy_optimizer)}
 
     def base_step(self) -> dict[str, Tensor]:
         """Move the base by its part of the objective, most often towards low energy; returns its loss."""
         self._train_energy(False)
         z = share(self.model.prior.sample(self.batches.batch_size, self.generator, like=self.model.log_partition))
-        with self._precision():
-            loss, c_batch = self.objective.base_loss(self.base_pass, z, self._real)
-        self._descend(self.base_optimizer, loss, self.model.base.parameters())
+        stats = self._fit_base(z)
         self._train_energy(True)
         self._base_moved()
-        if not self.objective.energy.training and c_batch is not None:
-            self._follow(c_batch)
+        if not self.objective.energy.training and "c_batch" in stats:
+            self._follow(stats["c_batch"])
         self.counters.g_step += 1
         self.counters.pending = 0
         if not self.objective.energy.training:  # no energy steps that count them
             self.counters.images += self.batches.batch_size
-        return {"base_loss": loss.detach(), "lr_generator": _lr(self.base_optimizer)}
+        return {"base_loss": stats["base_loss"], "lr_generator": _lr(self.base_optimizer)}
 
     def initialize_log_partition(self, batches: int = 100) -> None:
         """Set c to the Monte-Carlo log-partition, log-mean-exp of -E over `batches` batches of base samples.
@@ -221,6 +220,7 @@ class Trainer:
             self._freeze_base()
         if trained_base:
             self.prepare_energy()
+        self._record()
 
     def prepare_energy(self) -> None:
         """Before the first step that looks at the energy, on the base as it then is: `match_base`, and c."""
@@ -232,6 +232,7 @@ class Trainer:
     def freeze_energy(self) -> None:
         """Leave the energy as it is, in evaluation mode, for base steps alone; c goes on following the base."""
         self.model.energy.eval()
+        self._record()
 
     def scale_lr(self, factor: float, base_lr: float | None = None) -> None:
         """Set the learning rates of both networks and of c to `factor` times the configured ones, lower by rollbacks.
@@ -242,7 +243,10 @@ class Trainer:
         for optimizer, lrs in zip(self.optimizers, self.lrs):
             for group, lr in zip(optimizer.param_groups, lrs):
                 own = base_lr if base_lr is not None and optimizer is self.base_optimizer else lr
-                group["lr"] = factor * own
+                if isinstance(group["lr"], Tensor):  # that of a graph, which reads it where it is
+                    group["lr"].fill_(factor * own)
+                else:
+                    group["lr"] = factor * own
 
     def roll_back(self, rollbacks: int) -> None:
         """Go on from this earlier state as after so many rollbacks: at lower learning rates, with other random numbers.
@@ -320,6 +324,32 @@ class Trainer:
             self.average.module.load_state_dict(self.model.base.state_dict())
             self.average.n_averaged.copy_(state["averaged"])
             self.model.base.load_state_dict(state["raw_base"])
+        self._record()
+
+    def _record(self) -> None:
+        """Take both updates as they are or, with `graphs`, as new graphs: of the modes and the memory of now."""
+        self._fit_energy: Callable[[Tensor], dict[str, Tensor]] = self._energy_update
+        self._fit_base: Callable[[Tensor], dict[str, Tensor]] = self._base_update
+        if self.graphs:
+            own = [] if self.generator is None else [self.generator]
+            self._fit_energy, self._fit_base = Graphed(self._energy_update, own), Graphed(self._base_update, own)
+            for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+                group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=self.model.log_partition.device)
+
+    def _energy_update(self, real: Tensor) -> dict[str, Tensor]:
+        fake = None
+        with self._precision():
+            if self.objective.uses_samples:
+                fake = self.negatives(self.model, self._samples, self.generator).to(real.dtype)
+            loss, stats = self.energy_pass(real, fake, self.generator)
+        self._descend(self.energy_optimizer, loss, self.objective.parameters())
+        return {"energy_loss": loss.detach(), **stats}
+
+    def _base_update(self, z: Tensor) -> dict[str, Tensor]:
+        with self._precision():
+            loss, c_batch = self.objective.base_loss(self.base_pass, z, self._real)
+        self._descend(self.base_optimizer, loss, self.model.base.parameters())
+        return {"base_loss": loss.detach()} | ({} if c_batch is None else {"c_batch": c_batch})
 
     def _real(self) -> Tensor:
         return next(self.batches).to(self.model.log_partition.dtype)
@@ -365,7 +395,7 @@ class Trainer:
 
 
 def _lr(optimizer: torch.optim.Optimizer) -> Tensor:
-    return torch.tensor(optimizer.param_groups[0]["lr"], dtype=torch.float64)
+    return torch.as_tensor(optimizer.param_groups[0]["lr"], dtype=torch.float64).clone()
 
 
 def _restore(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:

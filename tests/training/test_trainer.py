@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from gebm.errors import InputError
+from gebm.graphs import Graphed
 from gebm.objectives import log_mean_exp
 from gebm.training.negatives import Fresh, Pool, Replay
 
@@ -209,3 +210,54 @@ def test_float64_throughout(make_trainer):
     stats = trainer.energy_step() | trainer.base_step()
     assert {value.dtype for value in stats.values()} == {torch.float64}
     assert {p.dtype for p in trainer.model.parameters()} == {torch.float64}
+
+
+@pytest.fixture
+def replayed_by_calling(monkeypatch):
+    """Graphs without a GPU: a replay calls the function again on the argument it was captured with; counts captures."""
+    captures = []
+
+    def capture(self, given):
+        captures.append(self.function.__name__)
+        results = {}
+        return lambda: results.update(self.function(given)), results, given
+
+    monkeypatch.setattr(Graphed, "_capture", capture)
+    return captures
+
+
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9, "grad_clip": 0.1, "energy": "sngan"}, {"sgd": 0.9}])
+def test_replayed_steps_are_the_steps(make_trainer, state, replayed_by_calling, options):
+    """Batches, random numbers, learning rates and changes of stage reach steps that are replayed."""
+    trainers = make_trainer(lr=2**-9, **options), make_trainer(lr=2**-9, graphs=True, **options)
+    seen = []
+    for trainer in trainers:
+        stats = [copy.deepcopy(trainer.energy_step()) for _ in range(6)]
+        stats += [trainer.base_step() for _ in range(6)]
+        trainer.scale_lr(0.5)
+        stats += [copy.deepcopy(trainer.energy_step()), trainer.base_step()]
+        trainer.start("refine")
+        stats += [copy.deepcopy(trainer.energy_step()) for _ in range(5)]
+        seen.append(stats)
+    state.assert_same(*map(state.of, trainers))
+    for plain, replayed in zip(*seen):
+        assert plain.keys() == replayed.keys()
+        assert all(torch.equal(plain[name], replayed[name]) for name in plain)
+    assert replayed_by_calling == ["_energy_update", "_base_update", "_energy_update"]
+
+
+def test_a_state_that_is_loaded_is_recorded_anew(make_trainer, state, replayed_by_calling):
+    """Its moments lie elsewhere in memory than those of the graph before."""
+    make_trainer = partial(make_trainer, lr=2**-9)  # a number of float32, as learning rates of graphs are
+    saved, trainer = make_trainer(seed=1), make_trainer(graphs=True)
+    saved.energy_step()
+    for _ in range(5):
+        trainer.energy_step()
+    twin = make_trainer()
+    for loaded in (trainer, twin):
+        loaded.model.load_state_dict(saved.model.state_dict())
+        loaded.load_state_dict(copy.deepcopy(saved.state_dict()))
+        for _ in range(5):
+            loaded.energy_step()
+    state.assert_same(state.of(trainer), state.of(twin))
+    assert replayed_by_calling == ["_energy_update"] * 2
