@@ -558,7 +558,7 @@ BAD = {  # name -> (arguments, what the line says, what is prepared)
     "more base steps after the base is frozen": ("train --resume runs/x --total_gen_iter 9", "was made with 6", whole),
     "a path for a name": ("train {tiny} --log_name a/b", "--log_name a/b", None),
     "a hidden name": ("train {tiny} --log_name .a", "--log_name .a", None),
-    "graphs without a GPU": ("train {tiny} --fast graphs", "--fast graphs: training steps as CUDA graphs take a GPU", None),
+    "graphs without a GPU": ("train {tiny} --fast graphs", "CUDA graphs take a GPU", None),
     "own factory of another signature": ("train {tiny} --g_model os:getcwd", "must be callable as factory(", None),
     "demo resumed": ("demo --resume auto", "--resume", None),
     "demo without files": ("demo --save_nothing", "--save_nothing", None),
