@@ -6,6 +6,7 @@ parametrisation; layers that stand under two names; the `module.` of DataParalle
 mean pooling after a 1x1 convolution, with which it commutes.
 """
 
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gebm.data.archives import open_zip
 from gebm.errors import InputError
 from gebm.model import GEBM, Architecture
 
 __all__ = ["NETWORKS", "load_reference"]
+
+MAX_BYTES = 1 << 30  # several times the largest of theirs
 
 Layer = dict[str, Tensor]  # name within the layer -> tensor
 NETWORKS = {"base": {9: "sngan", 15: "resnet-sn"}, "energy": {8: "sngan", 11: "resnet-sn"}}  # by layers, at 32x32
@@ -94,6 +98,10 @@ def _read(file: str | Path) -> dict[str, Tensor]:
     file = Path(file)
     if not file.is_file():
         raise InputError(f"{file}: no such file: give a g_*.pth and a d_*.pth of the reference code")
+    if (size := file.stat().st_size) > MAX_BYTES:
+        raise InputError(f"{file}: {size:,} bytes, at most {MAX_BYTES:,} are read: no checkpoint of the reference code")
+    if zipfile.is_zipfile(file):
+        open_zip(file, MAX_BYTES).close()  # what it says that it unpacks to
     try:
         state: Any = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # what damaged bytes make of the unpickler has no common class

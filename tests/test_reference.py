@@ -1,6 +1,7 @@
 """Checkpoints in the layout of the reference code of 2021, against the same networks in functional calls."""
 
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -276,6 +277,15 @@ def test_no_pickle_is_run(capsys):
     Path("g.pth").unlink()
     assert "g.pth: no such file" in refused(capsys)
     assert not Path("broken").exists()
+
+
+def test_sizes_that_no_checkpoint_has_are_not_read(capsys, monkeypatch):
+    write(sngan_base(), sngan_energy())
+    with zipfile.ZipFile("g.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10 << 20))
+    assert "10,485,760 bytes unpacked, at most" in refused(capsys)
+    monkeypatch.setattr("gebm.reference.MAX_BYTES", 1000)
+    assert "bytes, at most 1,000 are read" in refused(capsys)
 
 
 def test_a_checkpoint_without_c_says_so(capsys):

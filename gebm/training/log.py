@@ -171,9 +171,10 @@ def _step(row: str) -> tuple[int, int, int] | None:
     """Where a line of stats.jsonl was written; None if it was cut off or damaged."""
     try:
         found = parse_json(row)
-        return found.get("ml_step", 0), found["e_step"], found["g_step"]
+        step = found.get("ml_step", 0), found["e_step"], found["g_step"]
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+    return step if all(type(count) is int for count in step) else None
 
 
 class SilentLog(TrainingLog):

@@ -205,6 +205,15 @@ def test_rows_are_means_over_the_steps_since_the_last(make_trainer, run, tmp_pat
     assert rows(run)[0]["base_loss"] == pytest.approx(sum(losses) / 3, rel=1e-5)
 
 
+def test_a_log_that_is_damaged_is_gone_on_with(make_trainer, run):
+    """Lines that are no rows of a log are left out, whatever they hold."""
+    good = '{"e_step": 0, "g_step": 0, "kale": 1.5}'
+    bad = ["{", "[1]", "7", '{"e_step": "x", "g_step": [1]}', '{"e_step": 0}', '{"e_step": NaN, "g_step": 0}', "\xff"]
+    (run / "stats.jsonl").write_text("\n".join([*bad, good]), encoding="latin1")
+    train(make_trainer(), SHORT, run)
+    assert rows(run)[0] == json.loads(good) and len(rows(run)) > 1
+
+
 def test_without_saving(make_trainer, run):
     train(make_trainer(), SHORT, run, save=False)
     assert checkpoints(run) == []
