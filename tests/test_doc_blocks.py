@@ -1,7 +1,7 @@
 """Every command and every Python block of the README and of docs/ is tried, in order, a page in a folder of its own.
 
 A `gebm` command is parsed as it stands by the real parser, then run with `SMALL` settings after its own, which win.
-Python blocks of a page share their names, as they would in one session, and run as they stand but for `SUBSTITUTED`.
+Python blocks of a page share their names, as they would in one session, and run as they stand.
 What a page reads that a reader would have (pictures, a table, the demo's run) is made small by `world`. Other
 programs: scripts of examples/ and benchmarks/ must be there (tests of their own run them), targets of make and extras
 of pip must exist. Commands in a line of text are parsed, no more. What is left out is in `SKIPPED`, which must be
@@ -52,7 +52,6 @@ SKIPPED = {
     "gebm --completion fish > ~/.config/fish/completions/gebm.fish": "would write outside; test_completion.py",
 }
 HAVE_A_RUN = ("interchange.md", "runs.md", "scale.md")  # whose reader has one, `runs/mine`
-SUBSTITUTED = {"refine-00003000": "refine-00000002"}  # the demo's last checkpoint, of `DEMO`
 
 IMAGES = "--total_gen_iter 2 --refine_iter 2 --n_iter_d 1 --n_iter_d_init 1 --b_size 8 --width 0.05"
 TABLES = "--ml_epochs 1 --total_epochs 0 --refine_epochs 1 --b_size 50 --noise_factor 1 --partition_samples 200"
@@ -195,10 +194,7 @@ def test_page(page, world, request):
     names: dict = {"__name__": "page"}
     for block in blocks(page):
         if block.language == "python":
-            text = block.text
-            for old, new in SUBSTITUTED.items():
-                text = text.replace(old, new)
-            exec(compile("\n" * block.line + text, str(page), "exec"), names)
+            exec(compile("\n" * block.line + block.text, str(page), "exec"), names)
         for command in commands(block.text) if block.language == "sh" else ():
             try_command(f"{page.name}:{block.line}: {command}", command)
 
@@ -260,7 +256,6 @@ def test_nothing_is_skipped_that_is_not_there():
         for command in commands(block.text)
     ]
     assert SKIPPED.keys() <= {*there}
-    assert all(any(old in block.text for page in PAGES for block in blocks(page)) for old in SUBSTITUTED)
 
 
 def test_small_settings_are_flags():
