@@ -186,7 +186,7 @@ def with_blocks() -> list[Path]:
 def test_page(page, world, request):
     if "runs/demo" in page.read_text(encoding="utf-8"):
         shutil.copytree(request.getfixturevalue("demo"), world, dirs_exist_ok=True)
-    if page.name == "security.md":
+    if page.name in ("security.md", "README.md"):
         shutil.copytree(request.getfixturevalue("demo") / "runs" / "demo", world / "downloads" / "run")
     if page.name in HAVE_A_RUN:
         shutil.copytree(request.getfixturevalue("demo") / "runs" / "demo", world / "runs" / "mine")
