@@ -18,9 +18,11 @@ import torch
 from timing import environment
 
 from gebm.commands.chains import draw_chains, sampler_summary
+from gebm.commands.datasets import dataset_for
 from gebm.commands.metrics import compare, distances_along, features_of, observed_features, reference_of
+from gebm.commands.pairs import load_pair
 from gebm.commands.sample import spaced
-from gebm.commands.setup import choose_device, dataset_for, load_pair
+from gebm.commands.setup import choose_device
 from gebm.config import Config
 from gebm.data import ImageData
 from gebm.latent import LatentPosterior

@@ -20,7 +20,8 @@ import torch
 from timing import environment
 from torch import Tensor
 
-from gebm.commands.setup import dataset_for, load_pair
+from gebm.commands.datasets import dataset_for
+from gebm.commands.pairs import load_pair
 from gebm.config import Config
 from gebm.data import to_uint8
 from gebm.latent import LatentPosterior

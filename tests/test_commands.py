@@ -17,7 +17,7 @@ from PIL import Image
 from gebm.checkpoints import checkpoints
 from gebm.cli import main
 from gebm.cli import run as run_main
-from gebm.commands.setup import open_run
+from gebm.commands.runs import open_run
 from gebm.config import Config
 from gebm.errors import InputError
 from gebm.model import GEBM

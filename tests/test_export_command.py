@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from gebm.checkpoints import newest_checkpoint
 from gebm.cli import main
-from gebm.commands.setup import newest_checkpoint
 from gebm.model import GEBM
 
 IMAGES = (

@@ -15,7 +15,7 @@ from gebm.checkpoints import checkpoints
 from gebm.cli import main
 from gebm.commands import sample as sample_command
 from gebm.commands import train as train_command
-from gebm.commands.setup import runs_of
+from gebm.commands.runs import runs_of
 from gebm.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,7 +12,8 @@ from gebm import fast
 from gebm.commands.chains import kernel_of
 from gebm.commands.density import ValidationNLL
 from gebm.commands.metrics import base_features, check_features, evaluate_model, features_of
-from gebm.commands.setup import architecture_of, dtype_of, schedule_of
+from gebm.commands.pairs import architecture_of
+from gebm.commands.setup import dtype_of, schedule_of
 from gebm.commands.tables import of_table
 from gebm.config import Config
 from gebm.data import Batches, ImageData, TableData, from_uint8, set_aside
@@ -43,7 +44,7 @@ def build_trainer(
 ) -> tuple[Trainer, torch.Tensor | None]:
     """Networks, optimisers and batches as configured, and the images set aside for `--refine_kale`.
 
-    `--g_path` and `--d_path` are files or checkpoints here, not runs (`gebm.commands.setup.settle_weights`).
+    `--g_path` and `--d_path` are files or checkpoints here, not runs (`gebm.commands.pairs.settle_weights`).
     """
     torch.manual_seed(config.seed)
     dtype = dtype_of(config)

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from gebm import parallel
-from gebm.commands.setup import dataset_for, folder_of, log, schedule_of
+from gebm.commands.datasets import dataset_for
+from gebm.commands.pairs import folder_of
+from gebm.commands.setup import log, schedule_of
 from gebm.config import Config
 from gebm.data import from_uint8, set_aside
 from gebm.errors import InputError

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from gebm.commands.setup import log, log_dir, start_log
+from gebm.commands.runs import log_dir
+from gebm.commands.setup import log, start_log
 from gebm.config import Config
 from gebm.errors import InputError
 from gebm.files import check_writable

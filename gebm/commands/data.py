@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gebm.commands.setup import dataset, log, start_log
+from gebm.commands.datasets import dataset
+from gebm.commands.setup import log, start_log
 from gebm.config import Config
 from gebm.errors import InputError
 

@@ -9,10 +9,13 @@ import torch
 
 from gebm.commands import train
 from gebm.commands.chains import draw_chains
+from gebm.commands.datasets import dataset
 from gebm.commands.metrics import check_features, evaluate_model, observed_features, reference_of
+from gebm.commands.pairs import load_pair
 from gebm.commands.report import code_of, write_report
+from gebm.commands.runs import log_dir
 from gebm.commands.sample import sample_into, spaced, write_summary
-from gebm.commands.setup import choose_device, dataset, load_pair, log, log_dir, start_log
+from gebm.commands.setup import choose_device, log, start_log
 from gebm.commands.tables import of_table
 from gebm.config import Config
 from gebm.data import ImageData

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from gebm.bounded import read_json, reason
-from gebm.commands.setup import folder_of, log
+from gebm.commands.pairs import folder_of
+from gebm.commands.setup import log
 from gebm.config import Config
 from gebm.data import TableData
 from gebm.data.arrays import load_npz

@@ -23,22 +23,11 @@ from gebm.commands.chains import (
     with_beta,
     with_precision,
 )
+from gebm.commands.datasets import check_named, dataset, dataset_for, made_with, with_data_of
 from gebm.commands.density import check_split, evaluate_table, text_of
 from gebm.commands.metrics import check_features, compare, evaluate_model, features_of, measure, observed_features
-from gebm.commands.setup import (
-    check_named,
-    choose_device,
-    dataset,
-    dataset_for,
-    find_pair,
-    folder_of,
-    join,
-    load_pair,
-    log,
-    made_with,
-    start_log,
-    with_data_of,
-)
+from gebm.commands.pairs import find_pair, folder_of, load_pair
+from gebm.commands.setup import choose_device, join, log, start_log
 from gebm.commands.tables import of_table, settled
 from gebm.config import Config
 from gebm.data import ImageData, TableData

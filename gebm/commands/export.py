@@ -10,7 +10,8 @@ import torch
 
 from gebm.bounded import read_json, read_json_lines
 from gebm.commands.density import LIKELIHOOD, likelihood_notes, load_units
-from gebm.commands.setup import find_pair, folder_of, load_pair, log, start_log
+from gebm.commands.pairs import find_pair, folder_of, load_pair
+from gebm.commands.setup import log, start_log
 from gebm.commands.tables import of_table
 from gebm.config import Config
 from gebm.errors import InputError

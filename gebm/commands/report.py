@@ -14,15 +14,10 @@ from torch import Tensor
 
 from gebm.bounded import check_plain, read_json, read_json_lines
 from gebm.checkpoints import newest_checkpoint
+from gebm.commands.datasets import dataset
 from gebm.commands.metrics import check_features
-from gebm.commands.setup import (
-    choose_device,
-    dataset,
-    folder_of,
-    log,
-    schedule_of,
-    start_log,
-)
+from gebm.commands.pairs import folder_of
+from gebm.commands.setup import choose_device, log, schedule_of, start_log
 from gebm.config import Config, sections
 from gebm.data import ImageData, at_random, from_uint8, to_uint8
 from gebm.data.arrays import load_npz

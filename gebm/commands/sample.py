@@ -23,23 +23,13 @@ from gebm.commands.chains import (
     with_beta,
     with_precision,
 )
+from gebm.commands.datasets import check_named, dataset_for, made_with, with_data_of
 from gebm.commands.density import load_units, write_rows
 from gebm.commands.metrics import check_features, compare, distances_along, features_of, observed_features
+from gebm.commands.pairs import folder_of, load_pair
 from gebm.commands.report import code_of, write_report
-from gebm.commands.setup import (
-    check_named,
-    check_new_run,
-    choose_device,
-    dataset_for,
-    folder_of,
-    join,
-    load_pair,
-    log,
-    made_with,
-    open_run,
-    start_log,
-    with_data_of,
-)
+from gebm.commands.runs import check_new_run, open_run
+from gebm.commands.setup import choose_device, join, log, start_log
 from gebm.commands.tables import settled, with_table_defaults
 from gebm.config import Config
 from gebm.data import ImageData, TableData

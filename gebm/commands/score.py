@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from gebm.commands.density import load_units, partition_of, validation_log_prob
-from gebm.commands.setup import choose_device, load_pair, log, start_log
+from gebm.commands.pairs import load_pair
+from gebm.commands.setup import choose_device, log, start_log
 from gebm.commands.tables import settled
 from gebm.config import Config
 from gebm.data import read_rows

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from gebm.commands.checks import check_flags, check_kind, check_scheduler
 from gebm.commands.launch import as_arguments
-from gebm.commands.setup import check_new_run, log, start_log
+from gebm.commands.runs import check_new_run
+from gebm.commands.setup import log, start_log
 from gebm.commands.tables import settled
 from gebm.config import Config
 from gebm.errors import InputError

@@ -13,6 +13,7 @@ from gebm.checkpoints import newest_checkpoint
 from gebm.commands import launch
 from gebm.commands.build import build_trainer, evaluations_of, measures_of
 from gebm.commands.checks import check_flags, check_kind, check_processes, check_scheduler
+from gebm.commands.datasets import dataset
 from gebm.commands.density import (
     LIKELIHOOD,
     check_split,
@@ -22,20 +23,10 @@ from gebm.commands.density import (
     text_of,
     write_table,
 )
+from gebm.commands.pairs import architecture_of, settle_weights
 from gebm.commands.report import code_of, write_report
-from gebm.commands.setup import (
-    architecture_of,
-    check_new_run,
-    choose_device,
-    dataset,
-    join,
-    log,
-    open_run,
-    runs_of,
-    schedule_of,
-    settle_weights,
-    start_log,
-)
+from gebm.commands.runs import check_new_run, open_run, runs_of
+from gebm.commands.setup import choose_device, join, log, schedule_of, start_log
 from gebm.commands.tables import settled
 from gebm.config import Config
 from gebm.data import ImageData, TableData

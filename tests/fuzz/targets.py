@@ -34,8 +34,9 @@ from gebm.commands.chains import check_sampler
 from gebm.commands.checks import check_flags, check_kind, check_scheduler
 from gebm.commands.density import load_units, save_units
 from gebm.commands.evaluate import _read_npz, _setting
+from gebm.commands.pairs import load_pair
 from gebm.commands.report import _about, collect
-from gebm.commands.setup import check_new_run, load_pair
+from gebm.commands.runs import check_new_run
 from gebm.commands.tables import settled
 from gebm.config import Config
 from gebm.data import celeba, cifar10, imagenet32, labelled_digits, load_table, npz, read_rows, uci

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from gebm.checkpoints import newest_checkpoint
 from gebm.cli import main
 from gebm.commands import report as command
 from gebm.commands.report import code_of, collect, write_report
-from gebm.commands.setup import newest_checkpoint
 from gebm.config import Config
 from gebm.data import at_random, from_uint8, load_images
 from gebm.model import GEBM

@@ -1,0 +1,65 @@
+"""The data that flags, or a run, name."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from gebm import parallel
+from gebm.commands.tables import of_table
+from gebm.config import Config
+from gebm.data import ImageData, TableData, load_images, load_table
+from gebm.data.images import SOURCES
+from gebm.errors import InputError
+from gebm.flags import check_mapping, show
+from gebm.model import GEBM
+from gebm.pretrained import CONFIG, read_config
+
+__all__ = ["check_named", "dataset", "dataset_for", "made_with", "with_data_of"]
+
+NO_CODE = {*SOURCES, "csv", "toy"}  # what may stand before the colon of a dataset that is not a dotted path
+
+
+def dataset(config: Config) -> ImageData | TableData:
+    """The images, or the rows, the flags name."""
+    with parallel.in_waves():  # the first use makes a cache
+        if of_table(config):
+            return load_table(
+                config.dataset, config.data_path, protocol=config.protocol, scaling=config.scaling, seed=config.seed
+            )
+        paths = config.imagenet_train_path, config.imagenet_test_path
+        return load_images(config.dataset, config.data_path, config.image_size or None, imagenet_paths=paths)
+
+
+def dataset_for(model: GEBM, config: Config) -> ImageData | TableData:
+    """The data the flags name, which must have the shape of the model's samples."""
+    data, shape = dataset(config), model.built_as.shape
+    if data.shape != shape and len(shape) == 1:
+        raise InputError(f"--dataset {config.dataset}: rows of {data.shape}, the model's have {shape}")
+    if data.shape != shape:
+        raise InputError(f"--dataset {config.dataset}: images {data.shape}, the model's are {shape}; see --image_size")
+    return data
+
+
+def made_with(folder: Path) -> Config | None:
+    """The flags that a run, a checkpoint or, of its data, an exported model was made with; None: it does not tell."""
+    if (folder / "config.yaml").is_file():
+        return Config.load(folder / "config.yaml")
+    if (folder / CONFIG).is_file():
+        return Config(**check_mapping(Config, read_config(folder).get("data", {}), f"{folder / CONFIG}: "))
+    return None
+
+
+def with_data_of(stored: Config, config: Config, given: frozenset[str]) -> Config:
+    """The configuration with the data of `stored` where its flags are not given."""
+    fields = "dataset", "image_size", "dataset_type", "protocol", "scaling"
+    return replace(config, **{field: getattr(stored, field) for field in fields if field not in given})
+
+
+def check_named(stored: Config, config: Config, given: frozenset[str], path: Path) -> None:
+    """Raise InputError if reading the data of `stored`, found at `path`, took what the user has to name: code, or with
+    `--from_untrusted` any path."""
+    kind, _, rest = stored.dataset.partition(":")
+    code = kind not in NO_CODE
+    if "dataset" not in given and rest and (config.from_untrusted or code):
+        what, end = ("code ", "run") if code else ("", "read")
+        name = show(stored.dataset)
+        raise InputError(f"{path}: was made with the {what}--dataset {name}; name it too, to have it {end}")

@@ -1,0 +1,134 @@
+"""The trained pair that flags name, and the networks of a new one."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from gebm.bounded import check_plain
+from gebm.checkpoints import newest_checkpoint
+from gebm.commands.runs import log_dir, runs_of
+from gebm.commands.setup import dtype_of, log
+from gebm.config import Config
+from gebm.errors import InputError
+from gebm.model import GEBM, Architecture, read_architecture
+
+__all__ = ["architecture_of", "find_pair", "folder_of", "load_pair", "own_networks", "settle_weights"]
+
+# flag -> field of `Architecture`, by the file that settles it
+ARCHITECTURE_FLAGS = {
+    "base": {
+        "g_model": "base", "Z_dim": "latent_dim", "latent_noise": "prior",
+        "width": "width", "num_blocks": "blocks", "bn": "bn",
+    },
+    "energy": {"d_model": "energy", "width": "width", "num_blocks": "blocks", "bn": "bn"},  # no_trunc may be changed
+}  # fmt: skip
+
+
+def settle_weights(config: Config) -> Config:
+    """The configuration with a run that `--g_path` or `--d_path` names replaced by its newest checkpoint."""
+    found = {path: newest_checkpoint(path) or path for path in {config.g_path, config.d_path} if path}
+    g_path, d_path = (str(found.get(path, "")) for path in (config.g_path, config.d_path))
+    return replace(config, g_path=g_path, d_path=d_path)
+
+
+def _in_place(config: Config) -> Config:
+    """The configuration with `--from_untrusted`, checked for links, where `--g_path` and `--d_path` are not given."""
+    if not config.from_untrusted:
+        return config
+    check_plain(Path(config.from_untrusted))
+    base, energy = (path or config.from_untrusted for path in (config.g_path, config.d_path))
+    return replace(config, g_path=base, d_path=energy)
+
+
+def find_pair(config: Config) -> tuple[Path, Path]:
+    """Base and energy weights: `--g_path` and `--d_path`, else those of the newest run of the dataset.
+
+    A path may be a weights file, a checkpoint folder, or a run's folder, of which the newest checkpoint is meant. Where
+    one is given, the other is taken from beside it.
+    """
+    config = _in_place(config)
+    for path in filter(None, (config.g_path, config.d_path)):
+        if split := next(Path(path).glob("split-*"), None):
+            raise InputError(f"{path}: holds the runs of several splits; name one, as {split}")
+    settled = settle_weights(config)
+    base, energy = (Path(p) if p else None for p in (settled.g_path, settled.d_path))
+    if base:
+        return base, energy or folder_of(base)
+    if energy:
+        return folder_of(energy), energy
+    runs = reversed(runs_of(config))
+    for run in runs:
+        if split := next(run.glob("split-*"), None):
+            raise InputError(f"{run}: the newest run holds several splits; name one, as --g_path {split}")
+        if newest := newest_checkpoint(run):
+            break
+    else:
+        raise InputError(
+            f"no trained pair of --dataset {config.dataset} under {log_dir(config)}/: train one "
+            f"(gebm train --dataset {config.dataset}), or give --log_dir, or --g_path and --d_path"
+        )
+    return newest, newest
+
+
+def folder_of(weights: Path) -> Path:
+    """The folder that a weights file, or a checkpoint, is."""
+    return weights.parent if weights.is_file() else weights
+
+
+def architecture_of(config: Config, given: frozenset[str], shape: tuple[int, ...]) -> Architecture:
+    """The networks the flags describe; what `--g_path` and `--d_path` settle is taken from there unless given.
+
+    Those are files or checkpoints here (`settle_weights`).
+    """
+    architecture = Architecture(
+        base=config.g_model,
+        energy=config.d_model,
+        shape=shape,
+        latent_dim=shape[0] if len(shape) == 1 and "Z_dim" not in given else config.Z_dim,
+        prior=config.latent_noise,
+        width=config.width,
+        trunc=not config.no_trunc,
+        blocks=config.num_blocks,
+        bn=config.bn,
+        dropout=config.dropout,
+    )
+    for part, path in (("base", config.g_path), ("energy", config.d_path)):
+        if path:
+            weights = Path(path)
+            stored = read_architecture(weights, part, own_networks(config, given, weights))
+            taken = {f: getattr(stored, f) for flag, f in ARCHITECTURE_FLAGS[part].items() if flag not in given}
+            if part == "energy" and "no_trunc" not in given:
+                taken["trunc"] = stored.trunc
+            architecture = replace(architecture, **taken)
+    return architecture
+
+
+def own_networks(config: Config, given: frozenset[str], *weights: Path) -> set[str]:
+    """Networks by dotted path that the user named: on the command line, or in the configuration of those weights.
+
+    With `--from_untrusted`, on the command line alone.
+    """
+    names = {getattr(config, flag) for flag in ("g_model", "d_model") if flag in given}
+    for path in weights if not config.from_untrusted else ():
+        file = folder_of(path) / "config.yaml"
+        if file.is_file():
+            stored = Config.load(file)
+            found = {name for name in (stored.g_model, stored.d_model) if ":" in name} - names
+            for name in sorted(found):
+                log.info("code: %s, which %s names; --from_untrusted keeps such code out", name, file)
+            names |= found
+    return names
+
+
+def load_pair(config: Config, given: frozenset[str]) -> tuple[GEBM, Path, Path]:
+    """The trained model to sample or evaluate and the paths of its two halves; flags that contradict it are refused."""
+    base, energy = find_pair(config)
+    model = GEBM.load(base, energy, allow=own_networks(config, given, base, energy), dtype=dtype_of(config))
+    for part, path in (("base", base), ("energy", energy)):
+        for flag, field in ARCHITECTURE_FLAGS[part].items():
+            stored, wanted = getattr(model.built_as, field), getattr(config, flag)
+            if flag in given and wanted != stored:
+                raise InputError(f"--{flag} {wanted}: {path} was trained with {stored}; leave the flag out")
+    if "no_trunc" in given:
+        model.energy.trunc = not config.no_trunc  # type: ignore[assignment]  # torch: of tensors and modules alone
+        model.architecture = replace(model.built_as, trunc=not config.no_trunc)
+    return model, base, energy
