@@ -6,6 +6,7 @@ Nothing here or in what it imports at the top loads torch: help and errors of th
 import gc
 import importlib
 import os
+import re
 import signal
 import sys
 import time
@@ -20,6 +21,8 @@ from gebm.flags import hint, printable, show
 from gebm.parsing import parse
 
 __all__ = ["main"]
+
+NO_MEMORY = re.compile("(not enough|out of|can't allocate) memory")  # of torch's RuntimeError
 
 COMMANDS = {
     "train": "train a base and an energy on a dataset",
@@ -99,7 +102,7 @@ def run(argv: Sequence[str], mode: str | None = None) -> int:
             return 0
         subjects, argv = _subjects(argv, mode)
         config, given = parse(argv, mode)
-        several = int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ
+        several = int(os.environ.get("WORLD_SIZE", 1)) > 1 and {"RANK", "LOCAL_RANK"} <= os.environ.keys()
         if several and config.mode not in SEVERAL:
             raise InputError(f"gebm {config.mode}: is one process; start it without torchrun or accelerate launch")
         command = _imported(f"gebm.commands.{config.mode}")
@@ -113,7 +116,9 @@ def run(argv: Sequence[str], mode: str | None = None) -> int:
         return _fail(str(error), 1)
     except OSError as error:  # a full disk, a folder that vanished
         return _fail(f"{error.strerror or error}: {error.filename or 'no file named'}", 1)
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
+            raise
         return _fail("not enough memory; see --b_size, --sample_b_size", 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 128 + signal.SIGINT)

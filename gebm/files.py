@@ -1,21 +1,25 @@
 """Files that are either whole or not there, and folders of one process."""
 
 import fcntl
+import json
 import logging
+import math
 import os
 import re
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
 from gebm.errors import InputError
 
 __all__ = ["alone", "atomic_folder", "atomic_write", "check_writable", "naming", "remove_folder", "sweep"]
+__all__ += ["write_json"]
 
 LEFT = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|old)")  # names of what is on its way
 
@@ -63,6 +67,20 @@ def check_writable(path: Path, flag: str) -> None:
     existing = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"{path}: cannot be written ({existing} is not a writable folder); give another {flag}")
+
+
+def write_json(file: Path, found: Mapping[str, Any]) -> None:
+    """Write JSON, whole or not at all; what it has no number for, infinite or NaN, is null."""
+    with atomic_write(file) as temporary:
+        temporary.write_text(json.dumps(_finite(found), indent=1, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager

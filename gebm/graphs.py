@@ -7,6 +7,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from gebm.errors import InputError
+
 __all__ = ["Graphed"]
 
 WARM_UP = 3  # calls, in which libraries choose their kernels and take their workspaces
@@ -25,6 +27,9 @@ class Graphed(Generic[R]):
     Arguments:
         function: tensor -> a pair or a dict of tensors.
         generators: random generators that it draws from besides torch's own.
+
+    Raises:
+        InputError: a function with generators cannot be captured: what was tried has made these unusable.
     """
 
     def __init__(self, function: Callable[[Tensor], R], generators: Sequence[torch.Generator] = ()):
@@ -33,6 +38,7 @@ class Graphed(Generic[R]):
         self.calls: dict[torch.Size, int] = {}
         self.graphs: dict[torch.Size, tuple[Callable[[], None], R, Tensor]] = {}
         self.failed = False
+        self.pool: Any = None
 
     def __call__(self, x: Tensor) -> R:
         self.calls[x.shape] = calls = self.calls.get(x.shape, 0) + 1
@@ -42,8 +48,11 @@ class Graphed(Generic[R]):
             try:
                 self.graphs[x.shape] = self._capture(x.clone())
             except RuntimeError as error:
+                why = str(error).splitlines()[0]
+                if self.generators:
+                    raise InputError(f"--fast graphs: a step cannot be captured ({why}); give --fast auto") from error
                 self.failed = True
-                log.info("no CUDA graph (%s): going on without", str(error).splitlines()[0])
+                log.info("no CUDA graph (%s): going on without", why)
                 return self.function(x)
         replay, results, given = self.graphs[x.shape]
         given.copy_(x)
@@ -56,8 +65,13 @@ class Graphed(Generic[R]):
         graph = torch.cuda.CUDAGraph()
         for generator in self.generators:
             graph.register_generator_state(generator)
-        with torch.cuda.graph(graph):
-            results = self.function(given)
+        stream = torch.cuda.current_stream(given.device)
+        try:
+            with torch.cuda.graph(graph, pool=self.pool):
+                results = self.function(given)
+        finally:
+            torch.cuda.set_stream(stream)  # a capture that fails leaves its own
+        self.pool = graph.pool()  # one for all shapes: they are replayed in turn, and results are copied
         return graph.replay, results, given
 
 

@@ -248,6 +248,8 @@ class LatentPosterior:
         other = copy.copy(self)
         other.beta = beta
         other._value_and_grad = value_and_grad(other.potential)
+        if isinstance(self._value_and_grad, Graphed):
+            other._value_and_grad = Graphed(other._value_and_grad)
         return other
 
     def frozen(self, dtype: torch.dtype | None = None, rows: int = 0) -> "LatentPosterior":

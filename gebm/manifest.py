@@ -40,6 +40,8 @@ def damage(folder: Path) -> str:
         files = read_manifest(folder).get("files", {})
     except (OSError, ValueError) as error:
         return f"{folder / MANIFEST} is damaged ({' '.join(str(error).split())})"
+    if strange := next((name for name in files if Path(name).name != name), None):
+        return f"{folder / MANIFEST} is damaged (it names {strange!r:.80}, which is no file of the folder)"
     return next(filter(None, (_damage(folder / name, entry) for name, entry in files.items())), "")
 
 
@@ -56,6 +58,8 @@ def check_file(file: Path) -> None:
 def _damage(file: Path, entry: Any) -> str:
     try:
         size, sha256 = entry["bytes"], entry["sha256"]
+        if file.exists() and not file.is_file():
+            return f"{file} is damaged (it is no file)"
         if (have := file.stat().st_size) != size:
             return f"{file} is damaged ({have:,} bytes of {size:,})"
         return "" if _sha256(file) == sha256 else f"{file} is damaged (its sha256 is not the one written with it)"

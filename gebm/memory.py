@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from gebm import parallel
+
 if TYPE_CHECKING:
     from gebm.latent import LatentPosterior
 
@@ -16,7 +18,10 @@ MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
 def free_bytes(device: torch.device) -> float:
-    """Memory that new tensors on a device can have; infinite where the system does not tell."""
+    """Memory that new tensors on a device can have; infinite where the system does not tell.
+
+    Of the processes that share a machine's memory each has its part.
+    """
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
@@ -24,10 +29,12 @@ def free_bytes(device: torch.device) -> float:
     if MEMINFO.exists():
         (kib,) = (line.split()[1] for line in MEMINFO.read_text().splitlines() if line.startswith("MemAvailable"))
         free = 1024.0 * int(kib)
-    limit, used = (CGROUP / "memory.max", CGROUP / "memory.current")
+    limit, used, stat = (CGROUP / f"memory.{name}" for name in ("max", "current", "stat"))
     if limit.exists() and limit.read_text().strip() != "max":
-        free = min(free, float(limit.read_text()) - float(used.read_text()))
-    return free
+        cached = (line.split()[1] for line in stat.read_text().splitlines() if line.startswith("inactive_file "))
+        taken = float(used.read_text()) - float(next(cached, 0))  # files that were read, and can be dropped
+        free = min(free, float(limit.read_text()) - taken)
+    return free / parallel.on_this_machine()
 
 
 def rows_that_fit(target: "LatentPosterior", rows: int) -> int:

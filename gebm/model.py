@@ -219,7 +219,7 @@ class GEBM(Pretrained, nn.Module):
             InputError: a file is missing, damaged, not safetensors, of another architecture, or names networks that are
                 neither registered nor allowed.
         """
-        energy = base if energy is None else energy
+        base, energy = _checkpoint_of(base), _checkpoint_of(base if energy is None else energy)
         ours, theirs = read_architecture(base, "base", allow), read_architecture(energy, "energy", allow)
         budget = Budget({_weight_file(base, "base"), _weight_file(energy, "energy")})
         if len(ours.shape) == 1:
@@ -342,14 +342,16 @@ def _of_part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
     return {key: value for key, value in tensors.items() if not key.startswith("base.")}
 
 
+def _checkpoint_of(path: str | Path) -> Path:
+    """The newest whole checkpoint of a run; any other path as it is."""
+    return (newest_checkpoint(path) if Path(path).is_dir() else None) or Path(path)
+
+
 def _weight_file(path: str | Path, part: str) -> Path:
     path = Path(path)
     file = path / f"{part}.safetensors" if path.is_dir() else path
-    if path.is_dir() and not file.is_file():
-        if (path / WEIGHTS).is_file():
-            return path / WEIGHTS  # an exported folder
-        if newest := newest_checkpoint(path):
-            return newest / f"{part}.safetensors"
+    if path.is_dir() and not file.is_file() and (path / WEIGHTS).is_file():
+        return path / WEIGHTS  # an exported folder
     if not file.is_file():
         raise InputError(
             f"{file}: no such file: give a {part}.safetensors, or a run, checkpoint or export that holds one"

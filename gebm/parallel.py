@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "agreed", "everyones", "from_first", "gathered", "in_order", "in_waves", "is_first", "join", "launched",
-    "leave", "local_rank", "mine", "over_gpus", "processes", "rank", "share", "together", "wait", "wrapped",
+    "leave", "local_rank", "mine", "on_this_machine", "over_gpus", "processes", "rank", "share", "together", "wait",
+    "wrapped",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -34,6 +35,11 @@ _control: "dist.ProcessGroup | None" = None  # on the CPU, so that what goes thr
 def launched() -> int:
     """The processes that a launcher (torchrun, accelerate) started, as its environment says; 1: there is none."""
     return int(os.environ.get("WORLD_SIZE", 1)) if {"RANK", "LOCAL_RANK"} <= os.environ.keys() else 1
+
+
+def on_this_machine() -> int:
+    """The processes of the launcher that share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if launched() > 1 else 1
 
 
 def local_rank() -> int:

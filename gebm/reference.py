@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from gebm.data.archives import open_zip
 from gebm.errors import InputError
+from gebm.flags import show
 from gebm.model import GEBM, Architecture
+from gebm.weights import Budget
 
 __all__ = ["NETWORKS", "load_reference"]
 
@@ -57,7 +59,8 @@ def load_reference(
     channels = len(last["bias"])
     _as_linear(first)
     a = replace(a, latent_dim=first["weight"].shape[1], shape=(channels, *a.shape[1:]))
-    model = GEBM.build(a)
+    with Budget({Path(base), Path(energy)}):
+        model = GEBM.build(a)
     _fill(model.base, g, Path(base), f"base '{a.base}'")
     _fill(model.energy, d, Path(energy), f"energy '{a.energy}'")
     notes = [f"networks: base {a.base}, energy {a.energy}, {a.latent_dim} latents, images {a.shape}"]
@@ -109,6 +112,9 @@ def _read(file: str | Path) -> dict[str, Tensor]:
         raise InputError(f"{file}: not a checkpoint that holds tensors alone ({reason})") from None
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise InputError(f"{file}: not a state dict (names and tensors)")
+    for key, value in state.items():
+        if value.layout != torch.strided or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise InputError(f"{file}: tensor {show(key)} claims more numbers than the file holds")
     return {key.removeprefix("module."): value.detach() for key, value in state.items()}
 
 

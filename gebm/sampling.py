@@ -55,7 +55,8 @@ class Observer:
 
     def look(self, target: LatentPosterior, first: int, step: int, state: State) -> None:
         """Look at the chains `first`, ... after a step."""
-        if target.device.type == "cuda":
+        stored = self.files is not None and self.files.keeps(step)
+        if (stored or step in self.images_at or step in self.frames_at) and target.device.type == "cuda":
             torch.cuda.synchronize(target.device)  # or the steps still queued would count as looking
         since = time.perf_counter()
         if step in self.images_at:

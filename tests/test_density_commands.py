@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from gebm.checkpoints import newest_checkpoint
+from gebm.checkpoints import checkpoints, newest_checkpoint
 from gebm.cli import main
 from gebm.config import Config
 from gebm.model import GEBM
@@ -320,6 +320,31 @@ def test_contrastive_divergence_ends_with_a_log_partition():
     assert main([*TRAIN, *flags]) == 0
     found = likelihood(Path("runs/cd"))
     assert found["c"] != 0 and abs(found["c"] - found["log_partition"]["value"]) < 0.1
+
+
+def test_a_run_resumed_where_a_stage_ended_does_not_estimate_c_again(trained):
+    """Of contrastive divergence: the estimate draws numbers and moves power iterations."""
+    flags = ["--criterion", "cd", "--d_model", "mlp", "--cd_steps", "2", "--total_epochs", "1"]
+    assert main([*TRAIN, *flags, "--log_name", "whole", "--keep", "9"]) == 0
+    shutil.copytree("runs/whole", "runs/parts")
+    for checkpoint in checkpoints("runs/parts"):
+        if checkpoint.name.startswith("refine"):
+            shutil.rmtree(checkpoint)
+    assert main(["train", "--resume", "runs/parts", "--device", "-2"]) == 0
+    whole, parts = (newest_checkpoint(f"runs/{name}") for name in ("whole", "parts"))
+    assert whole.name == parts.name
+    for file in ("energy.safetensors", "training.safetensors"):
+        assert (whole / file).read_bytes() == (parts / file).read_bytes()
+
+
+def test_an_infinite_likelihood_is_said_and_goes_through(trained, capsys):
+    """A row that is too far for any number; every command that reads the run goes on."""
+    rows = write("far.csv", ROWS)
+    np.savez("far.npz", train=rows, test=np.concatenate([rows[:20], 1e30 * rows[:1]]))
+    train = [*TRAIN, "--dataset", "npz:far.npz", "--dataset_type", "uci", "--log_name", "far"]
+    assert main(train) == 0 and "infinite" in capsys.readouterr().out
+    for command in (["evaluate", "runs/far"], ["export", "runs/far", "out"]):
+        assert main([*command, "--device", "-2"]) == 0, capsys.readouterr().err
 
 
 def test_splits_go_on_together():

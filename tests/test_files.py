@@ -1,3 +1,5 @@
+import json
+import math
 import multiprocessing
 import os
 import signal
@@ -7,7 +9,7 @@ import pytest
 
 from gebm import files
 from gebm.errors import InputError
-from gebm.files import alone, atomic_folder, atomic_write, naming, remove_folder, sweep
+from gebm.files import alone, atomic_folder, atomic_write, naming, remove_folder, sweep, write_json
 
 
 def names(folder) -> list[str]:
@@ -201,6 +203,11 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog):
         fill(temporary, "a")
         sweep(tmp_path, others=True)  # which it cannot tell from a dead process's, and leaves
     assert names(tmp_path / "x") == ["a"]
+
+
+def test_json_has_null_for_what_is_no_number(tmp_path):
+    write_json(tmp_path / "a.json", {"a": [1.5, math.inf, {"b": math.nan}], "c": (2, None)})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": [1.5, None, {"b": None}], "c": [2, None]}
 
 
 def test_failed_writes_name_their_file(tmp_path):

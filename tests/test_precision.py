@@ -129,7 +129,12 @@ def test_free_memory_is_what_the_system_and_the_container_leave(tmp_path, monkey
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.free_bytes(CPU) == 3000 * 1024
     (tmp_path / "memory.max").write_text("1100\n")
-    assert memory.free_bytes(CPU) == 1000
+    (tmp_path / "memory.stat").write_text("anon 10\ninactive_file 40\n")
+    assert memory.free_bytes(CPU) == 1040  # what was read from files can be dropped
+    for name, value in (("RANK", 1), ("LOCAL_RANK", 1), ("WORLD_SIZE", 4), ("LOCAL_WORLD_SIZE", 2)):
+        monkeypatch.setenv(name, str(value))
+    assert memory.free_bytes(CPU) == 520
+    monkeypatch.delenv("RANK")
     monkeypatch.setattr(memory, "MEMINFO", tmp_path / "nothing")
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.free_bytes(CPU) == float("inf")

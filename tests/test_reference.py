@@ -288,6 +288,13 @@ def test_sizes_that_no_checkpoint_has_are_not_read(capsys, monkeypatch):
     assert "bytes, at most 1,000 are read" in refused(capsys)
 
 
+def test_tensors_that_claim_more_than_the_file_holds_are_refused(capsys):
+    base = sngan_base()
+    first = next(key for key, value in base.items() if value.ndim == 2)
+    write(base | {first: torch.zeros(1).expand(8192, 10**7)}, sngan_energy())
+    assert f"tensor {first} claims more numbers than the file holds" in refused(capsys)
+
+
 def test_a_checkpoint_without_c_says_so(capsys):
     torch.save(sngan_base(), "g.pth")
     torch.save(sngan_energy(), "d.pth")

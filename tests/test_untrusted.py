@@ -1,5 +1,6 @@
 """`--from_untrusted`: somebody else's run works where it is plain; nothing that it names is followed."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -98,6 +99,31 @@ def test_datasets_that_a_run_names_are_not_read(dataset, theirs, capsys):
     replace(Config.load(theirs / "config.yaml"), dataset=dataset).save(theirs / "config.yaml")
     refused(["evaluate", "--from_untrusted", str(theirs), "--device", "-2"], f"--dataset {dataset}; name it", capsys)
     assert main(["evaluate", "--from_untrusted", str(theirs), "--device", "-2", "--dataset", "digits"]) == 0
+
+
+@pytest.mark.parametrize("how", ["--from_untrusted", "--g_path"])
+@pytest.mark.parametrize("dataset", ["own:data", "folder:/nowhere"])
+def test_sampling_does_not_read_the_dataset_that_a_run_names(dataset, how, theirs, capsys):
+    """Neither for the chains nor for the report at the end."""
+    for folder in (theirs, *checkpoints(theirs)):
+        replace(Config.load(folder / "config.yaml"), dataset=dataset).save(folder / "config.yaml")
+    for folder in checkpoints(theirs):
+        (folder / "manifest.json").unlink()
+    sample = ["sample", how, str(theirs), *DRAW]
+    if how == "--from_untrusted" or dataset == "own:data":
+        for reads in (["--eval_fid"], ["--temperature", "auto"]):
+            refused([*sample, *reads], f"--dataset {dataset}; name it", capsys)
+    assert main([*sample, "--log_name", "s"]) == 0 and not Path("ran").exists()
+    printed = capsys.readouterr().out
+    assert "report: could not show all of" in printed
+    assert how == "--g_path" or f"the run's dataset is {dataset}, read only if named" in printed
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "../config.yaml", "a/b", ".."])
+def test_a_manifest_names_no_file_outside_its_folder(name, theirs, capsys):
+    for folder in checkpoints(theirs):
+        (folder / "manifest.json").write_text(json.dumps({"files": {name: {"bytes": 0, "sha256": "0"}}}))
+    refused(["sample", "--from_untrusted", str(theirs), *DRAW], "is damaged (", capsys)
 
 
 @pytest.mark.parametrize("link", ["link", "fifo"])

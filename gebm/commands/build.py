@@ -1,5 +1,6 @@
 """A trainer from the flags: networks, batches, objective, optimisers, schedules, and what is evaluated on the way."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -46,6 +47,8 @@ def build_trainer(
 
     `--g_path` and `--d_path` are files or checkpoints here, not runs (`gebm.commands.pairs.settle_weights`).
     """
+    if config.fast == "graphs" and (device.type != "cuda" or processes() > 1):
+        raise InputError("--fast graphs: training steps as CUDA graphs take a GPU, and one process; give --fast auto")
     torch.manual_seed(config.seed)
     dtype = dtype_of(config)
     autocast = for_training(config.precision, dtype, not of_table(config))
@@ -110,7 +113,7 @@ def _negatives(config: Config, given: frozenset[str], model: GEBM) -> Negatives:
         kernel = kernel_of(config)
         persists = kernel.moves and kernel.anneals  # as the default of tables does not: chains of `Replay`'s own kernel
         return Replay(kernel if persists or "latent_sampler" in given else None, config.cd_steps)
-    if getattr(model.base, "sequential", False):
+    if getattr(model.base, "sequential", False) is True:  # a user's base may have layers of that name
         used = min(POOL, config.n_iter_d) if config.total_epochs else POOL  # before a base step empties it
         return Pool(used * config.noise_factor * config.b_size)
     return Fresh()
@@ -125,6 +128,8 @@ def _optimizer(config: Config, network: nn.Module, lr: float, c: nn.Parameter | 
     if config.optimizer == "SGD":
         return torch.optim.SGD(groups, lr, momentum=config.sgd_momentum, fused=fused)
     betas = config.beta_1, config.beta_2
+    if config.fast == "graphs":  # the first steps run as they are, on purpose
+        warnings.filterwarnings("ignore", message=".*capturable=True.*")
     return torch.optim.Adam(groups, lr, betas=betas, fused=fused, capturable=config.fast == "graphs")
 
 

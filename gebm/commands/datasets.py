@@ -44,7 +44,10 @@ def made_with(folder: Path) -> Config | None:
     if (folder / "config.yaml").is_file():
         return Config.load(folder / "config.yaml")
     if (folder / CONFIG).is_file():
-        return Config(**check_mapping(Config, read_config(folder).get("data", {}), f"{folder / CONFIG}: "))
+        data = read_config(folder).get("data", {})
+        if not isinstance(data, dict):
+            raise InputError(f"{folder / CONFIG}: its data are {show(data)}, flags and values are needed; export again")
+        return Config(**check_mapping(Config, data, f"{folder / CONFIG}: "))
     return None
 
 

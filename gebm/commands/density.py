@@ -1,8 +1,8 @@
 """Tables of rows: which weights are kept, likelihoods, and what is written of them."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -18,7 +18,7 @@ from gebm.config import Config
 from gebm.data import TableData
 from gebm.data.arrays import load_npz
 from gebm.errors import InputError
-from gebm.files import atomic_write
+from gebm.files import atomic_write, write_json
 from gebm.metrics.likelihood import NLL, base_log_prob, log_partition, model_log_prob, nll
 from gebm.metrics.partition import LogPartition, energies, importance_sampling
 from gebm.model import GEBM
@@ -138,8 +138,7 @@ def mean_over_splits(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def write_table(folder: Path, summary: Mapping[str, Any], text: str) -> None:
     """Write `likelihood.json` and `likelihood.txt` and print the latter."""
-    with atomic_write(folder / LIKELIHOOD) as temporary:
-        temporary.write_text(json.dumps(_plain(summary), indent=1, allow_nan=False) + "\n")
+    write_json(folder / LIKELIHOOD, summary)
     with atomic_write(folder / "likelihood.txt") as temporary:
         temporary.write_text(text + "\n")
     log.info("\n%s", text)
@@ -147,12 +146,12 @@ def write_table(folder: Path, summary: Mapping[str, Any], text: str) -> None:
 
 def save_units(run: Path, data: TableData) -> None:
     """Write `table.npz` into a run: whitening, columns and validation rows, which sampling and scoring go by."""
-    noise = {} if data.noise is None else {"noise": data.noise}
+    noise: dict[str, Any] = {} if data.noise is None else {"noise": data.noise}
     with atomic_write(run / UNITS) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
             file, name=data.name, columns=np.array(data.columns), valid=data.valid, mean=data.mean,
             whitening=data.whitening, shift=data.shift, protocol=data.protocol, seed=data.seed, key=data.key,
-            **noise,  # type: ignore[arg-type]  # numpy: one keyword is a switch
+            width=data.width, **noise,
         )  # fmt: skip
 
 
@@ -162,7 +161,8 @@ def load_units(weights: Path) -> TableData:
     export = exported(weights)
     if export is not None:
         return _units(folder_of(weights) / CONFIG, _arrays_of(export))
-    folders = weights.absolute().parents if weights.is_file() else (weights, *weights.absolute().parents)
+    folder = folder_of(weights).absolute()
+    folders = (folder, folder.parent.parent) if folder.parent.name == "checkpoints" else (folder,)
     file = next((folder / UNITS for folder in folders if (folder / UNITS).is_file()), None)
     if file is None:
         raise InputError(f"{weights}: no {UNITS} of a run beside it, so the units of its columns are not known")
@@ -190,6 +190,7 @@ def _arrays_of(export: Mapping[str, Any]) -> dict[str, np.ndarray]:
         optional = ("noise",) if "noise" in table else ()
         numbers = {key: np.array(table[key], np.float64) for key in ("mean", "whitening", "shift", *optional)}
         texts = {key: np.array(table[key]) for key in ("name", "columns", "protocol", "seed", "key")}
+        texts["width"] = np.array(table.get("width", 0))
         return {**numbers, **texts, "valid": np.empty((0, len(table["columns"])), np.float32)}
     except (KeyError, TypeError, ValueError):
         return {}
@@ -210,7 +211,7 @@ def _units(file: Path, arrays: Mapping[str, np.ndarray]) -> TableData:
             name=str(arrays["name"]), columns=tuple(map(str, arrays["columns"])), train=none, valid=arrays["valid"],
             test=none, mean=arrays["mean"], whitening=arrays["whitening"], protocol=str(arrays["protocol"]),
             seed=int(arrays["seed"]), key=str(arrays["key"]), notes=(), shift=float(arrays["shift"]),
-            noise=noise.astype(np.float32) if "noise" in arrays else None,
+            noise=noise.astype(np.float32) if "noise" in arrays else None, width=int(arrays.get("width", 0)),
         )  # fmt: skip
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise InputError(f"{file}: the units of its columns are missing or damaged ({reason(error)})") from None
@@ -243,7 +244,8 @@ def partition_of(
     or there is none."""
     export = exported(base)
     if export is not None and base == energy and "log_partition" in export and "partition_samples" not in given:
-        return float(export["log_partition"]["value"])
+        with suppress(TypeError, KeyError, ValueError):  # else it is measured again
+            return float(export["log_partition"]["value"])
     stored = base.parent.parent / LIKELIHOOD
     if export is None and base == energy and stored.is_file() and "partition_samples" not in given:
         try:
@@ -291,13 +293,6 @@ def check_split(weights: Path, data: TableData) -> None:
         f"{weights}: was trained on {' '.join(made)}, in other rows or units than these, {' '.join(asked)}, of which "
         "some test rows were its training rows; leave --seed, --protocol and --scaling as they were in its config.yaml"
     )
-
-
-def _plain(value: object) -> object:
-    """JSON knows no NaN and no infinity."""
-    if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _tensor(rows: np.ndarray, like: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """`gebm evaluate`: trained runs, and the samples of runs, against a dataset."""
 
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -35,7 +34,7 @@ from gebm.data.arrays import load_npz
 from gebm.data.folder import SUFFIXES
 from gebm.data.transform import as_they_are
 from gebm.errors import InputError
-from gebm.files import atomic_write, check_writable
+from gebm.files import check_writable, write_json
 from gebm.metrics import extract
 from gebm.metrics.partition import annealed_importance_sampling, path, sequential_monte_carlo
 from gebm.model import GEBM
@@ -101,7 +100,7 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
         if len(opened) < 2:
             log.info("\n%s", _text(summary, f"evaluation of {name}"))
         if subject.path and (subject.path / "config.yaml").is_file() and not (subject.path / "training.json").is_file():
-            _write_json(subject.path / "evaluation.json", summary)
+            write_json(subject.path / "evaluation.json", summary)
             log.info("\nwritten: %s", subject.path / "evaluation.json")
     if len(summaries) > 1:
         # A demo's folder is a trained pair and the samples of one.
@@ -110,7 +109,7 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
         errors = "nats a row, standard errors over rows" if rows else "95 % intervals"
         log.info("\n%s", table(side_by_side(columns), f"evaluation, side by side; {errors}"))
     if parallel.leave() and config.json:
-        _write_json(Path(config.json), summaries)
+        write_json(Path(config.json), summaries)
     return summaries
 
 
@@ -202,11 +201,6 @@ def _text(summary: dict[str, Any], title: str) -> str:
     return "\n\n".join(parts)
 
 
-def _write_json(file: Path, found: dict[str, Any]) -> None:
-    with atomic_write(file) as temporary:
-        temporary.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
-
-
 def _evaluate_pair(config: Config, given: frozenset[str], device: torch.device) -> dict[str, Any]:
     """KALE of a trained pair and, with `--eval_fid`, the metrics of its base and of chains as configured."""
     model, base, energy = load_pair(config, given)
@@ -276,9 +270,11 @@ def _setting(file: Path) -> dict[str, Any]:
     """The sampler's setting and its warning from the summary of a sampling run; nothing if it is not one."""
     try:
         stored = read_json(file)
-        return {key: stored[key] for key in SETTING}
-    except (InputError, KeyError):
+        found = {key: stored[key] for key in SETTING}
+        sampler_row(found)  # which says whether the values are what they have to be
+    except (InputError, KeyError, TypeError, ValueError):
         return {}
+    return found if isinstance(found["warning"], str | None) else {}
 
 
 def _read_npz(file: Path) -> dict[str, np.ndarray]:

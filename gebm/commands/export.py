@@ -120,7 +120,7 @@ def _counters(energy: Path) -> dict[str, int]:
     if key is None or not step.isdigit() or not file.is_file():
         return {}
     rows = read_json_lines(file)
-    rows = [row for row in rows if row["stage"] == stage and row[key] == int(step)]
+    rows = [row for row in rows if row.get("stage") == stage and row.get(key) == int(step)]
     return {name: rows[-1][counter] for counter, name in COUNTERS.items() if rows[-1].get(counter)} if rows else {}
 
 
@@ -128,7 +128,8 @@ def _figures(found: Mapping[str, Mapping[str, Any]], energy: Path) -> dict[str, 
     """Header, rows and notes of what was measured of the run: likelihoods, or distances, or KALE."""
     likelihood = found[LIKELIHOOD]
     if likelihood and likelihood.get("checkpoint") == folder_of(energy).name:
-        return {"rows": nll_rows(likelihood), "notes": likelihood_notes(likelihood)}
+        known = likelihood["log_partition"]["value"] is not None
+        return {"rows": nll_rows(likelihood), "notes": likelihood_notes(likelihood) if known else []}
     for summary in (found["evaluation.json"], found["summary.json"]):
         for measured in (summary, summary.get("samples", {})):
             if measured.get("metrics"):
@@ -157,7 +158,7 @@ def _table(model: GEBM, base: Path, energy: Path, likelihood: Mapping[str, Any])
         "table": {
             "name": units.name, "columns": list(units.columns), "mean": units.mean.tolist(),
             "whitening": units.whitening.tolist(), "shift": units.shift, "protocol": units.protocol, "seed": units.seed,
-            "key": units.key,
+            "key": units.key, "width": units.width,
             **({} if units.noise is None else {"noise": units.noise.tolist()}),
         }
     }  # fmt: skip

@@ -87,7 +87,7 @@ def write_report(run: Path, allow: Collection[str] = (), untrusted: bool = False
     config = Config.load(file)
     if untrusted:
         config = replace(config, **{flag: getattr(Config, flag) for flag in PLACES})
-    report = collect(run, config, allow, untrusted)
+    report = collect(run, config, allow, untrusted or bool(config.from_untrusted))
     text = render(report)
     if report.missing:
         reasons = "; ".join(f"{title.lower()} ({why})" for title, why in report.missing.items())

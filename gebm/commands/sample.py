@@ -1,6 +1,5 @@
 """`gebm sample`."""
 
-import json
 import shutil
 import signal
 from contextlib import nullcontext
@@ -34,7 +33,7 @@ from gebm.commands.tables import settled, with_table_defaults
 from gebm.config import Config
 from gebm.data import ImageData, TableData
 from gebm.errors import InputError
-from gebm.files import atomic_folder, atomic_write
+from gebm.files import atomic_folder, atomic_write, write_json
 from gebm.model import GEBM
 from gebm.networks.common import ENERGY_FLOOR
 from gebm.pictures import save_gif, save_grid
@@ -59,9 +58,9 @@ def main(config: Config, given: frozenset[str]) -> Path:
     device = choose_device(config, given)
     model, base, energy = load_pair(config, given)
     rows = len(model.built_as.shape) == 1
-    stored = made_with(folder_of(base))
+    stored, named = made_with(folder_of(base)), config.dataset
     if stored is not None:
-        if config.eval_fid:
+        if config.eval_fid or config.temperature == "auto":  # which read the data
             check_named(stored, config, given, base)
         config = with_data_of(stored, config, given)
     config = with_table_defaults(config, given) if rows else config  # the dataset may not have been named
@@ -95,7 +94,7 @@ def main(config: Config, given: frozenset[str]) -> Path:
             shutil.rmtree(folder, ignore_errors=True)  # half a run is none, and would keep its name from the next
         raise
     if not rows:
-        log.info("report: %s", write_report(folder, code_of(resolved)))
+        log.info("report: %s", write_report(folder, code_of(replace(resolved, dataset=named))))
     return folder
 
 
@@ -216,8 +215,7 @@ def finish(folder: Path, summary: dict[str, Any]) -> None:
 
 
 def write_summary(folder: Path, summary: dict[str, Any], text: str) -> None:
-    with atomic_write(folder / "summary.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    write_json(folder / "summary.json", summary)
     with atomic_write(folder / "summary.txt") as temporary:
         temporary.write_text(text + "\n")
     log.info("\n%s", text)

@@ -50,7 +50,7 @@ def main(config: Config, given: frozenset[str], words: list[str]) -> Path:
     units = load_units(base)
     if units.shape != model.built_as.shape:
         raise InputError(f"{base}: a model of {model.built_as.shape} rows beside a table of {units.shape}")
-    rows = units.with_noise(units.whiten(read_rows(file, units.columns)), stream(config.seed, "score"))
+    rows = units.with_noise(units.whiten(read_rows(file, units.columns, units.width)), stream(config.seed, "score"))
     model.to(device)
     partition = partition_of(model, config, given, base, energy, device)
     c = model.log_partition

@@ -31,7 +31,7 @@ from gebm.commands.tables import settled
 from gebm.config import Config
 from gebm.data import ImageData, TableData
 from gebm.errors import InputError
-from gebm.files import alone, atomic_folder, check_writable
+from gebm.files import alone, atomic_folder, check_writable, sweep
 from gebm.model import GEBM
 from gebm.report import nll_rows, table
 from gebm.training.checkpoint import best_checkpoint, load_checkpoint, measure_of
@@ -99,9 +99,15 @@ def train_run(config: Config, given: frozenset[str], run: Path | None, whole: Pa
         return _train_run(config, given, run, whole, held)
 
 
+def _newest(run: Path) -> Path | None:
+    """The newest whole checkpoint, with one that a killed process was about to replace given back first."""
+    sweep(run / "checkpoints")
+    return newest_checkpoint(run)
+
+
 def _train_run(config: Config, given: frozenset[str], run: Path | None, whole: Path | None, held: ExitStack) -> Path:
     stored = None
-    checkpoint = parallel.from_first(lambda: newest_checkpoint(run) if run is not None else None)
+    checkpoint = parallel.from_first(lambda: _newest(run) if run is not None else None)
     if run is not None:
         stored = Config.load(run / "config.yaml")
         config = _changed(stored, config, given)

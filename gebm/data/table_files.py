@@ -153,11 +153,11 @@ def read_npz(path: str | Path) -> Table:
     return Table(numbered(widths.pop()), values, n_valid=rows.get("valid", 0), n_test=rows.get("test", 0))
 
 
-def read_rows(path: str | Path, columns: Sequence[str]) -> np.ndarray:
+def read_rows(path: str | Path, columns: Sequence[str], width: int = 0) -> np.ndarray:
     """The rows of a CSV or .npz file as float64 (N, d), its columns ordered as `columns`.
 
     Columns are found by name; others are left out. Where the file or `columns` have no names (but x1, x2, ...) there
-    must be as many as are wanted.
+    must be as many as are wanted, or `width`, of which these are the columns of those numbers.
 
     Raises:
         InputError: as of `read_csv` and `read_npz`, or a column is missing.
@@ -165,8 +165,8 @@ def read_rows(path: str | Path, columns: Sequence[str]) -> np.ndarray:
     path = Path(path)
     table = read_npz(path) if path.suffix == ".npz" else read_csv(path)
     found, wanted = len(table.columns), len(columns)
-    unnamed = table.columns == numbered(found), tuple(columns) == numbered(wanted)
-    if not any(unnamed) and set(columns) <= set(table.columns):
+    unnamed = table.columns == numbered(found), set(columns) <= set(numbered(width or wanted))
+    if (not any(unnamed) or (all(unnamed) and found == width)) and set(columns) <= set(table.columns):
         return table.values[:, [table.columns.index(name) for name in columns]]
     if any(unnamed) and found == wanted:
         return table.values

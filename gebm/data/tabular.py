@@ -43,6 +43,7 @@ class TableData:
         protocol, seed: what the splits were made by.
         key: hash of content, protocol, scaling and seed; equal keys mean equal arrays.
         notes: lines on what was done to the rows, for reports.
+        width: columns of the file, kept or not.
     """
 
     name: str
@@ -59,6 +60,7 @@ class TableData:
     shift: float = 0.0
     exact: np.ndarray | None = None
     noise: np.ndarray | None = None
+    width: int = 0
 
     @property
     def shape(self) -> tuple[int]:
@@ -200,6 +202,7 @@ def _prepared(name: str, table: Table, protocol: str, scaling: str, seed: int) -
         tuple(notes), shift,
         exact=None if width is None else ((exact - mean) @ whitening).astype(np.float32),
         noise=None if width is None else (width[:, None] * whitening).astype(np.float32),
+        width=len(table.columns),
     )  # fmt: skip
 
 

@@ -44,9 +44,11 @@ class Objective(nn.Module, ABC):
 
     Attributes:
         fake_from: whose samples an energy step is given, the 'base''s or the 'model''s.
+        base_sees_data: whether base steps draw data.
     """
 
     fake_from: ClassVar[str] = "base"
+    base_sees_data: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -33,6 +33,8 @@ class MaximumLikelihood(DonskerVaradhan):
     `--train_mode base` an unknown log-partition has to be estimated afterwards.
     """
 
+    base_sees_data = True
+
     @property
     def uses_samples(self) -> bool:
         return self._known is None

@@ -163,6 +163,8 @@ def _nll_column(splits: Mapping[str, Any], model: str) -> dict[str, str]:
 
 
 def _with_error(entry: Mapping[str, Any]) -> str:
+    if entry["value"] is None or not math.isfinite(entry["value"]):
+        return "infinite"
     return "{value:.4f} +- {se:.4f}".format(**entry)
 
 

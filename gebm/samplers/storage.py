@@ -96,9 +96,13 @@ class DrawFiles:
         self.positions = open_memmap(folder / "position.npy", "w+", np.float32, (*shape, dim))
         self.energies = open_memmap(folder / "energy.npy", "w+", np.float32, shape)
 
+    def keeps(self, step: int) -> bool:
+        """Whether the states after a step are among those kept."""
+        return step > 0 and step % self.thin == 0
+
     def add(self, first: int, step: int, state: State) -> None:
         """Keep the state of chains `first`, ... after a step, if it is one to keep."""
-        if step == 0 or step % self.thin:
+        if not self.keeps(step):
             return
         rows, draw = slice(first, first + len(state.position)), step // self.thin - 1
         self.positions[rows, draw] = state.position.float().cpu().numpy()

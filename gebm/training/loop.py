@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -145,8 +146,10 @@ def train(
                 if step % every == 0 and (values := evaluate(trainer)):
                     log.add(values)
                     log.say(values)
-                    if name in values and is_best(run, counters, found := Measure(name, values[name], lowest)):
-                        measured = found
+                    if name in values:
+                        found = Measure(name, values[name], lowest)
+                        # One process looks: others may have no such folder, and all have to save at the same step.
+                        measured = found if parallel.from_first(partial(is_best, run, counters, found)) else measured
             if measured or step % schedule.checkpoint_every == 0:  # after all evaluations, some of which have a state
                 log.grid()
                 checkpoint()
@@ -215,8 +218,7 @@ def train(
             if trainer.selection is not None:
                 trainer.selection.restore(trainer)
                 saved_at = None  # at these counters other weights may have been saved
-            if trainer.objective.fake_from == "model" and name != "base":  # c did not follow its samples
-                trainer.initialize_log_partition()
+            if trainer.end_stage():
                 saved_at = None
             checkpoint()
             log.write()

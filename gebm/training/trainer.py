@@ -1,6 +1,6 @@
 """The two training steps and all state they change."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from gebm.networks import DensityRatio
 from gebm.networks.batch_norm import over_processes
 from gebm.networks.common import HasDensity
 from gebm.objectives import Objective, log_mean_exp
-from gebm.parallel import gathered, share, wrapped
+from gebm.parallel import gathered, processes, share, wrapped
 from gebm.seeds import stream
 from gebm.training.negatives import Fresh, Negatives
 from gebm.training.schedules import LRSchedule
@@ -86,7 +86,8 @@ class Trainer:
             the base for negatives, a criterion whose base steps see no data, and optimisers that are `capturable`.
 
     Raises:
-        InputError: the objective needs samples of the model and the negatives are the base's, or the reverse.
+        InputError: the objective needs samples of the model and the negatives are the base's, or the reverse; or
+            `graphs` of what cannot be replayed.
 
     Example:
 
@@ -136,6 +137,8 @@ class Trainer:
         if self.negatives.fake_from != objective.fake_from:
             have, want = type(self.negatives).__name__, objective.fake_from
             raise InputError(f"{type(objective).__name__} needs samples of the {want}: not from negatives {have}")
+        if graphs and (type(self.negatives) is not Fresh or processes() > 1 or objective.base_sees_data):
+            raise InputError("graphs: are of one process, negatives Fresh and a criterion whose base steps see no data")
         self.noise_factor = noise_factor
         self.grad_clip = grad_clip
         self.lr_schedule = lr_schedule or LRSchedule()
@@ -153,11 +156,12 @@ class Trainer:
             average = get_ema_multi_avg_fn(ema)  # type: ignore[no-untyped-call]  # torch: untyped
             self.average = AveragedModel(model.base, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
         self.counters = Counters()
+        self.c_estimated_at: list[object] | None = None
         self._record()
 
     def energy_step(self) -> dict[str, Tensor]:
         """Fit E and c to one batch of data against the negatives; returns the objective's statistics."""
-        stats = self._fit_energy(self._real())
+        stats = (self._graphs["energy"] if self._graphs else self._energy_update)(self._real())
         self.counters.e_step += 1
         self.counters.images += self.batches.batch_size
         return {**stats, "lr": _lr(self.energy_optimizer)}
@@ -166,7 +170,7 @@ class Trainer:
         """Move the base by its part of the objective, most often towards low energy; returns its loss."""
         self._train_energy(False)
         z = share(self.model.prior.sample(self.batches.batch_size, self.generator, like=self.model.log_partition))
-        stats = self._fit_base(z)
+        stats = (self._graphs["base"] if self._graphs else self._base_update)(z)
         self._train_energy(True)
         self._base_moved()
         if not self.objective.energy.training and "c_batch" in stats:
@@ -189,6 +193,24 @@ class Trainer:
                 rest = [self.model.energy(self._generate_batch()) for _ in range(batches - 1)]
                 energies = torch.cat([energies, gathered(torch.cat(rest))])
             self.model.log_partition.copy_(log_mean_exp(-energies))
+        self.c_estimated_at = self._place
+
+    def end_stage(self) -> bool:
+        """After a stage's last step: c, where it did not follow its samples; whether it is another now.
+
+        Not once more where a run goes on from there.
+        """
+        follows = self.objective.fake_from == "base" or self.counters.stage == "base"
+        if follows or self.c_estimated_at == self._place:
+            return False
+        self.initialize_log_partition()
+        if self.selection is not None and self.selection.weights:  # which a run that goes on from here takes again
+            self.selection.weights["log_partition"] = self.model.log_partition.detach().clone()
+        return True
+
+    @property
+    def _place(self) -> list[object]:
+        return [self.counters.stage, self.counters.stage_step]
 
     def likelihood_step(self) -> dict[str, Tensor]:
         """Raise the likelihood of one batch of data under the base, a flow; returns its loss."""
@@ -254,7 +276,8 @@ class Trainer:
         From here, the same random numbers have led into divergence; even at lower rates they might again.
         """
         self.counters.rollbacks = rollbacks
-        for generator in filter(None, (self.generator, self.batches.generator, torch.default_generator)):
+        generators = self.generator, self.batches.generator, torch.default_generator, self._of_device
+        for generator in filter(None, generators):
             generator.manual_seed(stream(generator.initial_seed(), "rollback", rollbacks))
         self.batches.start_epoch()
 
@@ -262,6 +285,12 @@ class Trainer:
     def optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
         """That of the energy and c, and that of the base."""
         return self.energy_optimizer, self.base_optimizer
+
+    @property
+    def _of_device(self) -> torch.Generator | None:
+        """torch's own generator of the GPU, which dropout draws from; untested on CUDA."""
+        device = self.model.log_partition.device
+        return torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else None
 
     @property
     def epoch(self) -> int:
@@ -297,6 +326,8 @@ class Trainer:
             "generator": None if self.generator is None else self.generator.get_state(),
             "device": self.model.log_partition.device.type,
             "torch_rng": torch.get_rng_state(),
+            "device_rng": None if self._of_device is None else self._of_device.get_state(),
+            "c_estimated_at": self.c_estimated_at,
             "raw_base": None if self.average is None else self.model.base.state_dict(),
             "averaged": None if self.average is None else self.average.n_averaged,
         }
@@ -316,6 +347,9 @@ class Trainer:
         elif self.generator is not None:  # a GPU's state means nothing to a CPU
             self.generator.manual_seed(stream(self.generator.initial_seed(), self.counters.e_step))
         torch.set_rng_state(state["torch_rng"].cpu())
+        if self._of_device is not None and state.get("device_rng") is not None:
+            self._of_device.set_state(state["device_rng"].cpu())
+        self.c_estimated_at = state.get("c_estimated_at")
         if self.counters.stage == "refine":
             self.average = None
             self._freeze_base()
@@ -327,12 +361,11 @@ class Trainer:
         self._record()
 
     def _record(self) -> None:
-        """Take both updates as they are or, with `graphs`, as new graphs: of the modes and the memory of now."""
-        self._fit_energy: Callable[[Tensor], dict[str, Tensor]] = self._energy_update
-        self._fit_base: Callable[[Tensor], dict[str, Tensor]] = self._base_update
+        """With `graphs`, make them anew: of the modes and the memory of now."""
+        self._graphs: dict[str, Graphed[dict[str, Tensor]]] = {}
         if self.graphs:
             own = [] if self.generator is None else [self.generator]
-            self._fit_energy, self._fit_base = Graphed(self._energy_update, own), Graphed(self._base_update, own)
+            self._graphs = {"energy": Graphed(self._energy_update, own), "base": Graphed(self._base_update, own)}
             for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
                 group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=self.model.log_partition.device)
 

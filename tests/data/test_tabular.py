@@ -243,6 +243,11 @@ def test_read_rows_without_names_takes_no_more_columns_than_are_wanted(table, tm
             read_rows(tmp_path / file, ("x1", "x2"))
     with pytest.raises(InputError, match="3 columns, where 2 are needed, and none named a, b"):
         read_rows(tmp_path / "bare.csv", ("a", "b"))
+    for columns in (("x1", "x3"), ("x1", "x2")):  # of a table whose other column was constant: one of all three has it
+        kept = [int(name[1:]) - 1 for name in columns]
+        np.testing.assert_array_equal(read_rows(tmp_path / "bare.csv", columns, width=3), ROWS[:, kept])
+        np.savetxt(tmp_path / "two.csv", ROWS[:, kept], "%.17g", ",")
+        np.testing.assert_array_equal(read_rows(tmp_path / "two.csv", columns, width=3), ROWS[:, kept])
 
 
 def test_noise_of_rounded_values_is_that_of_the_validation_rows(shared_data):

@@ -246,6 +246,12 @@ def test_replayed_steps_are_the_steps(make_trainer, state, replayed_by_calling, 
     assert replayed_by_calling == ["_energy_update", "_base_update", "_energy_update"]
 
 
+@pytest.mark.parametrize("options", [{"negatives": partial(Pool, 50)}, {"criterion": "ml"}])
+def test_what_cannot_be_replayed_is_refused(make_trainer, options):
+    with pytest.raises(InputError, match="graphs: are of one process, negatives Fresh"):
+        make_trainer(graphs=True, **options)
+
+
 def test_a_state_that_is_loaded_is_recorded_anew(make_trainer, state, replayed_by_calling):
     """Its moments lie elsewhere in memory than those of the graph before."""
     make_trainer = partial(make_trainer, lr=2**-9)  # a number of float32, as learning rates of graphs are
