@@ -17,8 +17,8 @@ from types import ModuleType
 
 from gebm import fast
 from gebm.errors import InputError, LostProcess
-from gebm.flags import hint, printable, show
 from gebm.parsing import parse
+from gebm.text import hint, printable, show
 
 __all__ = ["main"]
 

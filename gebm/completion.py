@@ -6,7 +6,8 @@ from typing import Any
 
 from gebm.config import sections
 from gebm.errors import InputError
-from gebm.flags import hint, kinds, show
+from gebm.flags import kinds
+from gebm.text import hint, show
 
 __all__ = ["SHELLS", "completion"]
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from gebm.flags import DOTTED, allowed, check, check_mapping, flag, read_yaml, show
+from gebm.flags import DOTTED, allowed, check, check_mapping, flag, read_yaml
+from gebm.text import show
 
 __all__ = ["Config", "flags_table", "sections"]
 

@@ -3,9 +3,8 @@
 import math
 import operator
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import Field, field, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,9 +12,9 @@ import yaml
 
 from gebm.bounded import MAX_CONFIG, read_bytes
 from gebm.errors import InputError
+from gebm.text import hint, show
 
-__all__ = ["DOTTED", "allowed", "by_name", "check", "check_mapping", "flag", "hint", "kinds", "printable"]
-__all__ += ["read_yaml", "show"]
+__all__ = ["DOTTED", "allowed", "by_name", "check", "check_mapping", "flag", "kinds", "read_yaml"]
 
 DOTTED = "package.module:factory"
 FORMS = {  # what a text may look like besides the names of its `choices`
@@ -117,30 +116,6 @@ def convert(kind: type, value: Any) -> Any:
         if math.isfinite(number):
             return number
     raise ValueError
-
-
-def show(value: Any) -> str:
-    """A value within an error message: on one line, short, quoted where the eye would miss it."""
-    if isinstance(value, (list, dict, set, tuple)):  # never printed: aliases of YAML can make it huge
-        return f"(a {type(value).__name__})"
-    try:
-        text = str(value).lower() if isinstance(value, bool) else str(value)
-    except ValueError:  # of thousands of digits
-        text = f"(a {type(value).__name__} of many digits)"
-    text = text if text.isprintable() and text == text.strip() != "" else repr(text)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def printable(text: str) -> str:
-    """A text for a terminal: what would move its cursor or colour it is spelt out, line by line."""
-    return "\n".join("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in text.split("\n"))
-
-
-def hint(name: str, known: Iterable[str]) -> str:
-    """The end of an error message that names the nearest of the known names, empty when none is near."""
-    spelt = {other.lower(): other for other in known}
-    near = get_close_matches(name.lower(), spelt, n=1)
-    return f"; did you mean {spelt[near[0]]}?" if near else ""
 
 
 def by_name(cls: type) -> dict[str, Field[Any]]:

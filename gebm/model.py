@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from gebm.bounded import parse_json
 from gebm.checkpoints import newest_checkpoint
 from gebm.errors import InputError
-from gebm.flags import show
 from gebm.latent import PRIORS, LatentPosterior, Prior
 from gebm.manifest import check_file
 from gebm.networks import BASES, ENERGIES, FLOWS, DensityRatio
@@ -19,6 +18,7 @@ from gebm.networks.common import HasDensity, evaluating
 from gebm.networks.flows import Flow
 from gebm.pretrained import WEIGHTS, Pretrained, write_weights
 from gebm.registry import resolve
+from gebm.text import show
 from gebm.weights import Budget, metadata_of, read_tensors
 
 __all__ = ["GEBM", "Architecture", "read_architecture"]

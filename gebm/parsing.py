@@ -8,7 +8,8 @@ from typing import Any
 
 from gebm.config import Config, sections
 from gebm.errors import InputError
-from gebm.flags import allowed, by_name, check_mapping, hint, kinds, read_yaml, show
+from gebm.flags import allowed, by_name, check_mapping, kinds, read_yaml
+from gebm.text import hint, show
 
 __all__ = ["help_text", "parse"]
 

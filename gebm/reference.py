@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from gebm.data.archives import open_zip
 from gebm.errors import InputError
-from gebm.flags import show
 from gebm.model import GEBM, Architecture
+from gebm.text import show
 from gebm.weights import Budget
 
 __all__ = ["NETWORKS", "load_reference"]

@@ -6,7 +6,7 @@ from functools import reduce
 from typing import Any
 
 from gebm.errors import InputError
-from gebm.flags import hint
+from gebm.text import hint
 
 __all__ = ["resolve"]
 

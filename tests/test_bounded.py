@@ -13,8 +13,8 @@ from gebm.cli import main
 from gebm.config import Config
 from gebm.data import Batches
 from gebm.errors import InputError
-from gebm.flags import printable, show
 from gebm.model import GEBM, Architecture
+from gebm.text import printable, show
 from gebm.training.trainer import Counters, _restore
 
 SMALL = Architecture("dcgan", "dcgan", (1, 8, 8), 3, width=0.02)

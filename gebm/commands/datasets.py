@@ -9,9 +9,10 @@ from gebm.config import Config
 from gebm.data import ImageData, TableData, load_images, load_table
 from gebm.data.images import SOURCES
 from gebm.errors import InputError
-from gebm.flags import check_mapping, show
+from gebm.flags import check_mapping
 from gebm.model import GEBM
 from gebm.pretrained import CONFIG, read_config
+from gebm.text import show
 
 __all__ = ["check_named", "dataset", "dataset_for", "made_with", "with_data_of"]
 

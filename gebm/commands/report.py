@@ -24,12 +24,12 @@ from gebm.data.arrays import load_npz
 from gebm.data.images import SOURCES
 from gebm.errors import InputError
 from gebm.files import atomic_write
-from gebm.flags import show
 from gebm.metrics import Extractor, extract
 from gebm.metrics.features import Pixels
 from gebm.metrics.partition import base_energies, energies
 from gebm.model import GEBM
 from gebm.report import Chains, Neighbours, Report, Setting, closeness, nearest, render
+from gebm.text import show
 
 __all__ = ["code_of", "main", "write_report"]
 

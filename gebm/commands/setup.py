@@ -12,7 +12,7 @@ from gebm import parallel
 from gebm.commands.tables import of_table
 from gebm.config import Config
 from gebm.errors import InputError
-from gebm.flags import printable
+from gebm.text import printable
 from gebm.training.loop import Schedule
 
 __all__ = ["choose_device", "dtype_of", "join", "log", "schedule_of", "start_log"]

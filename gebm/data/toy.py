@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from gebm.data.table_files import Table, numbered
 from gebm.errors import InputError
-from gebm.flags import hint
 from gebm.seeds import stream
+from gebm.text import hint
 
 __all__ = ["TOYS", "Toy", "flower_energy", "flower_surface", "table"]
 

@@ -1,0 +1,31 @@
+"""Values and names within messages."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+__all__ = ["hint", "printable", "show"]
+
+
+def show(value: Any) -> str:
+    """A value within an error message: on one line, short, quoted where the eye would miss it."""
+    if isinstance(value, (list, dict, set, tuple)):  # never printed: aliases of YAML can make it huge
+        return f"(a {type(value).__name__})"
+    try:
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+    except ValueError:  # of thousands of digits
+        text = f"(a {type(value).__name__} of many digits)"
+    text = text if text.isprintable() and text == text.strip() != "" else repr(text)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def printable(text: str) -> str:
+    """A text for a terminal: what would move its cursor or colour it is spelt out, line by line."""
+    return "\n".join("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in text.split("\n"))
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """The end of an error message that names the nearest of the known names, empty when none is near."""
+    spelt = {other.lower(): other for other in known}
+    near = get_close_matches(name.lower(), spelt, n=1)
+    return f"; did you mean {spelt[near[0]]}?" if near else ""
