@@ -169,7 +169,7 @@ def read_yaml(path: str | Path) -> dict[Any, Any]:
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"cannot read the configuration {path}: {error.strerror}") from None
+        raise InputError(f"cannot read the configuration {path!s:.200}: {error.strerror}") from None
     except yaml.MarkedYAMLError as error:
         line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(f"{path}{line}: not valid YAML: {error.problem}") from None

@@ -15,6 +15,7 @@ from gebm.data.archives import ARCHIVE_ERRORS, open_member, open_zip
 from gebm.data.cache import Images, Source, fingerprint
 from gebm.data.transform import SQUARE, Files, decoded, files_from
 from gebm.errors import InputError
+from gebm.text import show
 
 __all__ = ["find"]
 
@@ -67,7 +68,7 @@ def _splits(partition: Path, images: Path, there: dict[str, T]) -> tuple[list[T]
     codes = dict(lines)
     missing = [name for name in codes if name not in there]
     if missing:
-        raise InputError(f"{partition} names {missing[0]}, not in {images} ({len(missing):,} missing in all)")
+        raise InputError(f"{partition} names {show(missing[0])}, not in {images} ({len(missing):,} missing in all)")
     extra = [name for name in there if name.endswith(".jpg") and not name.startswith(".") and name not in codes]
     if extra:
         raise InputError(f"{partition} has no line for {min(extra)} (for {len(extra):,} in all) of {images}")
