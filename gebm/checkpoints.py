@@ -6,10 +6,13 @@ from pathlib import Path
 
 from gebm.errors import InputError
 from gebm.manifest import MANIFEST, damage
+from gebm.weights import metadata_of
 
 __all__ = ["checkpoints", "newest_checkpoint", "order"]
 
 NAME = re.compile(r"(base|joint|refine)-(\d+)")  # the alphabet puts the stages in their order
+
+FILES = ("base.safetensors", "energy.safetensors", "training.safetensors")
 
 messages = logging.getLogger("gebm")
 
@@ -26,6 +29,19 @@ def order(path: Path) -> tuple[str, int]:
     return stage, int(step)
 
 
+def _unreadable(path: Path) -> str:
+    """What is wrong with the weights of a checkpoint that has no manifest, as far as their headers tell."""
+    if (path / MANIFEST).is_file():
+        return ""
+    try:
+        for name in FILES:
+            metadata_of(path / name)
+    except InputError as error:
+        return str(error)
+    messages.info("%s: without its %s, so its contents are not checked", path, MANIFEST)
+    return ""
+
+
 def newest_checkpoint(run: str | Path) -> Path | None:
     """The newest checkpoint of a run that is whole, with a line about newer ones that are not; None if it has none.
 
@@ -34,7 +50,7 @@ def newest_checkpoint(run: str | Path) -> Path | None:
     """
     damaged: list[str] = []
     for path in reversed(checkpoints(run)):
-        if not (found := damage(path)):
+        if not (found := damage(path) or _unreadable(path)):
             if damaged:
                 messages.warning("%s: taking %s instead", "; ".join(damaged), path)
             return path

@@ -221,6 +221,8 @@ class GEBM(Pretrained, nn.Module):
         """
         base, energy = _checkpoint_of(base), _checkpoint_of(base if energy is None else energy)
         ours, theirs = read_architecture(base, "base", allow), read_architecture(energy, "energy", allow)
+        if ours.shape != theirs.shape:
+            raise InputError(f"{energy}: an energy of {theirs.shape}, and the base {base} makes {ours.shape}")
         budget = Budget({_weight_file(base, "base"), _weight_file(energy, "energy")})
         if len(ours.shape) == 1:
             budget.spend(*ours.shape, *ours.shape)  # masks of autoregressive networks

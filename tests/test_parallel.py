@@ -208,6 +208,7 @@ def test_an_error_is_said_by_the_first_process_alone(tmp_path):
 def test_commands_of_one_process_say_so_under_a_launcher(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
     assert cli([], "demo") == 2
     assert "gebm demo: is one process" in capsys.readouterr().err
 

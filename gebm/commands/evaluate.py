@@ -39,6 +39,7 @@ from gebm.metrics import extract
 from gebm.metrics.partition import annealed_importance_sampling, path, sequential_monte_carlo
 from gebm.model import GEBM
 from gebm.report import (
+    ess_row,
     kale_rows,
     metric_note,
     metric_rows,
@@ -188,7 +189,7 @@ def _text(summary: dict[str, Any], title: str) -> str:
         rows += partition_rows(summary)
     if "sampler" in summary:
         rows += [sampler_row(summary), *mixing_rows(summary)]
-        rows.append(("relative ESS of exp(-beta E)", f"{summary['importance_relative_ess']:.3f}"))
+        rows.append(ess_row(summary))
         if summary["warning"]:
             rows.append(("warning", summary["warning"]))
     parts = [table(rows, title)] if rows else []

@@ -20,7 +20,7 @@ from gebm.metrics.likelihood import model_log_prob
 from gebm.model import GEBM
 from gebm.onnx import check_packages, export_onnx
 from gebm.pretrained import check_new
-from gebm.report import kale_rows, metric_note, metric_rows, nll_rows
+from gebm.report import kale_rows, metric_note, metric_rows, nll_rows, sampler_row
 
 __all__ = ["main"]
 
@@ -133,7 +133,10 @@ def _figures(found: Mapping[str, Mapping[str, Any]], energy: Path) -> dict[str, 
     for summary in (found["evaluation.json"], found["summary.json"]):
         for measured in (summary, summary.get("samples", {})):
             if measured.get("metrics"):
-                return {"rows": metric_rows(measured), "notes": [metric_note(measured)]}
+                notes = [metric_note(measured)]
+                if "sampler" in measured:
+                    notes.append(f"GEBM: {sampler_row(measured)[1]}")
+                return {"rows": metric_rows(measured), "notes": notes}
         if summary.get("kale"):
             return {"rows": [("", ""), *kale_rows(summary)], "notes": []}
     return {}

@@ -11,7 +11,15 @@ from gebm.config import Config
 from gebm.errors import InputError
 from gebm.model import GEBM, Architecture, read_architecture
 
-__all__ = ["architecture_of", "find_pair", "folder_of", "load_pair", "own_networks", "settle_weights"]
+__all__ = [
+    "ARCHITECTURE_FLAGS",
+    "architecture_of",
+    "find_pair",
+    "folder_of",
+    "load_pair",
+    "own_networks",
+    "settle_weights",
+]
 
 # flag -> field of `Architecture`, by the file that settles it
 ARCHITECTURE_FLAGS = {
@@ -35,6 +43,9 @@ def _in_place(config: Config) -> Config:
     if not config.from_untrusted:
         return config
     check_plain(Path(config.from_untrusted))
+    for flag, path in (("g_path", config.g_path), ("d_path", config.d_path)):
+        if path and Path(config.from_untrusted).resolve() not in (Path(path).resolve(), *Path(path).resolve().parents):
+            raise InputError(f"--{flag} {path}: lies outside --from_untrusted {config.from_untrusted}; leave one out")
     base, energy = (path or config.from_untrusted for path in (config.g_path, config.d_path))
     return replace(config, g_path=base, d_path=energy)
 

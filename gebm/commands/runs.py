@@ -34,7 +34,9 @@ def check_new_run(config: Config) -> Path:
     if config.log_name.startswith(".") or set(config.log_name) & set("/\\"):
         raise InputError(f"--log_name {config.log_name}: must be a folder's name, no / or leading dot; see --log_dir")
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]
-    label = "".join(c if c.isalnum() or c in "._-" else "-" for c in config.dataset).strip("-")
+    kind, _, rest = config.dataset.partition(":")
+    label = f"{kind}-{Path(rest).name}" if rest else kind  # of a path its end
+    label = "".join(c if c.isalnum() or c in "._-" else "-" for c in label).strip("-")
     path = log_dir(config) / (config.log_name or f"{label}-{config.mode}-{stamp}")
     if path.exists():
         raise _exists(path, config)

@@ -1,7 +1,6 @@
 """`gebm sample`."""
 
 import shutil
-import signal
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from gebm import parallel
 from gebm.commands.chains import (
@@ -28,7 +26,7 @@ from gebm.commands.metrics import check_features, compare, distances_along, feat
 from gebm.commands.pairs import folder_of, load_pair
 from gebm.commands.report import code_of, write_report
 from gebm.commands.runs import check_new_run, open_run
-from gebm.commands.setup import choose_device, join, log, start_log
+from gebm.commands.setup import choose_device, interrupt_on_sigterm, join, log, progress, start_log
 from gebm.commands.tables import settled, with_table_defaults
 from gebm.config import Config
 from gebm.data import ImageData, TableData
@@ -37,16 +35,11 @@ from gebm.files import atomic_folder, atomic_write, write_json
 from gebm.model import GEBM
 from gebm.networks.common import ENERGY_FLOOR
 from gebm.pictures import save_gif, save_grid
-from gebm.report import metric_note, metric_rows, mixing_rows, mixing_warning, sampler_row, table
+from gebm.report import ess_row, metric_note, metric_rows, mixing_rows, mixing_warning, sampler_row, table
 from gebm.samplers import DrawFiles
 from gebm.sampling import Draws, Observer
 
 __all__ = ["main", "sample_into", "spaced", "write_summary"]
-
-ESS = (
-    "{importance_relative_ess:.3f}, {n_fake} base samples (1: the energy changes nothing; near 0: the posterior is far "
-    "from the base)"
-)
 
 
 def main(config: Config, given: frozenset[str]) -> Path:
@@ -54,7 +47,7 @@ def main(config: Config, given: frozenset[str]) -> Path:
     start_log()
     config, given = settled(config, given)
     join(config)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: what was begun is cleared away
+    interrupt_on_sigterm()
     device = choose_device(config, given)
     model, base, energy = load_pair(config, given)
     rows = len(model.built_as.shape) == 1
@@ -62,6 +55,8 @@ def main(config: Config, given: frozenset[str]) -> Path:
     if stored is not None:
         if config.eval_fid or config.temperature == "auto":  # which read the data
             check_named(stored, config, given, base)
+        if stored.dataset != config.dataset and "dataset" in given and not config.eval_fid:
+            dataset_for(model, config)  # or the samples would be told of as another set's
         config = with_data_of(stored, config, given)
     config = with_table_defaults(config, given) if rows else config  # the dataset may not have been named
     check_sampler(config, chains_of(config))
@@ -130,16 +125,9 @@ def sample_into(
         extractor, reference = features_of(config, data, device)
         observer.images = observed_features(extractor, config, device)
     with (
-        tqdm(
-            total=-(-n // parallel.processes()) * steps,
-            unit=" chain steps",
-            unit_scale=True,
-            dynamic_ncols=True,
-            disable=None if parallel.is_first() else True,
-        ) as bar,
+        progress(-(-n // parallel.processes()) * steps, "chain steps") as observer.on_step,
         atomic_folder(folder / "draws") if config.thin else nullcontext() as draws_folder,
     ):
-        observer.on_step = bar.update
         if draws_folder is not None:
             observer.files = DrawFiles(draws_folder, n, steps, model.prior.dim, config.thin)
         draws = draw_chains(config, model.posterior(beta_of(config)), n, observer)
@@ -199,7 +187,7 @@ def finish(folder: Path, summary: dict[str, Any]) -> None:
         sampler_row(summary),
         *mixing_rows(summary),
         ("mean energy", f"{summary['energy_start']:.3f} at the start, {summary['energy_end']:.3f} at the end"),
-        ("relative ESS of exp(-beta E)", ESS.format(**summary)),
+        ess_row(summary),
     ]
     if summary["on_floor"]:
         rows.append(("on the floor E = -10", f"{summary['on_floor']:.1%} of the samples: the energy is flat there"))

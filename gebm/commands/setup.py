@@ -3,10 +3,15 @@
 import logging
 import math
 import os
+import signal
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
+from tqdm import tqdm
 
 from gebm import parallel
 from gebm.commands.tables import of_table
@@ -15,7 +20,9 @@ from gebm.errors import InputError
 from gebm.text import printable
 from gebm.training.loop import Schedule
 
-__all__ = ["choose_device", "dtype_of", "join", "log", "schedule_of", "start_log"]
+__all__ = ["choose_device", "dtype_of", "interrupt_on_sigterm", "join", "log", "progress", "schedule_of", "start_log"]
+
+QUIET_S = 20.0  # without a word, at most
 
 log = logging.getLogger("gebm")
 
@@ -100,6 +107,36 @@ class _Printable(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
+
+
+@contextmanager
+def progress(total: int, what: str) -> Iterator[Callable[[int], object]]:
+    """A function to tell of work done: a bar on a terminal, a line now and then elsewhere; of the first process."""
+    began_s = shown_s = time.monotonic()
+    disable = None if parallel.is_first() else True
+    with tqdm(total=total, unit=f" {what}", unit_scale=True, dynamic_ncols=True, disable=disable) as bar:
+        done = 0
+
+        def update(count: int) -> None:
+            nonlocal done, shown_s
+            done += count
+            bar.update(count)
+            now_s = time.monotonic()
+            if bar.disable and disable is None and now_s - shown_s > QUIET_S:
+                shown_s, took_s = now_s, now_s - began_s
+                left_s = took_s * (total - done) / max(done, 1)
+                log.info("%.0f %% of %s, %.0f s; about %.0f s to go", 100 * done / total, what, took_s, left_s)
+
+        yield update
+
+
+def interrupt_on_sigterm() -> None:
+    """SIGTERM ends the command as Ctrl-C does, clearing away what was begun, with an exit code of its own."""
+
+    def stop(signum: int, frame: object) -> None:
+        raise SystemExit(128 + signum)
+
+    signal.signal(signal.SIGTERM, stop)
 
 
 def start_log() -> None:

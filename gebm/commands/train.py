@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gebm import fast, parallel
 from gebm.bounded import read_json
-from gebm.checkpoints import newest_checkpoint
+from gebm.checkpoints import checkpoints, newest_checkpoint
 from gebm.commands import launch
 from gebm.commands.build import build_trainer, evaluations_of, measures_of
 from gebm.commands.checks import check_flags, check_kind, check_processes, check_scheduler
@@ -23,7 +23,7 @@ from gebm.commands.density import (
     text_of,
     write_table,
 )
-from gebm.commands.pairs import architecture_of, settle_weights
+from gebm.commands.pairs import ARCHITECTURE_FLAGS, architecture_of, settle_weights
 from gebm.commands.report import code_of, write_report
 from gebm.commands.runs import check_new_run, open_run, runs_of
 from gebm.commands.setup import choose_device, join, log, schedule_of, start_log
@@ -201,7 +201,7 @@ def _announce(run: Path, config: Config, data: ImageData | TableData, schedule: 
     log.info("training on %s: %d %s %s, in %s", data.name, len(data.train), what, data.shape, run)
     if len(data.train) < config.b_size:
         log.info("fewer than a batch of %d: %s repeat within it; see --b_size", config.b_size, what)
-    likelihood = f"{schedule.ml_steps} of maximum likelihood on the base, " if schedule.ml_steps else ""
+    likelihood = f"{schedule.ml_steps} steps of maximum likelihood on the base, " if schedule.ml_steps else ""
     log.info("%s%d base steps, then %d energy steps with the base frozen", likelihood, joint, refine)
     lr_schedule = trainer.lr_schedule
     if isinstance(lr_schedule, ThreeSample) and joint <= lr_schedule.first:
@@ -253,6 +253,8 @@ def _run_to_resume(config: Config, given: frozenset[str]) -> Path | None:
     if config.resume != "auto":
         run = Path(config.resume)
         file = run / "config.yaml"
+        if not file.is_file() and (found := checkpoints(run)):
+            raise InputError(f"--resume {run}: its config.yaml is missing; copy {found[-1] / 'config.yaml'} there")
         if not file.is_file() or Config.load(file).mode not in ("train", "demo"):
             raise InputError(f"--resume {run}: no training run there; give a folder that `gebm train` made, or auto")
         return run
@@ -267,7 +269,7 @@ def _run_to_resume(config: Config, given: frozenset[str]) -> Path | None:
 
 def _check_resumable(stored: Config, config: Config, checkpoint: Path | None) -> None:
     """Refuse what a run cannot change on its way."""
-    fixed = ["train_mode", "ema", "dtype"]
+    fixed = ["train_mode", "ema", "dtype", *sorted({*ARCHITECTURE_FLAGS["base"], *ARCHITECTURE_FLAGS["energy"]})]
     if checkpoint is not None and checkpoint.name.startswith("refine"):
         fixed.append("total_gen_iter")  # the base is frozen
     for flag in fixed if checkpoint is not None else ():

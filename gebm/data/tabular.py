@@ -213,8 +213,8 @@ def _sizes(name: str, table: Table, paper: bool) -> tuple[int, int, int]:
     n_valid = table.n_valid or min(int(0.1 * (count - n_test)), MOST_VALID)
     n_train = count - n_test - n_valid
     if n_train < 1 or min(n_valid, n_test) < 2:
-        held = f"1 beside {n_test} for testing and {max(n_valid, 0)} for validation, of which it takes 2 each at least"
-        raise InputError(f"--dataset {name}: {count} rows are too few to train on {held}")
+        parts = f"{max(n_train, 0)} to train on, {max(n_valid, 0)} for validation and {n_test} for testing"
+        raise InputError(f"--dataset {name}: {count} rows are too few ({parts}; 1, 2 and 2 at least); give more")
     return n_train, n_valid, n_test
 
 

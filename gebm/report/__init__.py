@@ -4,6 +4,7 @@ from gebm.report.contents import Chains, Neighbours, Report, Setting
 from gebm.report.memorisation import closeness, nearest
 from gebm.report.page import render
 from gebm.report.text import (
+    ess_row,
     estimate,
     gain,
     kale_rows,
@@ -18,6 +19,6 @@ from gebm.report.text import (
     table,
 )
 
-__all__ = ["Chains", "Neighbours", "Report", "Setting", "closeness", "estimate", "gain"]
+__all__ = ["Chains", "Neighbours", "Report", "Setting", "closeness", "ess_row", "estimate", "gain"]
 __all__ += ["kale_rows", "metric_note", "metric_rows", "mixing_rows", "mixing_warning", "nll_rows", "nearest"]
 __all__ += ["partition_rows", "render", "sampler_row", "side_by_side", "table"]

@@ -4,8 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["estimate", "gain", "kale_rows", "metric_note", "metric_rows", "mixing_rows", "mixing_warning"]
+__all__ = ["ess_row", "estimate", "gain", "kale_rows", "metric_note", "metric_rows", "mixing_rows", "mixing_warning"]
 __all__ += ["nll_rows", "over_fitting", "partition_rows", "rounded", "sampler_row", "side_by_side", "table"]
+
+FAR = 0.05  # nats between c and the log-partition, from which on it is told
+FEW = 5  # effective samples, below which their number is not known
 
 
 def table(rows: Sequence[Sequence[str]], title: str = "") -> str:
@@ -102,7 +105,8 @@ def mixing_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Rows on how the chains fared: acceptance, and what their record says of mixing."""
     if not summary["steps"]:
         return [("no steps", "these are samples of the base")]
-    d, rows = summary["diagnostics"], [("acceptance", "{acceptance:.3f}".format(**summary))]
+    d = summary["diagnostics"]
+    rows = [("acceptance", "{acceptance:.3f}".format(**summary))] if summary["acceptance"] < 1 else []
     if summary["adapted"]:
         tuned, kind = summary["adapted"]["steps"], "step size"
         kind += " and scales" if isinstance(summary["adapted"]["scale"], list) else ""
@@ -122,6 +126,15 @@ def mixing_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if summary["log_partition"]:
         rows.append(("log-partition", "{value:.3f} +- {se:.3f}, of exp(-beta E)".format(**summary["log_partition"])))
     return rows
+
+
+def ess_row(summary: Mapping[str, Any]) -> tuple[str, str]:
+    """Row of how far the posterior is from the base: the relative ESS of importance weights of the starts."""
+    ess, n = summary["importance_relative_ess"], summary["n_fake"]
+    text = f"{ess:.3f}, {n:,} base samples (1: the energy changes nothing; near 0: the posterior is far from the base)"
+    if ess * n < FEW:
+        text = f"below {FEW / n:.2g}: of {n:,} base samples some {ess * n:.0f} count, too few to tell it"
+    return "relative ESS of exp(-beta E)", text
 
 
 def mixing_warning(summary: Mapping[str, Any]) -> str:
@@ -144,7 +157,8 @@ def mixing_warning(summary: Mapping[str, Any]) -> str:
         reason = "the chains are too short to tell whether they have mixed"
     else:
         worst = max(d["rhat_energy"] or 0, d["rhat_projection"])
-        reason = f"the chains have not mixed (R-hat {worst:.2f}, {d['left_start']:.0%} left their start)"
+        stayed = f", {1 - d['left_start']:.0%} still where they started" if d["left_start"] < 0.995 else ""
+        reason = f"the chains have not mixed (R-hat {worst:.2f}{stayed})"
     return f"{reason}: these are refined samples, not posterior draws" if reason else ""
 
 
@@ -184,6 +198,7 @@ def kale_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Rows of KALE on both splits and of the log-partition."""
     train, test = summary["kale"]["train"], summary["kale"]["test"]
     text = "{donsker_varadhan:.3f} nats ({fenchel:.3f} with c), {n_real} images"
+    off = abs(test["c"] - test["log_partition"]) - 3 * test["log_partition_se"]
     return [
         ("KALE train", text.format(**train)),
         ("KALE test", text.format(**test)),
@@ -194,4 +209,5 @@ def kale_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"{test['log_partition_se']:.3f} ({test['n_fake']} base samples)",
         ),
         ("relative ESS of exp(-E)", f"{test['relative_ess']:.3f}"),
+        *([("note", f"c is {off:.2g} nats off the log-partition: go by the figures without c")] if off > FAR else []),
     ]

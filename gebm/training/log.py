@@ -24,6 +24,8 @@ from gebm.training.trainer import Trainer
 
 __all__ = ["SilentLog", "TrainingLog"]
 
+QUIET_S = 20.0  # without a word, at most
+
 messages = logging.getLogger("gebm")
 
 
@@ -41,6 +43,7 @@ class TrainingLog:
         self.latest: dict[str, float] = {}  # values of a moment, of which a mean would say little
         self.bar: tqdm[NoReturn] | None = None
         self.started_s, self.started_images = time.monotonic(), trainer.counters.images
+        self.shown_s = self.started_s
 
     def __enter__(self) -> "TrainingLog":
         self._drop_rows_ahead()
@@ -90,6 +93,17 @@ class TrainingLog:
         for name, value in stats.items():
             total, count = self.sums.get(name, (0.0, 0))
             self.sums[name] = (total + value, count + 1)
+        if time.monotonic() - self.shown_s > QUIET_S:  # base steps with many energy steps take their time
+            self.show({"energy step": f"{self.trainer.counters.e_step:,}"})
+
+    def show(self, values: dict[str, str]) -> None:
+        """Show values beside the progress bar or, where there is none, on a line."""
+        assert self.bar is not None, "no stage has begun"
+        self.shown_s = time.monotonic()
+        self.bar.set_postfix(values)
+        if self.bar.disable:
+            shown = "  ".join(f"{name} {value}" for name, value in values.items())
+            messages.info(f"{self._where()}  {shown}  {self.shown_s - self.started_s:.0f} s")
 
     def write(self) -> None:
         """Write one line of the means since the last one, if there is anything new."""
@@ -110,11 +124,7 @@ class TrainingLog:
         self.add({**means, f"{kind}_per_s": round(rate, 1), "elapsed_s": round(elapsed_s, 3)})
         shown: dict[str, str] = {k: f"{means[k]:.3g}" for k in ("kale", "c", "base_loss") if k in means}
         shown |= {k: f"{means[k]:.4f}" for k in ("valid_nll", "valid_nll_best") if k in means}
-        assert self.bar is not None, "no stage has begun"
-        self.bar.set_postfix(shown)
-        if self.bar.disable:
-            values = "  ".join(f"{k} {v}" for k, v in shown.items())
-            messages.info(f"{self._where()}  {values}  {rate:.0f} {kind}/s  {elapsed_s:.0f} s")
+        self.show({**shown, f"{kind}/s": f"{rate:.0f}"})
 
     def say(self, values: dict[str, float]) -> None:
         """Print what was evaluated, above the progress bar."""
@@ -188,6 +198,9 @@ class SilentLog(TrainingLog):
 
     def stage(self, name: str, done: int, total: int) -> None:
         self.bar, self.total = tqdm(disable=True), total
+
+    def show(self, values: dict[str, str]) -> None:
+        """The first process shows it."""
 
     def say(self, values: dict[str, float]) -> None:
         """The first process says it."""
