@@ -508,6 +508,11 @@ def whole(trained: Path):
     cut(trained, "z", "x")
 
 
+def bare(trained: Path):
+    cut(trained, "z", "x")
+    Path("runs/x/config.yaml").unlink()
+
+
 def samples_only(trained: Path):
     sample("--g_path", str(trained), "--d_path", str(trained))
 
@@ -552,7 +557,8 @@ BAD = {  # name -> (arguments, what the line says, what is prepared)
     "resume samples": ("train --resume runs/s", "no training run there", samples_only),
     "resume truncated": ("train --resume bad", "safetensors is damaged", lambda t: broken(t, "truncated")),
     "resume a pickle": ("train --resume bad", "safetensors is damaged", lambda t: broken(t, "pickle")),
-    "resume another architecture": ("train --resume runs/x --Z_dim 5", "latent_dim 4, not 5", whole),
+    "resume another architecture": ("train --resume runs/x --Z_dim 5", "--Z_dim 5: ", whole),
+    "resume without configuration": ("train --resume runs/x", "its config.yaml is missing; copy", bare),
     "resume another ema": ("train --resume runs/x --ema .9", "--ema 0.9", whole),
     "resume another mode": ("train --resume runs/x --train_mode base --d_path {g_run}", "--train_mode base", whole),
     "more base steps after the base is frozen": ("train --resume runs/x --total_gen_iter 9", "was made with 6", whole),
@@ -587,6 +593,12 @@ BAD = {  # name -> (arguments, what the line says, what is prepared)
 
 def tree() -> dict[str, bytes | None]:
     return {str(p): p.read_bytes() if p.is_file() else None for p in sorted(Path(".").rglob("*"))}
+
+
+def test_samples_are_not_told_of_as_another_sets(trained, capsys):
+    np.savez("other.npz", train=np.zeros((30, 3, 32, 32), np.uint8), test=np.zeros((9, 3, 32, 32), np.uint8))
+    assert main(["sample", "--g_path", str(trained), "--dataset", "npz:other.npz", "--device", "-2"]) == 2
+    assert "the model's are (1, 8, 8)" in capsys.readouterr().err and not Path("runs").exists()
 
 
 @pytest.mark.parametrize("name", BAD)

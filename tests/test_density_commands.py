@@ -215,7 +215,7 @@ REFUSED = {
     "the demo": ("demo --dataset csv:t.csv", "is of images"),
     "passes of no stage": ("train --dataset csv:t.csv --train_mode base --refine_epochs 3", "has no part"),
     "chains that cannot go on": ("train --dataset csv:t.csv --criterion cd --latent_sampler sir", "cannot go on"),
-    "too few rows": ("train --dataset csv:few.csv", "too few to train on"),
+    "too few rows": ("train --dataset csv:few.csv", "too few ("),
     "Z_dim": ("train --dataset csv:t.csv --g_model nvp --Z_dim 7", "--Z_dim"),
 }
 

@@ -119,6 +119,13 @@ def test_sampling_does_not_read_the_dataset_that_a_run_names(dataset, how, their
     assert how == "--g_path" or f"the run's dataset is {dataset}, read only if named" in printed
 
 
+@pytest.mark.parametrize("flag", ["--g_path", "--d_path"])
+def test_weights_from_elsewhere_are_not_mixed_in(flag, theirs, trained, capsys):
+    sample = ["sample", "--from_untrusted", str(theirs), *DRAW]
+    refused([*sample, flag, str(trained)], f"{flag} {trained}: lies outside --from_untrusted {theirs}", capsys)
+    assert main([*sample, flag, str(checkpoints(theirs)[0])]) == 0
+
+
 @pytest.mark.parametrize("name", ["/dev/zero", "../config.yaml", "a/b", ".."])
 def test_a_manifest_names_no_file_outside_its_folder(name, theirs, capsys):
     for folder in checkpoints(theirs):

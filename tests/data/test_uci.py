@@ -137,7 +137,7 @@ def test_hepmass_prepared_and_wrong(tmp_path, monkeypatch):
     train, test = write_hepmass(tmp_path / "a", True)
     np.savez(tmp_path / "hepmass.npz", data=np.concatenate([train, test]))
     assert uci.hepmass(tmp_path).values.shape == (450, 22)
-    with pytest.raises(InputError, match="450 rows are too few to train on 1 beside 174900 for testing"):
+    with pytest.raises(InputError, match="450 rows are too few \\(0 to train on"):
         load_table("hepmass", tmp_path, protocol="paper")
     np.savez(tmp_path / "hepmass.npz", data=train[:, :9])
     with pytest.raises(InputError, match="9 columns, HepMass has a label and 27 features"):

@@ -255,15 +255,28 @@ def test_the_last_good_one_is_taken_and_one_line_says_so(make_trainer, run, capl
             GEBM.load(bad)
 
 
-def test_a_damaged_manifest_is_damage_and_none_is_not(make_trainer, run):
+def test_a_damaged_manifest_is_damage_and_none_is_not(make_trainer, run, caplog):
     for g_step in range(2):
         save_checkpoint(run, at(make_trainer(), g_step=g_step), "")
     older, newer = checkpoints(run)
     for content in ("", "[]", '{"files": {"base.safetensors": 3}}'):
         (newer / "manifest.json").write_text(content)
         assert newest_checkpoint(run) == older
-    (newer / "manifest.json").unlink()  # as of runs from before there were manifests
-    assert newest_checkpoint(run) == newer
+    (newer / "manifest.json").unlink()  # somebody changed a file and said so
+    with caplog.at_level("INFO", "gebm"):
+        assert newest_checkpoint(run) == newer
+    assert caplog.messages[-1] == f"{newer}: without its manifest.json, so its contents are not checked"
+
+
+@pytest.mark.parametrize("file", ["base.safetensors", "energy.safetensors", "training.safetensors"])
+@pytest.mark.parametrize("how", ["cut", "missing"])
+def test_without_a_manifest_lengths_are_looked_at(make_trainer, run, file, how):
+    for g_step in range(2):
+        save_checkpoint(run, at(make_trainer(), g_step=g_step), "")
+    older, newer = checkpoints(run)
+    (newer / "manifest.json").unlink()
+    spoil(newer / file, how)
+    assert newest_checkpoint(run) == older
 
 
 def test_where_none_is_whole(make_trainer, run):

@@ -197,6 +197,15 @@ def test_the_log(make_trainer, run):
     assert {p.name for p in (run / "grids").iterdir()} == {"joint-00000002.png", "joint-00000003.png"}
 
 
+def test_long_steps_are_told_of(make_trainer, run, monkeypatch, caplog):
+    """Between two lines of the log there may be minutes, as base steps with a hundred energy steps take them."""
+    monkeypatch.setattr("gebm.training.log.QUIET_S", 0.0)
+    with caplog.at_level("INFO", "gebm"):
+        train(make_trainer(), replace(SHORT, log_every=100), run)
+    assert caplog.messages[0].startswith("joint 0/3  energy step ")
+    assert any(line.startswith("refine 0/4  energy step ") for line in caplog.messages)
+
+
 def test_rows_are_means_over_the_steps_since_the_last(make_trainer, run, tmp_path):
     (tmp_path / "each").mkdir()
     train(make_trainer(), replace(SHORT, train_mode="base"), tmp_path / "each")
