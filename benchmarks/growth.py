@@ -123,6 +123,10 @@ def draw(rows: list[dict], file: Path) -> None:
                 axes[1, column].plot(x, [row["peak_bytes"] / 1e6 for row in line], "o-", label=timed)
         axes[1, column].set(xscale="log", xlabel=what, ylim=(0, None))
         axes[0, column].legend(fontsize="small", frameon=False)
+        values = sorted({row["value"] for row in own})
+        for axis in axes[:, column]:
+            axis.set_xticks(values, [f"{value:,}" for value in values], fontsize="small")
+            axis.set_xticks([], minor=True)
     axes[0, 0].set_ylabel("ms")
     axes[1, 0].set_ylabel("MB above what was there")
     figure.savefig(file, dpi=100)
