@@ -33,7 +33,7 @@ COMMANDS = {
     "convert": "take over a checkpoint of the reference code of 2021: gebm convert [OUT] --g_path g.pth --d_path d.pth",
     "report": "write one HTML page about a run: gebm report RUN",
     "data": "prepare a dataset before its first use: gebm data prepare --dataset NAME",
-    "demo": "train, sample and evaluate on the bundled digits, in some four minutes",
+    "demo": "train, sample and evaluate on the bundled digits, in some five minutes",
     "submit": "train as a job of a SLURM cluster, with the flags of train and --slurm_...",
 }
 SEVERAL = ("train", "sample", "evaluate")  # commands that run on several processes
