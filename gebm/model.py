@@ -219,7 +219,9 @@ class GEBM(Pretrained, nn.Module):
             InputError: a file is missing, damaged, not safetensors, of another architecture, or names networks that are
                 neither registered nor allowed.
         """
-        base, energy = _checkpoint_of(base), _checkpoint_of(base if energy is None else energy)
+        other = None if energy is None or Path(energy) == Path(base) else energy
+        base = _checkpoint_of(base)  # once for both: a run at work may have a newer one a moment later
+        energy = base if other is None else _checkpoint_of(other)
         ours, theirs = read_architecture(base, "base", allow), read_architecture(energy, "energy", allow)
         if ours.shape != theirs.shape:
             raise InputError(f"{energy}: an energy of {theirs.shape}, and the base {base} makes {ours.shape}")

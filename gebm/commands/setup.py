@@ -18,11 +18,10 @@ from gebm.commands.tables import of_table
 from gebm.config import Config
 from gebm.errors import InputError
 from gebm.text import printable
+from gebm.training.log import QUIET_S
 from gebm.training.loop import Schedule
 
 __all__ = ["choose_device", "dtype_of", "interrupt_on_sigterm", "join", "log", "progress", "schedule_of", "start_log"]
-
-QUIET_S = 20.0  # without a word, at most
 
 log = logging.getLogger("gebm")
 
