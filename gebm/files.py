@@ -92,11 +92,8 @@ def atomic_folder(path: str | Path, new: bool = False) -> Iterator[Path]:
     path = Path(path)
     temporary = _temporary(path)
     replaced = temporary.with_suffix(".old")
-    temporary.mkdir(parents=True)
-    handle = os.open(temporary, os.O_RDONLY)
+    handle = _hold_new(temporary)
     try:
-        with suppress(OSError):  # where there are no locks, nobody sweeps
-            fcntl.flock(handle, fcntl.LOCK_EX)
         with naming(path, temporary):
             yield temporary
             for written in (*temporary.rglob("*"), temporary):  # on the disk before the name says that it is whole
@@ -113,6 +110,19 @@ def atomic_folder(path: str | Path, new: bool = False) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
         os.close(handle)
+
+
+def _hold_new(folder: Path) -> int:
+    """Make a folder that `sweep` leaves to this process until the handle returned is closed."""
+    while True:
+        folder.mkdir(parents=True)
+        with suppress(FileNotFoundError):
+            handle = os.open(folder, os.O_RDONLY)
+            with suppress(OSError):  # where there are no locks, nobody sweeps
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if folder.exists():  # not swept away before it was held
+                return handle
+            os.close(handle)
 
 
 def _synchronise(path: Path) -> None:
@@ -145,23 +155,33 @@ def sweep(folder: Path, others: bool = False) -> None:
         if not left.is_dir():
             if not others:
                 left.unlink(missing_ok=True)
-        elif not others or (any(left.iterdir()) and not _held(left)):  # an empty one may be about to be held
+            continue
+        with _free(left) as free:
+            if others and not free:
+                continue
             if named[2] == "old" and not (whole := left.with_name(named[1])).exists():
                 os.rename(left, whole)
             else:
                 shutil.rmtree(left, ignore_errors=True)
 
 
-def _held(folder: Path) -> bool:
-    """Whether the `atomic_folder` that made a folder still fills it; where that cannot be known, it does."""
-    handle = os.open(folder, os.O_RDONLY)
+@contextmanager
+def _free(folder: Path) -> Iterator[bool]:
+    """Hold a folder for the block, and yield whether that was possible: no `atomic_folder` fills it any more."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:  # swept by another process
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except OSError:  # held, or the file system has no locks
+            free = False
+        yield free
     finally:
         os.close(handle)
-    return False
 
 
 @contextmanager

@@ -125,6 +125,35 @@ def test_what_a_kill_leaves_is_swept(tmp_path):
     assert names(tmp_path) == [".mine.tmp"]
 
 
+def killed_at_the_start(path) -> None:
+    with atomic_folder(path):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_a_kill_leaves_empty_is_swept_with_others_there(tmp_path):
+    assert in_a_process(killed_at_the_start, tmp_path / "x") == -signal.SIGKILL
+    assert len(names(tmp_path)) == 1
+    sweep(tmp_path, others=True)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("module, name", [(files.os, "open"), (files.fcntl, "flock")])
+def test_a_folder_swept_before_it_was_held_is_made_anew(tmp_path, monkeypatch, module, name):
+    function = getattr(module, name)
+    with monkeypatch.context() as first:
+
+        def swept(*arguments):
+            first.undo()
+            sweep(tmp_path, others=True)
+            assert names(tmp_path) == []
+            return function(*arguments)
+
+        first.setattr(module, name, swept)
+        with atomic_folder(tmp_path / "x") as temporary:
+            fill(temporary, "a")
+    assert names(tmp_path) == ["x"] and names(tmp_path / "x") == ["a"]
+
+
 def test_what_others_are_at_work_on_is_not_swept_with_them_there(tmp_path):
     assert in_a_process(killed_in, atomic_folder, tmp_path / "x") == -signal.SIGKILL
     with atomic_folder(tmp_path / "y") as mine, atomic_write(tmp_path / "z") as file:
