@@ -68,6 +68,8 @@ def until(condition, started: list[subprocess.Popen], timeout_s: float = 500) ->
     [
         ("sngan", "kale", 1, "SGD", "float32", 1e-5),
         ("resnet-sn", "kale", 2, "SGD", "float32", 1e-5),
+        ("sngan", "kale", 1, "SGD", "float64", 1e-12),
+        ("resnet-sn", "kale", 2, "SGD", "float64", 1e-12),
         ("resnet-sn", "hinge", 1, "Adam", "float64", 1e-12),
     ],
 )
