@@ -16,28 +16,16 @@ from itertools import takewhile
 from types import ModuleType
 
 from gebm import fast
+from gebm.config import COMMANDS, SUBJECTS
 from gebm.errors import InputError, LostProcess
 from gebm.parsing import parse
-from gebm.text import hint, printable, show
+from gebm.text import hint, print_nowhere, printable, show
 
 __all__ = ["main"]
 
 NO_MEMORY = re.compile("(not enough|out of|can't allocate) memory")  # of torch's RuntimeError
 
-COMMANDS = {
-    "train": "train a base and an energy on a dataset",
-    "sample": "sample from a trained pair by MCMC in its latent space",
-    "evaluate": "evaluate trained runs or samples on a dataset, several side by side",
-    "score": "write the log-density of each row of a table: gebm score FILE",
-    "export": "write a folder to share, or ONNX files: gebm export RUN [OUT]",
-    "convert": "take over a checkpoint of the reference code of 2021: gebm convert [OUT] --g_path g.pth --d_path d.pth",
-    "report": "write one HTML page about a run: gebm report RUN",
-    "data": "prepare a dataset before its first use: gebm data prepare --dataset NAME",
-    "demo": "train, sample and evaluate on the bundled digits, in some five minutes",
-    "submit": "train as a job of a SLURM cluster, with the flags of train and --slurm_...",
-}
 SEVERAL = ("train", "sample", "evaluate")  # commands that run on several processes
-SUBJECTS = ("evaluate", "score", "export", "convert", "data")  # commands that take words before their flags
 
 HELP = f"""usage: gebm COMMAND [--config FILE] [--FLAG VALUE ...]
 
@@ -51,13 +39,22 @@ first steps:
   gebm train --dataset digits --width 0.25 --Z_dim 10 --total_gen_iter 500
   gebm sample --dataset digits
 
-`gebm COMMAND --help` lists every flag; docs/flags.md is the same as a table.
+`gebm COMMAND --help` lists the flags of a command; docs/flags.md has them all in tables.
 `gebm --completion bash` (zsh, fish) prints completion for your shell."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `gebm COMMAND ...`; returns the exit code: 0, 2 for bad input, 1 for a run that failed, 128 + signal."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _main(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except BrokenPipeError:  # as under `| head`
+        print_nowhere()
+        return 0
+    return code
+
+
+def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP)
         return 0
@@ -114,14 +111,17 @@ def run(argv: Sequence[str], mode: str | None = None) -> int:
         return _fail(str(error), 2)
     except (FloatingPointError, LostProcess) as error:
         return _fail(str(error), 1)
+    except BrokenPipeError:
+        raise
     except OSError as error:  # a full disk, a folder that vanished
         return _fail(f"{error.strerror or error}: {error.filename or 'no file named'}", 1)
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
             raise
         return _fail("not enough memory; see --b_size, --sample_b_size", 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 128 + signal.SIGINT)
+    except KeyboardInterrupt as stop:
+        number = signal.Signals(stop.args[0] if stop.args else signal.SIGINT)
+        return _fail(f"interrupted by {number.name}", 128 + number)
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0

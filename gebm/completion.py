@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import Field, dataclass
 from typing import Any
 
-from gebm.config import sections
+from gebm.config import MODES, READERS, sections
 from gebm.errors import InputError
 from gebm.flags import kinds
 from gebm.text import hint, show
@@ -20,6 +20,7 @@ class _Flag:
 
     names: tuple[str, ...]
     meaning: str
+    commands: tuple[str, ...] = MODES
     words: tuple[str, ...] = ()
     path: bool = False
     switch: bool = False
@@ -52,10 +53,19 @@ def _of(f: "Field[Any]") -> _Flag:
     return _Flag(
         names,
         f.metadata["help"],
+        READERS[f.name],
         tuple(words),
         path=any(word in text for word in PATHS) or any(form.endswith(":PATH") for form in f.metadata["forms"]),
         switch=kinds(f) == (bool,),
     )
+
+
+def _by_commands(flags: list[_Flag]) -> dict[str, list[_Flag]]:
+    """The flags by the pattern of `case` that the commands which read them match."""
+    found: dict[str, list[_Flag]] = {}
+    for flag in flags:
+        found.setdefault("*" if flag.commands == MODES else "|".join(flag.commands), []).append(flag)
+    return found
 
 
 def _bash(flags: list[_Flag], commands: dict[str, str]) -> str:
@@ -66,11 +76,12 @@ def _bash(flags: list[_Flag], commands: dict[str, str]) -> str:
             files = " -f" if flag.path else ""
             reply = f"_gebm_reply{files}{words}; " if words or files else ""
             cases.append(f"        {'|'.join(flag.names)}) {reply}return ;;")
+    groups = {of: " ".join(name for flag in group for name in flag.names) for of, group in _by_commands(flags).items()}
     return _BASH.format(
         commands=" ".join(commands),
         shells=" ".join(SHELLS),
         cases="\n".join(cases),
-        flags=" ".join(name for flag in flags for name in flag.names),
+        flags="\n".join(f'    case $command in {of}) flags+=" {names}" ;; esac' for of, names in groups.items()),
     )
 
 
@@ -82,7 +93,7 @@ _gebm_reply() {{
     if [[ ${{#COMPREPLY[@]}} == 1 && ${{COMPREPLY[0]}} == *: ]]; then compopt -o nospace 2>/dev/null; fi
 }}
 _gebm() {{
-    local cur=${{COMP_WORDS[COMP_CWORD]}} flag=${{COMP_WORDS[COMP_CWORD-1]}}
+    local cur=${{COMP_WORDS[COMP_CWORD]}} flag=${{COMP_WORDS[COMP_CWORD-1]}} command=${{COMP_WORDS[1]}} flags=--help
     COMPREPLY=()
     # readline takes words apart at = and :, as in --flag=value and folder:path
     if [[ $cur == "=" || $cur == ":" ]]; then
@@ -101,31 +112,36 @@ _gebm() {{
 {cases}
     esac
     if [[ $cur != -* ]]; then
-        case ${{COMP_WORDS[1]}} in
+        case $command in
             data) if [[ $COMP_CWORD == 2 ]]; then _gebm_reply -W prepare; return; fi ;;
             evaluate|score|report) _gebm_reply -f; return ;;
         esac
     fi
-    _gebm_reply -W "{flags} --help"
+{flags}
+    _gebm_reply -W "$flags"
 }}
 complete -o filenames -F _gebm gebm
 """
 
 
 def _zsh(flags: list[_Flag], commands: dict[str, str]) -> str:
-    specs = []
-    for flag in flags:
+    specs: dict[str, list[str]] = {}
+    for of, flag in ((of, flag) for of, group in _by_commands(flags).items() for flag in group):
         action = " "
         if flag.words or flag.path:
             words = " ".join(word.removesuffix(":") for word in flag.words)
             action = f" _gebm_value {'files' if flag.path else 'words'} {words}".rstrip()  # a blank first: called as is
         value = "" if flag.switch else f":value:{action}"
         equals = "" if flag.switch else "="
-        specs += [_zsh_quoted(f"{name}{equals}[{_zsh_escaped(flag.meaning)}]{value}") for name in flag.names]
+        quoted = [_zsh_quoted(f"{name}{equals}[{_zsh_escaped(flag.meaning)}]{value}") for name in flag.names]
+        specs.setdefault(of, []).extend(quoted)
     return _ZSH.format(
         commands="\n".join(f"        {_zsh_quoted(f'{name}:{meaning}')}" for name, meaning in commands.items()),
         shells=" ".join(SHELLS),
-        flags="\n".join(f"        {spec}" for spec in specs),
+        flags="\n".join(
+            f"    case $words[1] in {of}) flags+=(\n{chr(10).join(f'        {spec}' for spec in group)}\n    ) ;; esac"
+            for of, group in specs.items()
+        ),
     )
 
 
@@ -157,11 +173,9 @@ _gebm() {{
         _describe command commands
         return
     fi
-    flags=(
-{flags}
-    )
     shift words
     (( CURRENT-- ))
+{flags}
     case $words[1] in
         --completion) _values shell {shells}; return ;;
         data) flags+=('1:what:(prepare)') ;;
@@ -186,7 +200,8 @@ def _fish(flags: list[_Flag], commands: dict[str, str]) -> str:
     for flag in flags:
         value = "" if flag.switch else " -r -F" if flag.path else " -x"
         words = f" -a {quoted(' '.join(flag.words))}" if flag.words else ""
-        lines += [f"complete -c gebm -l {name[2:]}{value}{words} -d {quoted(flag.meaning)}" for name in flag.names]
+        of = "" if flag.commands == MODES else f" -n '__fish_seen_subcommand_from {' '.join(flag.commands)}'"
+        lines += [f"complete -c gebm{of} -l {name[2:]}{value}{words} -d {quoted(flag.meaning)}" for name in flag.names]
     return "\n".join(lines) + "\n"
 
 

@@ -5,20 +5,39 @@
 
 from dataclasses import Field, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
 from gebm.flags import DOTTED, allowed, check, check_mapping, flag, read_yaml
 from gebm.text import show
 
-__all__ = ["Config", "flags_table", "sections"]
+__all__ = ["COMMANDS", "MODES", "READERS", "SUBJECTS", "Config", "flags_table", "sections"]
 
 UCI = ("redwine", "whitewine", "parkinsons", "hepmass", "miniboone")
 FLOWS = ("gaussian", "nvp", "made", "maf", "mogmaf")
-MODES = ("train", "sample", "evaluate", "score", "export", "convert", "data", "demo", "submit")
+COMMANDS = {
+    "train": "train a base and an energy on a dataset",
+    "sample": "sample from a trained pair by MCMC in its latent space",
+    "evaluate": "evaluate trained runs or samples on a dataset, several side by side",
+    "score": "write the log-density of each row of a table",
+    "export": "write a folder to share, or ONNX files",
+    "convert": "take over a checkpoint of the reference code of 2021, its g_path and d_path",
+    "report": "write one HTML page about a run",
+    "data": "prepare a dataset before its first use",
+    "demo": "train, sample and evaluate on the bundled digits, in some five minutes",
+    "submit": "train as a job of a SLURM cluster, with the flags of train and of the job",
+}
+# what some take before their flags
+SUBJECTS = {"evaluate": "[RUN ...]", "score": "FILE", "export": "RUN [OUT]", "convert": "[OUT]", "data": "prepare"}
+MODES = tuple(name for name in COMMANDS if name != "report")  # which has no flags: the run's own configuration says all
+TRAIN = ("train", "submit")  # the demo has its own way in some things
+TRAINING = (*TRAIN, "demo")
+UNTRUSTED = ("sample", "evaluate", "score")  # commands that take somebody else's run
+CHAINS = (*TRAIN, "sample", "evaluate")
+PAIRS = (*TRAINING, *UNTRUSTED, "export", "convert")
 
-# Each class below is a group of flags; its docstring is the group's title.
+# Each class below is a group of flags; its docstring is the group's title, `commands` are those that read it (all).
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,32 +45,27 @@ class Run:
     """The run and its files"""
 
     mode: str = flag("train", "what to do", choices=MODES)
-    train_mode: str = flag("both", "train the pair or only one of the two", choices=("both", "energy", "base"))
     log_name: str = flag("", "name of the run's folder; empty: made from what is run")
     log_dir: str = flag("", "folder that holds the runs; empty: `runs`", text="a folder")
     d_path: str = flag(
-        "", "trained energy; empty: beside the base, or the newest of this dataset", text="a run, a checkpoint, a file"
+        "",
+        "trained energy; empty: beside the base, or the newest of this dataset",
+        text="a run, a checkpoint, a file",
+        of=PAIRS,
     )
     g_path: str = flag(
-        "", "trained base; empty: beside the energy, or the newest of this dataset", text="a run, a checkpoint, a file"
+        "",
+        "trained base; empty: beside the energy, or the newest of this dataset",
+        text="a run, a checkpoint, a file",
+        of=PAIRS,
     )
     from_untrusted: str = flag(
         "",
         "somebody else's pair, in place of `g_path` and `d_path`: no code that it names is imported",
         text="a run, a checkpoint, a file",
+        of=UNTRUSTED,
     )
-    resume: str = flag("", "go on with a run: `auto` (the newest that fits) or its folder", text="auto, a folder")
     log_in_file: bool = flag(False, "write the log to a file of the run too")
-    save_nothing: bool = flag(False, "write no checkpoints")
-    disp_freq: int = flag(100, "base steps (refining: energy steps) between lines of the training log", ge=1)
-    checkpoint_freq: int = flag(1000, "base (refining: energy) steps between checkpoints", ge=1)
-    keep: int = flag(2, "newest checkpoints of each stage that are kept, beside its best where that is measured", ge=1)
-    on_divergence: str = flag(
-        "stop", "a loss not finite or too large: stop, or go back to the last checkpoint", choices=("stop", "rollback")
-    )
-    loss_limit: float = flag(1e8, "absolute value of a loss that is too large; 0: none that is finite", ge=0)
-    max_rollbacks: int = flag(3, "rollbacks of a run before it stops after all", ge=0)
-    rollback_factor: float = flag(0.5, "factor on both learning rates at each rollback", gt=0, le=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +91,12 @@ class Data:
     scaling: str = flag(
         "whiten", "tables: what the networks see; likelihoods are of whitened rows", choices=("whiten", "standardise")
     )
-    fresh_noise: bool = flag(False, "tables of rounded values: draw the training rows' noise anew in each batch")
-    n_splits: int = flag(1, "tables: train on this many splits, of `seed` and the seeds after it, and average", ge=1)
+    fresh_noise: bool = flag(
+        False, "tables of rounded values: draw the training rows' noise anew in each batch", of=TRAIN
+    )
+    n_splits: int = flag(
+        1, "tables: train on this many splits, of `seed` and the seeds after it, and average", ge=1, of=TRAIN
+    )
     data_path: str = flag("data", "folder of the datasets and their caches", text="a folder")
     imagenet_train_path: str = flag("", "train batches of imagenet32; empty: below `data_path`", text="a folder, a zip")
     imagenet_test_path: str = flag("", "val batches of imagenet32; empty: below `data_path`", text="a folder, a zip")
@@ -89,6 +107,8 @@ class Data:
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """Model"""
+
+    commands: ClassVar[tuple[str, ...]] = PAIRS
 
     g_model: str = flag(
         "sngan",
@@ -116,13 +136,18 @@ class Model:
     no_trunc: bool = flag(False, "leave the energy unclamped; else image energies are clamped to E >= -10")
     bn: bool = flag(False, "batch normalisation in the flows")
     num_blocks: int = flag(3, "blocks of the flows and of mlp; with mogmaf 1", ge=1)
+    dropout: float = flag(0.0, "share of hidden units left out in training, flows and mlp", ge=0, lt=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """Training"""
 
-    dropout: float = flag(0.0, "share of hidden units left out in training, flows and mlp", ge=0, lt=1)
+    commands: ClassVar[tuple[str, ...]] = TRAINING
+
+    train_mode: str = flag(
+        "both", "train the pair or only one of the two", choices=("both", "energy", "base"), of=TRAIN
+    )
     criterion: str = flag(
         "kale",
         "loss of the energy",
@@ -153,6 +178,8 @@ class Training:
 class Optimizer:
     """Optimizer"""
 
+    commands: ClassVar[tuple[str, ...]] = TRAINING
+
     optimizer: str = flag("Adam", "optimizer of both networks", choices=("Adam", "SGD"))
     lr: float = flag(1e-5, "learning rate of the energy and of c; falls to zero over the refinement", ge=0)
     lr_generator: float = flag(2e-4, "learning rate of the base", ge=0)
@@ -173,8 +200,31 @@ class Optimizer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Saving:
+    """Saving, resuming and stopping"""
+
+    commands: ClassVar[tuple[str, ...]] = TRAINING
+
+    resume: str = flag(
+        "", "go on with a run: `auto` (the newest that fits) or its folder", text="auto, a folder", of=TRAIN
+    )
+    save_nothing: bool = flag(False, "write no checkpoints", of=TRAIN)
+    disp_freq: int = flag(100, "base steps (refining: energy steps) between lines of the training log", ge=1)
+    checkpoint_freq: int = flag(1000, "base (refining: energy) steps between checkpoints", ge=1)
+    keep: int = flag(2, "newest checkpoints of each stage that are kept, beside its best where that is measured", ge=1)
+    on_divergence: str = flag(
+        "stop", "a loss not finite or too large: stop, or go back to the last checkpoint", choices=("stop", "rollback")
+    )
+    loss_limit: float = flag(1e8, "absolute value of a loss that is too large; 0: none that is finite", ge=0)
+    max_rollbacks: int = flag(3, "rollbacks of a run before it stops after all", ge=0)
+    rollback_factor: float = flag(0.5, "factor on both learning rates at each rollback", gt=0, le=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sampling:
     """Sampling"""
+
+    commands: ClassVar[tuple[str, ...]] = (*CHAINS, "demo")
 
     latent_sampler: str = flag(
         "langevin",
@@ -185,36 +235,44 @@ class Sampling:
         ),
     )
     lmc_gamma: float = flag(
-        1e-2, "step size: z - (gamma/2) grad U + sqrt(gamma) xi; for lmc and hmc h = 2 sqrt(gamma)", gt=0
+        1e-2, "step size: z - (gamma/2) grad U + sqrt(gamma) xi; for lmc and hmc h = 2 sqrt(gamma)", gt=0, of=CHAINS
     )
-    num_leapfrog: int = flag(10, "leapfrog steps of hmc", ge=1)
+    num_leapfrog: int = flag(10, "leapfrog steps of hmc", ge=1, of=CHAINS)
     lmc_kappa: float = flag(100.0, "friction of lmc", ge=0)
     lmc_splitting: str = flag("ABOBA", "order of the parts of an lmc step", choices=("ABOBA", "BAOAB"))
-    num_sampler_steps: int = flag(100, "steps of a chain; 0: samples of the base", ge=0)
+    num_sampler_steps: int = flag(100, "steps of a chain; 0: samples of the base", ge=0, of=CHAINS)
     step_decay: float = flag(0.1, "factor on lmc_gamma every `step_decay_every` steps", gt=0, le=1)
     step_decay_every: int = flag(200, "steps between decays of lmc_gamma; 0: constant", ge=0)
-    adapt: bool = flag(False, "tune the step size of mala, hmc or mh in a warm-up, then keep it constant")
-    adapt_steps: int = flag(200, "steps of that warm-up, before the `num_sampler_steps`", ge=2)
-    precondition: bool = flag(False, "let the warm-up tune a scale for each coordinate too (mala, hmc)")
+    adapt: bool = flag(False, "tune the step size of mala, hmc or mh in a warm-up, then keep it constant", of=CHAINS)
+    adapt_steps: int = flag(200, "steps of that warm-up, before the `num_sampler_steps`", ge=2, of=CHAINS)
+    precondition: bool = flag(False, "let the warm-up tune a scale for each coordinate too (mala, hmc)", of=CHAINS)
     temperature: float | str = flag(
-        100.0, "INVERSE temperature: beta in exp(-beta E); auto: of greatest likelihood", choices=("auto",), ge=0
+        100.0,
+        "INVERSE temperature: beta in exp(-beta E); auto: of greatest likelihood",
+        choices=("auto",),
+        ge=0,
+        of=CHAINS,
     )
-    beta_ramp: int = flag(0, "steps over which beta rises from 0 to its value in 20 stairs", ge=0)
+    beta_ramp: int = flag(0, "steps over which beta rises from 0 to its value in 20 stairs", ge=0, of=CHAINS)
     n_samples: int = flag(1000, "final samples to write; with `eval_fid` at least `fid_samples` are drawn", ge=1)
     sample_b_size: int = flag(1000, "chains that run side by side", ge=1)
-    thin: int = flag(0, "write the positions of all chains at every thin-th step to `draws/`; 0: none", ge=0)
+    thin: int = flag(0, "write the positions of all chains at every thin-th step to `draws/`; 0: none", ge=0, of=CHAINS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
     """Metrics"""
 
-    eval_kale: bool = flag(False, "while training, log KALE on train and test images")
-    freq_kale: int = flag(2000, "base steps between evaluations of KALE", ge=1, alias="fres_kale")
-    eval_partition: bool = flag(False, "evaluate: the log-partition by SMC and by AIS too, `sample_b_size` particles")
+    commands: ClassVar[tuple[str, ...]] = (*CHAINS, "demo")
+
+    eval_kale: bool = flag(False, "while training, log KALE on train and test images", of=TRAINING)
+    freq_kale: int = flag(2000, "base steps between evaluations of KALE", ge=1, alias="fres_kale", of=TRAINING)
+    eval_partition: bool = flag(
+        False, "the log-partition by SMC and by AIS too, `sample_b_size` particles", of=("evaluate",)
+    )
     eval_fid: bool = flag(False, "Frechet distance to real images: training, of the base; else of base and GEBM")
     fid_split: str = flag("test", "real images it is taken to; published FIDs are to train", choices=("test", "train"))
-    freq_fid: int = flag(2000, "base steps between evaluations of the distance", ge=1)
+    freq_fid: int = flag(2000, "base steps between evaluations of the distance", ge=1, of=TRAINING)
     fid_samples: int = flag(50000, "samples the distance is computed on (`n_samples` if that is more)", ge=2)
     fid_b_size: int = flag(128, "images the feature extractor takes at once", ge=1)
     fid_features: str = flag(
@@ -224,15 +282,27 @@ class Metrics:
         forms=(DOTTED,),
     )
     partition_samples: int = flag(
-        20_000, "tables: base samples that an unknown log-partition is estimated from", ge=100
+        20_000,
+        "tables: base samples that an unknown log-partition is estimated from",
+        ge=100,
+        of=(*TRAIN, "evaluate", "score"),
     )
-    output: str = flag("", "score: the file to write; empty: beside the table, with .scores.csv", text="a file")
-    format: str = flag(
-        "safetensors", "export: a folder that gebm and Python load, or ONNX files", choices=("safetensors", "onnx")
-    )
-    json: str = flag("", "evaluate: write the figures of all subjects to this file too", text="a file")
     fid_weights: str = flag("", "weights of the feature extractor; empty: its own place", text="a file")
     inception_weights: str = flag("", "weights file of the inception features; empty: its own download", text="a file")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Output"""
+
+    output: str = flag("", "file to write; empty: beside the table, with .scores.csv", text="a file", of=("score",))
+    format: str = flag(
+        "safetensors",
+        "a folder that gebm and Python load, or ONNX files",
+        choices=("safetensors", "onnx"),
+        of=("export",),
+    )
+    json: str = flag("", "write the figures of all subjects to this file too", text="a file", of=("evaluate",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,19 +320,31 @@ class Machine:
         choices=("auto", "off", "graphs"),
     )
     seed: int = flag(0, "seed of every random number", ge=0, le=2**32 - 1)
-    dataparallel: bool = flag(False, "train: one process on each GPU of this machine, each with its share of `b_size`")
     slurm_id: str = flag("", "job number under SLURM, recorded; empty: that of the job it runs in")
-    slurm_partition: str = flag("", "submit: partition; empty: the cluster's own")
-    slurm_account: str = flag("", "submit: account that is charged; empty: the user's own")
-    slurm_gpus: int = flag(1, "submit: GPUs, all of one machine; 0: the CPU", ge=0)
-    slurm_cpus: int = flag(4, "submit: CPU cores", ge=1)
-    slurm_hours: float = flag(24.0, "submit: longest time; a run that needs more is saved and queued again", gt=0)
     trainer_type: str = flag("default", "training and sampling procedure", choices=("default", "uci", "toy"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Machine, Metrics, Sampling, Optimizer, Training, Model, Data, Run):  # fields come in the reverse order
+class Cluster:
+    """Several GPUs, and SLURM"""
+
+    commands: ClassVar[tuple[str, ...]] = TRAIN
+
+    dataparallel: bool = flag(False, "one process on each GPU of this machine, each with its share of `b_size`")
+    slurm_partition: str = flag("", "partition; empty: the cluster's own", of=("submit",))
+    slurm_account: str = flag("", "account that is charged; empty: the user's own", of=("submit",))
+    slurm_gpus: int = flag(1, "GPUs, all of one machine; 0: the CPU", ge=0, of=("submit",))
+    slurm_cpus: int = flag(4, "CPU cores", ge=1, of=("submit",))
+    slurm_hours: float = flag(
+        24.0, "longest time; a run that needs more is saved and queued again", gt=0, of=("submit",)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Cluster, Machine, Output, Metrics, Sampling, Saving, Optimizer, Training, Model, Data, Run):
     """All settings of a run, flat, checked and plain (`str`, `int`, `float`, `bool`).
+
+    Its sections come in the reverse order of its bases.
 
     Raises:
         InputError: a value has the wrong type, is not among the choices or is out of bounds.
@@ -286,9 +368,20 @@ class Config(Machine, Metrics, Sampling, Optimizer, Training, Model, Data, Run):
         return cls(**check_mapping(cls, read_yaml(path), f"{path}: "))
 
 
-def sections() -> dict[str, list[Field[Any]]]:
-    """The fields of `Config` by the title of their section, in order."""
-    return {str(cls.__doc__): list(fields(cls)) for cls in reversed(Config.__bases__)}
+# flag -> the commands that read it
+READERS: dict[str, tuple[str, ...]] = {
+    f.name: f.metadata["of"] or vars(section).get("commands", MODES)
+    for section in Config.__bases__
+    for f in fields(section)
+}
+
+
+def sections(command: str | None = None) -> dict[str, list[Field[Any]]]:
+    """The fields of `Config` by the title of their section, in order: all, or those that a command reads."""
+    found = {str(cls.__doc__): list(fields(cls)) for cls in reversed(Config.__bases__)}
+    if command is not None:
+        found = {title: [f for f in flags if command in READERS[f.name]] for title, flags in found.items()}
+    return {title: flags for title, flags in found.items() if flags}
 
 
 def flags_table() -> str:
@@ -298,14 +391,16 @@ def flags_table() -> str:
         "",
         "Made by `python -m gebm.config > docs/flags.md`. The command line wins over the YAML file of `--config` (or",
         "`--configs`; given twice, the later file wins), which wins over the default. Names of values ignore case;",
-        f"`{DOTTED}` is your own code. Switches take no value, or `true` / `false`.",
+        f"`{DOTTED}` is your own code. Switches take no value, or `true` / `false`. A flag that a command does not",
+        "read (last column: `Of`) is refused; in YAML, which several commands may share, it has no effect.",
     ]
     for title, flags in sections().items():
-        lines += ["", f"## {title}", "", "| Flag | Meaning | Default | Allowed |"]
-        lines += ["|---|---|---|---|"]
+        lines += ["", f"## {title}", "", "| Flag | Meaning | Default | Allowed | Of |"]
+        lines += ["|---|---|---|---|---|"]
         for f in flags:
             names = " ".join(f"`--{name}`" for name in (f.name, f.metadata["alias"]) if name)
-            lines.append(f"| {names} | {f.metadata['help']} | `{show(f.default)}` | {allowed(f)} |")
+            of = "all" if READERS[f.name] == MODES else ", ".join(READERS[f.name])
+            lines.append(f"| {names} | {f.metadata['help']} | `{show(f.default)}` | {allowed(f)} | {of} |")
     return "\n".join(lines) + "\n"
 
 

@@ -38,6 +38,7 @@ def flag(
     forms: tuple[str, ...] = (),
     text: str = "text",
     alias: str | None = None,
+    of: tuple[str, ...] = (),
     **bounds: float,
 ) -> Any:
     """A dataclass field with a meaning and limits.
@@ -49,10 +50,11 @@ def flag(
         forms: keys of `FORMS`, accepted besides `choices`.
         text: what a free text stands for, as "a folder".
         alias: a second name.
+        of: the commands that read it; empty: those of its section.
         bounds: limits of a number, any of `ge`, `gt`, `le`, `lt`.
     """
-    metadata = {"help": help, "choices": choices, "forms": forms, "text": text, "alias": alias, "bounds": bounds}
-    return field(default=default, metadata=metadata)
+    words = {"help": help, "text": text, "alias": alias}
+    return field(default=default, metadata={**words, "choices": choices, "forms": forms, "of": of, "bounds": bounds})
 
 
 def kinds(f: Field[Any]) -> tuple[type, ...]:

@@ -1,12 +1,12 @@
 """From the arguments of a command to a checked `Config`: command line over YAML over defaults."""
 
 import re
-from argparse import SUPPRESS, ArgumentError, ArgumentParser
+from argparse import SUPPRESS, ArgumentError, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import Field
 from typing import Any
 
-from gebm.config import Config, sections
+from gebm.config import COMMANDS, READERS, SUBJECTS, Config, sections
 from gebm.errors import InputError
 from gebm.flags import allowed, by_name, check_mapping, kinds, read_yaml
 from gebm.text import hint, show
@@ -14,14 +14,16 @@ from gebm.text import hint, show
 __all__ = ["help_text", "parse"]
 
 CONFIG = ("--config", "--configs")
-UNTRUSTED = ("sample", "evaluate", "score")  # commands that take somebody else's run
+PRECEDENCE = """The command line wins over the YAML file, which wins over the defaults, shown
+in [brackets]."""
 METAVARS = {bool: "true|false", int: "N", float: "X", str: "TEXT"}
 
 
 def parse(argv: Sequence[str], mode: str | None = None) -> tuple[Config, frozenset[str]]:
     """The configuration that a command line asks for, and the names of the flags given on it or in its YAML files.
 
-    `--help` prints all flags and exits.
+    Flags that the command does not read are refused, those in YAML, which other commands may share, are left out, as
+    are those of main.py, which the documents give as one list. `--help` prints the flags of the command and exits.
 
     Args:
         argv: the arguments, without the program's name and the subcommand.
@@ -37,17 +39,18 @@ def parse(argv: Sequence[str], mode: str | None = None) -> tuple[Config, frozens
     command = check_mapping(Config, words, "--")
     if mode and command.get("mode", mode) != mode:
         raise InputError(f"--mode {command['mode']} contradicts the command {mode}: leave one of the two out")
+    wanted = str(mode or command.get("mode") or given.get("mode", Config.mode))
     given |= command | ({"mode": mode} if mode else {})
-    config = Config(**given)
-    if config.from_untrusted and config.mode not in UNTRUSTED:
-        raise InputError(
-            f"--from_untrusted: is of {', '.join(UNTRUSTED)} and report; gebm {config.mode} has no use for it"
-        )
-    return config, frozenset(given)
+    refused = [*(command if mode else ()), *(["from_untrusted"] if given.get("from_untrusted") else [])]
+    for name in refused:
+        if wanted not in READERS[name]:
+            raise InputError(f"--{name}: is of {', '.join(READERS[name])}; gebm {wanted} has no use for it")
+    given = {name: value for name, value in given.items() if wanted in READERS[name]}
+    return Config(**given), frozenset(given)
 
 
 def help_text(mode: str | None = None) -> str:
-    """What `--help` prints: each flag with its meaning, the values it takes now, and its default."""
+    """What `--help` prints: each flag of a command (None: of all) with its meaning, what it takes and its default."""
     return _parser(mode).format_help()
 
 
@@ -71,9 +74,14 @@ def _tokens(argv: Sequence[str], mode: str | None) -> dict[str, Any]:
 
 def _parser(mode: str | None) -> ArgumentParser:
     """Splits arguments into flags and texts and knows the help; the texts are checked by `check_mapping`."""
+    program, meaning = "python main.py", ""
+    if mode:
+        program = f"gebm {mode} {SUBJECTS.get(mode, '')}".rstrip()
+        meaning = f"{COMMANDS[mode][0].upper()}{COMMANDS[mode][1:]}.\n\n"
     parser = ArgumentParser(
-        usage=f"{f'gebm {mode}' if mode else 'python main.py'} [--config FILE] [--FLAG VALUE ...]",
-        description="The command line wins over the YAML file, which wins over the defaults, shown in [brackets].",
+        usage=f"{program} [--config FILE] [--FLAG VALUE ...]",
+        description=meaning + PRECEDENCE,
+        formatter_class=RawDescriptionHelpFormatter,
         argument_default=SUPPRESS,
         exit_on_error=False,
         allow_abbrev=False,
@@ -85,7 +93,8 @@ def _parser(mode: str | None) -> ArgumentParser:
             names = [f"--{name}" for name in (f.name, f.metadata["alias"]) if name]
             switch: dict[str, Any] = {"nargs": "?", "const": "true"} if f.type is bool else {}
             metavar = METAVARS[kinds(f)[0]]
-            group.add_argument(*names, type=str, metavar=metavar, help=_help(f).replace("%", "%%"), **switch)
+            meaning = _help(f).replace("%", "%%") if mode is None or mode in READERS[f.name] else SUPPRESS
+            group.add_argument(*names, type=str, metavar=metavar, help=meaning, **switch)
     return parser
 
 

@@ -1,10 +1,12 @@
-"""Values and names within messages."""
+"""Values and names within messages, and where these go."""
 
+import os
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
-__all__ = ["hint", "printable", "show"]
+__all__ = ["hint", "print_nowhere", "printable", "show"]
 
 
 def show(value: Any) -> str:
@@ -29,3 +31,10 @@ def hint(name: str, known: Iterable[str]) -> str:
     spelt = {other.lower(): other for other in known}
     near = get_close_matches(name.lower(), spelt, n=1)
     return f"; did you mean {spelt[near[0]]}?" if near else ""
+
+
+def print_nowhere() -> None:
+    """From here on what is printed goes nowhere, as nobody reads it any more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -118,6 +118,19 @@ def test_signals_save_say_how_to_go_on_and_leave_the_same_bits(start, straight, 
     assert_same_end(run, straight)
 
 
+@pytest.mark.parametrize(
+    "words", [["--help"], ["train", "--help"], ["train", *LONG[1:]]], ids=["help", "flags", "work"]
+)
+def test_work_goes_on_when_nobody_reads_its_lines(tmp_path, words):
+    command = [sys.executable, "-m", "gebm", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, **pipes) as process:
+        process.stdout.close()  # as `head` does
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+    assert ("train" not in words or "--help" in words) or len(names(next((tmp_path / "runs").iterdir()))) > 1
+
+
 def test_killed_again_and_again_and_resumed(start, straight, tmp_path):
     moments, ends = random.Random(0), []
     run = tmp_path / "runs" / "x"

@@ -9,7 +9,7 @@ import pytest
 
 from gebm.cli import COMMANDS, main
 from gebm.completion import SHELLS, completion
-from gebm.config import Config
+from gebm.config import READERS, Config
 from gebm.flags import by_name
 
 # A line as readline takes it apart, at blanks, = and :
@@ -58,7 +58,10 @@ def test_bash_commands(bash):
 
 
 def test_bash_flags(bash):
-    assert bash("train", "--") == {*(f"--{name}" for name in by_name(Config)), "--config", "--configs", "--help"}
+    for command in ("train", "export"):
+        names = {f"--{name}" for name, f in by_name(Config).items() if command in READERS[f.name]}
+        assert bash(command, "--") == names | {"--config", "--configs", "--help"}
+    assert bash("sample", "--resu") == set()
     assert bash("train", "--bn", "--lmc_k") == {"--lmc_kappa"}  # a switch takes no value
 
 
@@ -85,6 +88,8 @@ def test_bash_paths(bash):
     [
         ("gebm s", {"sample", "score", "submit"}),
         ("gebm train --lmc_k", {"--lmc_kappa"}),
+        ("gebm export --for", {"--format"}),
+        ("gebm train --for", set()),
         ("gebm train --latent_sampler m", {"mala", "mh"}),
     ],
 )
@@ -118,6 +123,7 @@ def test_zsh(script, tmp_path):
     lines = {
         "gebm sam": "gebm sample",
         "gebm train --lmc_k": "gebm train --lmc_kappa",
+        "gebm export --form": "gebm export --format",
         "gebm train --latent_sampler lan": "gebm train --latent_sampler langevin",
         "gebm train --latent_sampler=lan": "gebm train --latent_sampler=langevin",
         "gebm train --dataset folder:/et": "gebm train --dataset folder:/etc",

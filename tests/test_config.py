@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from gebm.config import Config, flags_table
+from gebm.config import MODES, READERS, Config, flags_table
 from gebm.errors import InputError
 from gebm.flags import by_name
 from gebm.parsing import help_text, parse
@@ -95,8 +96,9 @@ def test_documented_choices_are_valid(name, choice):
 @pytest.mark.parametrize("name", sorted(DOCUMENTED | USED_WITHOUT_LISTING))
 def test_a_default_given_explicitly_parses_and_counts_as_given(name):
     f = by_name(Config)[name]
-    config, given = parse([f"--{name}={f.default}"])
-    assert (config, given) == (Config(), {f.name})
+    command = READERS[f.name][0]
+    config, given = parse([f"--{name}={command if name == 'mode' else f.default}"], command)
+    assert (config, given) == (Config(mode=command), {f.name, "mode"})
 
 
 def test_documented_commands(monkeypatch):
@@ -281,14 +283,35 @@ def test_bad_values_from_python():
 # ---- help
 
 
-def test_help_names_every_flag(capsys):
+@pytest.mark.parametrize("command", MODES)
+def test_help_names_the_flags_of_the_command(capsys, command):
     with pytest.raises(SystemExit) as caught:
-        parse(["--help"], "train")
+        parse(["--help"], command)
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert text == help_text("train") and text.startswith("usage: gebm train ")
+    assert text == help_text(command) and text.startswith(f"usage: gebm {command} ")
+    named = {*re.findall(r"^  (?:--\w+ \w+, )?--(\w+)", text, re.M)} - {"configs"}
+    assert named == {name for name in READERS if command in READERS[name]} - {"freq_kale"} | (
+        {"fres_kale"} if command in READERS["freq_kale"] else set()
+    )
+
+
+def test_help_of_main_names_every_flag():
+    text = help_text()
     assert all(f"--{name} " in text for name in [*by_name(Config), "config", "configs"])
     assert "INVERSE" in text
+
+
+def test_flags_of_other_commands(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("lr: 0.5\nn_samples: 7\nfrom_untrusted: ''\n")
+    with pytest.raises(InputError, match="^--lr: is of train, submit, demo; gebm sample has no use for it$"):
+        parse(["--lr", "0.5"], "sample")
+    config, given = parse(["--config", str(file)], "sample")
+    assert config == Config(mode="sample", n_samples=7) and "lr" not in given
+    config, given = parse(["--mode=sample", "--lr=0.5", "--n_samples=7"])  # main.py takes one list for all
+    assert config == Config(mode="sample", n_samples=7) and "lr" not in given
+    assert parse(["--config", str(file)], "train")[0].lr == 0.5
 
 
 def test_flags_page_is_current():

@@ -30,6 +30,8 @@ __all__ += ["with_precision"]
 
 FIT_IMAGES = 10_000  # that `--temperature auto` looks at
 POPULATION = 100  # chains that smc takes at least
+# flag -> the sampler it is of
+OF_SAMPLERS = {"num_leapfrog": "hmc", "lmc_kappa": "lmc", "lmc_splitting": "lmc"}
 
 
 def kernel_of(config: Config) -> Kernel:
@@ -59,6 +61,14 @@ def check_sampler(config: Config, n: int) -> None:
         if getattr(config, flag) > config.num_sampler_steps:
             steps = f"more than the {config.num_sampler_steps} steps of a chain"
             raise InputError(f"--{flag} {getattr(config, flag)}: {steps}; see --num_sampler_steps")
+    for flag, sampler in OF_SAMPLERS.items():
+        value = getattr(config, flag)
+        if value != getattr(Config, flag) and name != sampler:
+            raise InputError(
+                f"--{flag} {value}: {name} has no use for it; leave it out, or take --latent_sampler {sampler}"
+            )
+    if config.adapt_steps != Config.adapt_steps and not config.adapt:
+        raise InputError(f"--adapt_steps {config.adapt_steps}: is the length of the warm-up; give --adapt too")
     least = min(n, config.sample_b_size, n % config.sample_b_size or n)
     if name == "smc" and least < POPULATION:
         raise InputError(

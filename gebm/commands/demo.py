@@ -82,12 +82,6 @@ def main(config: Config, given: frozenset[str]) -> Path:
     run = log_dir(config) / (config.log_name or "demo")
     if of_table(config):
         raise InputError(f"--dataset {config.dataset}: the demo is of images; use gebm train")
-    for flag in ("resume", "save_nothing", "train_mode"):
-        if flag in given:
-            raise InputError(f"--{flag}: the demo always trains both networks anew; use gebm train")
-    for flag in ("adapt", "beta_ramp", "num_sampler_steps", "temperature", "thin"):
-        if flag in given:
-            raise InputError(f"--{flag}: the demo chooses how it samples by itself; use gebm sample on its run")
     if not SAMPLERS[config.latent_sampler].anneals:
         name = config.latent_sampler
         raise InputError(f"--latent_sampler {name}: the demo refines step by step; take langevin or lmc")

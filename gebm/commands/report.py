@@ -169,7 +169,7 @@ def _settings(config: Config) -> list[Setting]:
 
     return [
         Setting(title, f.name, f.metadata["help"], text(getattr(config, f.name)), text(f.default))
-        for title, flags in sections().items()
+        for title, flags in sections(config.mode).items()
         for f in flags
         if f.name not in PLACE
     ]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import TextIO
 
 import torch
 from tqdm import tqdm
@@ -17,7 +18,7 @@ from gebm import parallel
 from gebm.commands.tables import of_table
 from gebm.config import Config
 from gebm.errors import InputError
-from gebm.text import printable
+from gebm.text import print_nowhere, printable
 from gebm.training.log import QUIET_S
 from gebm.training.loop import Schedule
 
@@ -108,6 +109,16 @@ class _Printable(logging.Formatter):
         return printable(super().format(record))
 
 
+class _Lines(logging.StreamHandler[TextIO]):
+    """Work goes on when nobody reads its lines any more, as under `| head`."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            print_nowhere()
+        else:
+            super().handleError(record)
+
+
 @contextmanager
 def progress(total: int, what: str) -> Iterator[Callable[[int], object]]:
     """A function to tell of work done: a bar on a terminal, a line now and then elsewhere; of the first process."""
@@ -130,10 +141,10 @@ def progress(total: int, what: str) -> Iterator[Callable[[int], object]]:
 
 
 def interrupt_on_sigterm() -> None:
-    """SIGTERM ends the command as Ctrl-C does, clearing away what was begun, with an exit code of its own."""
+    """SIGTERM ends the command as Ctrl-C does, clearing away what was begun; the signal is the exception's argument."""
 
     def stop(signum: int, frame: object) -> None:
-        raise SystemExit(128 + signum)
+        raise KeyboardInterrupt(signum)
 
     signal.signal(signal.SIGTERM, stop)
 
@@ -147,7 +158,7 @@ def start_log() -> None:
         log.removeHandler(old)
         old.close()
     first = parallel.launched() == 1 or os.environ["RANK"] == "0"
-    handler: logging.Handler = logging.StreamHandler(sys.stdout) if first else logging.NullHandler()
+    handler: logging.Handler = _Lines(sys.stdout) if first else logging.NullHandler()
     handler.setFormatter(_Printable("%(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
