@@ -4,7 +4,8 @@ python benchmarks/bench.py                        # quick: narrow networks, two 
 python benchmarks/bench.py --mode full --threads 2 --json build/bench.json
 python benchmarks/bench.py --mode full --only "energy step" langevin
 
-Forms of one case are timed in turn in one process. Ratios are medians over rounds of baseline time / own time, with
+Forms of one case are timed in turn, the baseline in a process of its own: ours keeps freed memory, as a command of gebm
+does, and a plain process gives it back. Ratios are medians over rounds of baseline time / own time, with
 their 10 to 90 % range. Arithmetic: operations of convolutions and products that the form does (fewer than the
 baseline's where pairs of layers are one), as a share of the rate of a 2048 x 2048 product in the form's precision.
 Memory is what one step takes above what lies there before it.
@@ -17,8 +18,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from apart import Ask, baselines
 from cases import BASELINE, BFLOAT16, FLOAT32, NETWORKS, Forms, Size, around, sampling, training
 from timing import compare, environment, interleave, matmul_rate, operations, peak_bytes
+
+from gebm.memory import keep_freed
 
 SIZES = {"quick": Size(chains=16, batch=16, width=0.1), "full": Size()}
 SECONDS = {"quick": 0.5, "full": 30.0}
@@ -32,16 +36,21 @@ def cases(size: Size) -> Iterator[tuple[str, Forms]]:
     yield from around(size)
 
 
-def rows(case: str, forms: Forms, seconds: float, rates: dict[str, float]) -> Iterator[dict]:
+def rows(case: str, forms: Forms, seconds: float, rates: dict[str, float], ask: Ask) -> Iterator[dict]:
     """What is measured of each form of a case."""
+    if BASELINE in forms:
+        forms[BASELINE] = lambda: ask(case, "step")
     times = interleave(forms, seconds, warm_up=1)
     for form, column in times.items():
         found = compare(times[BASELINE], column)._asdict() if BASELINE in forms else {"rounds": len(column)}
         ms = compare(column, column).ms
-        work = operations(forms[form])
+        if form == BASELINE:
+            work, memory = ask(case, "operations"), ask(case, "peak_bytes")
+        else:
+            work, memory = operations(forms[form]), peak_bytes(forms[form])
         share = work / (ms / 1e3) / rates[form] if work else None
         yield {"case": case, "form": form, **found, "ms": ms, "gflop": work / 1e9, "share_of_matmul": share,
-               "peak_bytes": peak_bytes(forms[form])}  # fmt: skip
+               "peak_bytes": memory}  # fmt: skip
 
 
 def line(row: dict) -> str:
@@ -77,13 +86,16 @@ def main() -> None:
     for facts in (shown, {"mode": args.mode, **asdict(size)}):
         print(", ".join(f"{name} {value}" for name, value in facts.items()))
     print(f"{'case':<40}{'form':<17}{'ms':>10}{'ratio (10-90 %)':>20}{'GFLOP':>10}{'matmul':>9}{'MB':>9}{'rounds':>8}")
-    found = []
-    for case, forms in cases(size):
-        if args.only and not any(text in case for text in args.only):
-            continue
-        for row in rows(case, forms, args.seconds if args.seconds is not None else SECONDS[args.mode], rates):
-            found.append(row)
-            print(line(row), flush=True)
+    found: list[dict] = []
+    keep_freed()  # as a command of gebm does
+    seconds = args.seconds if args.seconds is not None else SECONDS[args.mode]
+    with baselines(cases, size) as ask:
+        for case, forms in cases(size):
+            if args.only and not any(text in case for text in args.only):
+                continue
+            for row in rows(case, forms, seconds, rates, ask):
+                found.append(row)
+                print(line(row), flush=True)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         report = {"mode": args.mode, "size": asdict(size), "environment": where, "rows": found}

@@ -103,6 +103,8 @@ def run(argv: Sequence[str], mode: str | None = None) -> int:
         if several and config.mode not in SEVERAL:
             raise InputError(f"gebm {config.mode}: is one process; start it without torchrun or accelerate launch")
         command = _imported(f"gebm.commands.{config.mode}")
+        if config.fast != "off":
+            _imported("gebm.memory").keep_freed()
         arguments = (config, given, subjects) if config.mode in SUBJECTS else (config, given)
         guard = importlib.import_module("gebm.parallel").together("start it again") if several else nullcontext()
         with fast.plain(config.fast == "off"), guard:

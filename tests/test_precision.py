@@ -1,6 +1,8 @@
 """What `--precision` and `--fast` come to."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -201,3 +203,37 @@ def test_the_head_of_an_energy_stays_precise_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         e = model.energy(x)
     assert e.dtype == torch.float32 and e.requires_grad
+
+
+FAULTS = """
+import resource, sys, torch
+from gebm.memory import keep_freed
+
+taken = keep_freed(sys.argv[1] == "keep")
+make = lambda: torch.ones(12_000_000)  # 48 MB
+make(), make()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    make()
+print(int(taken), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_freed_memory_is_kept_for_the_next_tensor():
+    def pages(what: str) -> tuple[int, int]:
+        done = subprocess.run([sys.executable, "-c", FAULTS, what], capture_output=True, text=True, check=True)
+        taken, faults = map(int, done.stdout.split())
+        return taken, faults
+
+    (taken, kept), (_, returned) = pages("keep"), pages("return")
+    if not taken:
+        pytest.skip("another C library")
+    assert kept < 100 and returned > 20 * kept  # new pages from the system
+
+
+@pytest.mark.parametrize(("flags", "kept"), [([], [True]), (["--fast", "off"], [])])
+def test_commands_keep_freed_memory(monkeypatch, flags, kept):
+    calls = []
+    monkeypatch.setattr(memory, "keep_freed", lambda: calls.append(True))
+    assert main(["data", "prepare", "--dataset", "digits", *flags]) == 0
+    assert calls == kept
