@@ -44,8 +44,8 @@ def keep_freed(on: bool = True) -> bool:
     """Have this process keep freed memory for its next tensors (`on=False`: give blocks from 32 MiB back, as before).
 
     The GNU C library gives large blocks back to the system, which hands each new one out in pages that it clears first:
-    a fifth of a step of wide networks. The process holds on to the most it ever used, and to gaps between what is in use:
-    up to 40 % more in steps of training.
+    a fifth of a step of wide networks. The process holds on to the most it ever used, and to gaps between blocks in
+    use: up to 40 % more in steps of training.
 
     Returns:
         whether the C library of this system takes the setting.
