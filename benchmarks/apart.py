@@ -8,13 +8,20 @@ from typing import Any
 
 import torch
 from cases import BASELINE, Forms
-from timing import operations, peak_bytes
+from timing import operations, peak_bytes, synchronise
 
 __all__ = ["Ask", "baselines"]
 
 Cases = Callable[[Any], Iterable[tuple[str, Forms]]]
 Ask = Callable[[str, str], Any]  # case, one of DONE -> what came of it
-DONE = {"step": lambda step: step() and None, "operations": operations, "peak_bytes": peak_bytes}
+
+
+def _made(step: Callable[[], object]) -> None:
+    step()
+    synchronise()
+
+
+DONE = {"step": _made, "operations": operations, "peak_bytes": peak_bytes}
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import torch
 from gebm.precision import Operations
 
 __all__ = ["Comparison", "compare", "environment", "interleave", "matmul_rate", "operations", "peak_bytes"]
+__all__ += ["synchronise"]
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -44,10 +45,10 @@ def interleave(calls: dict[str, Callable[[], object]], seconds: float, warm_up: 
     end = time.perf_counter() + seconds
     while True:
         for name, call in calls.items():
-            _synchronise()
+            synchronise()
             begin = time.perf_counter()
             call()
-            _synchronise()
+            synchronise()
             times[name].append(time.perf_counter() - begin)
         if time.perf_counter() >= end:
             return times
@@ -95,7 +96,8 @@ def matmul_rate(dtype: torch.dtype, device: str = "cpu", n: int = 2048) -> float
     return 2 * n**3 / min(times)
 
 
-def _synchronise() -> None:
+def synchronise() -> None:
+    """Return when a GPU, if one is in use, has done its work."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 

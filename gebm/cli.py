@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from itertools import takewhile
 from types import ModuleType
 
@@ -45,30 +45,21 @@ first steps:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `gebm COMMAND ...`; returns the exit code: 0, 2 for bad input, 1 for a run that failed, 128 + signal."""
-    try:
-        code = _main(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
-    except BrokenPipeError:  # as under `| head`
-        print_nowhere()
-        return 0
-    return code
-
-
-def _main(argv: list[str]) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(HELP)
+        _say(HELP)
         return 0
     if argv[0] == "--version":
         from importlib.metadata import version
 
-        print(f"gebm {version('gebm')}")
+        _say(f"gebm {version('gebm')}")
         return 0
     command, *rest = argv
     if command.partition("=")[0] == "--completion":
         from gebm.completion import completion
 
         try:
-            print(completion(command.partition("=")[2] or " ".join(rest), COMMANDS), end="")
+            _say(completion(command.partition("=")[2] or " ".join(rest), COMMANDS).rstrip("\n"))
         except InputError as error:
             return _fail(str(error), 2)
         return 0
@@ -113,8 +104,6 @@ def run(argv: Sequence[str], mode: str | None = None) -> int:
         return _fail(str(error), 2)
     except (FloatingPointError, LostProcess) as error:
         return _fail(str(error), 1)
-    except BrokenPipeError:
-        raise
     except OSError as error:  # a full disk, a folder that vanished
         return _fail(f"{error.strerror or error}: {error.filename or 'no file named'}", 1)
     except (MemoryError, RuntimeError) as error:
@@ -126,7 +115,20 @@ def run(argv: Sequence[str], mode: str | None = None) -> int:
         return _fail(f"interrupted by {number.name}", 128 + number)
     except SystemExit as stop:
         return int(stop.code or 0)
+    finally:
+        _say()
     return 0
+
+
+def _say(*lines: str) -> None:
+    """Print, and let go what was printed; that nobody reads it, as under `| head`, is no error."""
+    try:
+        for line in lines:
+            print(line)
+        if sys.stdout is not None:  # closed by who started this
+            sys.stdout.flush()
+    except BrokenPipeError:
+        print_nowhere()
 
 
 def _subjects(argv: Sequence[str], mode: str | None) -> tuple[list[str], list[str]]:
@@ -138,8 +140,10 @@ def _subjects(argv: Sequence[str], mode: str | None) -> tuple[list[str], list[st
 def _fail(message: str, code: int) -> int:
     if os.environ.get("RANK", "0") != "0":
         # What all processes find the first one says, and their launcher then ends them.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(2)
-    print(f"gebm: error: {printable(' '.join(message.split()))}", file=sys.stderr)
+    with suppress(BrokenPipeError):
+        print(f"gebm: error: {printable(' '.join(message.split()))}", file=sys.stderr)
     if os.environ.get("WORLD_SIZE", "1") != "1" and "accelerate" in sys.modules:
         sys.stdout.flush()
         sys.stderr.flush()

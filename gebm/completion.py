@@ -64,7 +64,7 @@ def _by_commands(flags: list[_Flag]) -> dict[str, list[_Flag]]:
     """The flags by the pattern of `case` that the commands which read them match."""
     found: dict[str, list[_Flag]] = {}
     for flag in flags:
-        found.setdefault("*" if flag.commands == MODES else "|".join(flag.commands), []).append(flag)
+        found.setdefault("|".join(flag.commands), []).append(flag)
     return found
 
 
@@ -200,7 +200,7 @@ def _fish(flags: list[_Flag], commands: dict[str, str]) -> str:
     for flag in flags:
         value = "" if flag.switch else " -r -F" if flag.path else " -x"
         words = f" -a {quoted(' '.join(flag.words))}" if flag.words else ""
-        of = "" if flag.commands == MODES else f" -n '__fish_seen_subcommand_from {' '.join(flag.commands)}'"
+        of = f" -n '__fish_seen_subcommand_from {' '.join(flag.commands)}'"
         lines += [f"complete -c gebm{of} -l {name[2:]}{value}{words} -d {quoted(flag.meaning)}" for name in flag.names]
     return "\n".join(lines) + "\n"
 

@@ -34,8 +34,9 @@ MODES = tuple(name for name in COMMANDS if name != "report")  # which has no fla
 TRAIN = ("train", "submit")  # the demo has its own way in some things
 TRAINING = (*TRAIN, "demo")
 UNTRUSTED = ("sample", "evaluate", "score")  # commands that take somebody else's run
-CHAINS = (*TRAIN, "sample", "evaluate")
-PAIRS = (*TRAINING, *UNTRUSTED, "export", "convert")
+CHAINS = ("sample", "evaluate")
+PAIRS = (*TRAINING, *UNTRUSTED, "convert")
+RUNS = (*TRAINING, "sample")  # commands that make a run's folder
 
 # Each class below is a group of flags; its docstring is the group's title, `commands` are those that read it (all).
 
@@ -45,7 +46,7 @@ class Run:
     """The run and its files"""
 
     mode: str = flag("train", "what to do", choices=MODES)
-    log_name: str = flag("", "name of the run's folder; empty: made from what is run")
+    log_name: str = flag("", "name of the run's folder; empty: made from what is run", of=RUNS)
     log_dir: str = flag("", "folder that holds the runs; empty: `runs`", text="a folder")
     d_path: str = flag(
         "",
@@ -63,14 +64,16 @@ class Run:
         "",
         "somebody else's pair, in place of `g_path` and `d_path`: no code that it names is imported",
         text="a run, a checkpoint, a file",
-        of=UNTRUSTED,
+        of=(*UNTRUSTED, "report"),
     )
-    log_in_file: bool = flag(False, "write the log to a file of the run too")
+    log_in_file: bool = flag(False, "write the log to a file of the run too", of=RUNS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
     """Data"""
+
+    commands: ClassVar[tuple[str, ...]] = (*PAIRS, "data")
 
     dataset: str = flag(
         "digits",
@@ -123,20 +126,26 @@ class Model:
         forms=(DOTTED,),
     )
     generator: str = flag(
-        "convolutional", "family of the base; a flow's name is that `g_model`", choices=("convolutional", *FLOWS)
+        "convolutional",
+        "family of the base; a flow's name is that `g_model`",
+        choices=("convolutional", *FLOWS),
+        of=(*TRAINING, *UNTRUSTED),
     )
     discriminator: str = flag(
         "convolutional",
         "family of the energy; mlp or a flow's name is that `d_model`",
         choices=("convolutional", "mlp", *FLOWS),
+        of=(*TRAINING, *UNTRUSTED),
     )
-    Z_dim: int = flag(100, "dimension of the latent space; a flow's is that of the data", ge=1)
+    Z_dim: int = flag(
+        100, "dimension of the latent space; a flow's is that of the data", ge=1, of=(*TRAINING, *UNTRUSTED)
+    )
     latent_noise: str = flag("gaussian", "prior of the latent", choices=("gaussian", "uniform"))
     width: float = flag(1.0, "factor on the number of channels, or of hidden units, of both networks", gt=0)
     no_trunc: bool = flag(False, "leave the energy unclamped; else image energies are clamped to E >= -10")
-    bn: bool = flag(False, "batch normalisation in the flows")
-    num_blocks: int = flag(3, "blocks of the flows and of mlp; with mogmaf 1", ge=1)
-    dropout: float = flag(0.0, "share of hidden units left out in training, flows and mlp", ge=0, lt=1)
+    bn: bool = flag(False, "batch normalisation in the flows", of=(*TRAINING, *UNTRUSTED))
+    num_blocks: int = flag(3, "blocks of the flows and of mlp; with mogmaf 1", ge=1, of=(*TRAINING, *UNTRUSTED))
+    dropout: float = flag(0.0, "share of hidden units left out in training, flows and mlp", ge=0, lt=1, of=TRAINING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +233,7 @@ class Saving:
 class Sampling:
     """Sampling"""
 
-    commands: ClassVar[tuple[str, ...]] = (*CHAINS, "demo")
+    commands: ClassVar[tuple[str, ...]] = (*TRAINING, *CHAINS)
 
     latent_sampler: str = flag(
         "langevin",
@@ -235,17 +244,24 @@ class Sampling:
         ),
     )
     lmc_gamma: float = flag(
-        1e-2, "step size: z - (gamma/2) grad U + sqrt(gamma) xi; for lmc and hmc h = 2 sqrt(gamma)", gt=0, of=CHAINS
+        1e-2,
+        "step size: z - (gamma/2) grad U + sqrt(gamma) xi; for lmc and hmc h = 2 sqrt(gamma)",
+        gt=0,
+        of=(*TRAIN, *CHAINS),
     )
-    num_leapfrog: int = flag(10, "leapfrog steps of hmc", ge=1, of=CHAINS)
+    num_leapfrog: int = flag(10, "leapfrog steps of hmc", ge=1, of=(*TRAINING, *CHAINS))
     lmc_kappa: float = flag(100.0, "friction of lmc", ge=0)
     lmc_splitting: str = flag("ABOBA", "order of the parts of an lmc step", choices=("ABOBA", "BAOAB"))
     num_sampler_steps: int = flag(100, "steps of a chain; 0: samples of the base", ge=0, of=CHAINS)
-    step_decay: float = flag(0.1, "factor on lmc_gamma every `step_decay_every` steps", gt=0, le=1)
-    step_decay_every: int = flag(200, "steps between decays of lmc_gamma; 0: constant", ge=0)
+    step_decay: float = flag(
+        0.1, "factor on lmc_gamma every `step_decay_every` steps", gt=0, le=1, of=("demo", *CHAINS)
+    )
+    step_decay_every: int = flag(200, "steps between decays of lmc_gamma; 0: constant", ge=0, of=("demo", *CHAINS))
     adapt: bool = flag(False, "tune the step size of mala, hmc or mh in a warm-up, then keep it constant", of=CHAINS)
     adapt_steps: int = flag(200, "steps of that warm-up, before the `num_sampler_steps`", ge=2, of=CHAINS)
-    precondition: bool = flag(False, "let the warm-up tune a scale for each coordinate too (mala, hmc)", of=CHAINS)
+    precondition: bool = flag(
+        False, "let the warm-up tune a scale for each coordinate too (mala, hmc)", of=("demo", *CHAINS)
+    )
     temperature: float | str = flag(
         100.0,
         "INVERSE temperature: beta in exp(-beta E); auto: of greatest likelihood",
@@ -254,16 +270,20 @@ class Sampling:
         of=CHAINS,
     )
     beta_ramp: int = flag(0, "steps over which beta rises from 0 to its value in 20 stairs", ge=0, of=CHAINS)
-    n_samples: int = flag(1000, "final samples to write; with `eval_fid` at least `fid_samples` are drawn", ge=1)
+    n_samples: int = flag(
+        1000, "final samples to write; with `eval_fid` at least `fid_samples` are drawn", ge=1, of=("demo", "sample")
+    )
     sample_b_size: int = flag(1000, "chains that run side by side", ge=1)
-    thin: int = flag(0, "write the positions of all chains at every thin-th step to `draws/`; 0: none", ge=0, of=CHAINS)
+    thin: int = flag(
+        0, "write the positions of all chains at every thin-th step to `draws/`; 0: none", ge=0, of=("sample",)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
     """Metrics"""
 
-    commands: ClassVar[tuple[str, ...]] = (*CHAINS, "demo")
+    commands: ClassVar[tuple[str, ...]] = (*TRAINING, *CHAINS)
 
     eval_kale: bool = flag(False, "while training, log KALE on train and test images", of=TRAINING)
     freq_kale: int = flag(2000, "base steps between evaluations of KALE", ge=1, alias="fres_kale", of=TRAINING)
@@ -320,7 +340,7 @@ class Machine:
         choices=("auto", "off", "graphs"),
     )
     seed: int = flag(0, "seed of every random number", ge=0, le=2**32 - 1)
-    slurm_id: str = flag("", "job number under SLURM, recorded; empty: that of the job it runs in")
+    slurm_id: str = flag("", "job number under SLURM, recorded; empty: that of the job it runs in", of=RUNS)
     trainer_type: str = flag("default", "training and sampling procedure", choices=("default", "uci", "toy"))
 
 

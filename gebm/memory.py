@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["free_bytes", "keep_freed", "rows_that_fit"]
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of malloc.h
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
@@ -28,6 +29,8 @@ def free_bytes(device: torch.device) -> float:
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
+    if trim := _of_libc("malloc_trim"):
+        trim(0)  # what `keep_freed` keeps is free
     free = float("inf")
     if MEMINFO.exists():
         (kib,) = (line.split()[1] for line in MEMINFO.read_text().splitlines() if line.startswith("MemAvailable"))
@@ -40,8 +43,8 @@ def free_bytes(device: torch.device) -> float:
     return free / parallel.on_this_machine()
 
 
-def keep_freed(on: bool = True) -> bool:
-    """Have this process keep freed memory for its next tensors (`on=False`: give blocks from 32 MiB back, as before).
+def keep_freed() -> bool:
+    """Have this process keep freed memory for its next tensors.
 
     The GNU C library gives large blocks back to the system, which hands each new one out in pages that it clears first:
     a fifth of a step of wide networks. The process holds on to the most it ever used, and to gaps between blocks in
@@ -50,9 +53,14 @@ def keep_freed(on: bool = True) -> bool:
     Returns:
         whether the C library of this system takes the setting.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    largest = 2**31 - 1 if on else 2**25  # of a block, in bytes; 2^25 is where the library's own rule ends
-    return bool(mallopt and mallopt(M_MMAP_THRESHOLD, largest) and mallopt(M_TRIM_THRESHOLD, -1))
+    mallopt = _of_libc("mallopt")
+    if mallopt is None or not mallopt(M_TRIM_THRESHOLD, -1):
+        return False
+    return bool(mallopt(M_MMAP_THRESHOLD, 2**31 - 1) or mallopt(M_MMAP_MAX, 0))  # older ones take the latter alone
+
+
+def _of_libc(name: str) -> Callable[..., int] | None:
+    return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
 
 
 def rows_that_fit(target: "LatentPosterior", rows: int) -> int:

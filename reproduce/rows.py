@@ -39,12 +39,13 @@ SHORT = tuple(
     Setting(f"beta-{beta:g}-short", {**CURVE, "temperature": beta, "num_sampler_steps": 10}) for beta in BETAS[2:]
 )
 # A hundred steps, as in the talk. At beta 0 there is no energy: what moves there is the prior's momentum alone.
-MOVING: Flags = {"num_sampler_steps": 100, "step_decay_every": 0, "lmc_kappa": 0.04}
+MOVING: Flags = {"num_sampler_steps": 100, "step_decay_every": 0}
+LIGHT: Flags = {"latent_sampler": "lmc", "lmc_kappa": 0.04}
 MOTION = (
     Setting("langevin-100", {**MOVING, "latent_sampler": "langevin"}),
     Setting("langevin-100-long", {**MOVING, "latent_sampler": "langevin", "lmc_gamma": 1e-2}),
-    Setting("lmc-100", {**MOVING, "latent_sampler": "lmc"}),
-    Setting("lmc-100-beta-0", {**MOVING, "latent_sampler": "lmc", "temperature": 0}),
+    Setting("lmc-100", {**MOVING, **LIGHT}),
+    Setting("lmc-100-beta-0", {**MOVING, **LIGHT, "temperature": 0}),
 )
 
 

@@ -46,7 +46,7 @@ def sample(trained: str, flags: str, name: str = "s") -> dict:
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler(trained, name):
-    summary = sample(trained, f"--latent_sampler {name} --num_leapfrog 3")
+    summary = sample(trained, f"--latent_sampler {name}" + " --num_leapfrog 3" * (name == "hmc"))
     kernel = SAMPLERS[name]
     assert summary["sampler"] == name and 0 < summary["acceptance"] <= 1
     assert (summary["acceptance"] < 1) == kernel.exact
@@ -151,7 +151,6 @@ def test_ramped_beta(trained):
         ("--beta_ramp 10 --latent_sampler smc", ["--beta_ramp: smc"]),
         ("--lmc_kappa 10", ["--lmc_kappa 10.0: langevin has no use", "--latent_sampler lmc"]),
         ("--num_leapfrog 3 --latent_sampler mala", ["--num_leapfrog 3: mala", "--latent_sampler hmc"]),
-        ("--adapt_steps 50 --latent_sampler mala", ["--adapt_steps 50", "--adapt"]),
         ("--beta_ramp 10 --latent_sampler sir", ["--beta_ramp: sir"]),
         ("--thin 50 --num_sampler_steps 40", ["--thin 50", "40 steps"]),
         ("--beta_ramp 50 --num_sampler_steps 40", ["--beta_ramp 50", "40 steps"]),

@@ -193,3 +193,11 @@ def test_entry_points(tmp_path, argv, code, says):
     assert says in (process.stderr if code else process.stdout)
     assert len(process.stderr.splitlines()) == (1 if code else 0)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_that_nobody_reads_of_is_one():
+    command = f"{sys.executable} -m gebm train --nonsense 2>&1 | true; exit ${{PIPESTATUS[0]}}"
+    assert subprocess.run(["bash", "-c", command], env=ENVIRONMENT, timeout=60).returncode == 2
+    command = f"{sys.executable} -m gebm --version >&-"
+    closed = subprocess.run(["bash", "-c", command], env=ENVIRONMENT, stderr=subprocess.PIPE, timeout=60)
+    assert (closed.returncode, closed.stderr) == (0, b"")

@@ -133,8 +133,8 @@ def test_switches(argv, value):
 
 
 def test_texts_become_typed_values():
-    config, _ = parse("--lr 1 --dtype 64 --temperature 10 --optimizer sgd --g_model my.nets:Nets.base --seed 7".split())
-    assert (config.lr, config.dtype, config.temperature) == (1.0, 64, 10.0)
+    config, _ = parse("--lr 1 --dtype 64 --grad_clip 10 --optimizer sgd --g_model my.nets:Nets.base --seed 7".split())
+    assert (config.lr, config.dtype, config.grad_clip) == (1.0, 64, 10.0)
     assert (config.optimizer, config.g_model, config.seed) == ("SGD", "my.nets:Nets.base", 7)
     assert parse(["--dataset=folder:/my pictures"])[0].dataset == "folder:/my pictures"
     assert parse(["--dataset=csv:/my table.csv"])[0].dataset == "csv:/my table.csv"
@@ -179,7 +179,7 @@ def test_round_trip(tmp_path):
     config.save(tmp_path / "config.yaml")
     assert Config.load(tmp_path / "config.yaml") == config
     assert Config(**json.loads(json.dumps(dataclasses.asdict(config)))) == config
-    changed = dataclasses.replace(config, temperature=1.0)
+    changed = dataclasses.replace(config, temperature=Config.temperature, lr=1.0)
     changed.save(tmp_path / "config.yaml")
     assert parse(["--config", str(tmp_path / "config.yaml")], "train")[0] == changed
 

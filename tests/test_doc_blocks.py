@@ -55,11 +55,9 @@ HAVE_A_RUN = ("interchange.md", "runs.md", "scale.md")  # whose reader has one, 
 
 IMAGES = "--total_gen_iter 2 --refine_iter 2 --n_iter_d 1 --n_iter_d_init 1 --b_size 8 --width 0.05"
 TABLES = "--ml_epochs 1 --total_epochs 0 --refine_epochs 1 --b_size 50 --noise_factor 1 --partition_samples 200"
-CHAINS = (
-    "--num_sampler_steps 4 --adapt_steps 4 --n_samples 16 --sample_b_size 50 --fid_samples 24 --fid_features pixels-8x8"
-)
-DEMO = f"{IMAGES} --n_samples 16 --fid_samples 64 --sample_b_size 64 --adapt_steps 4 --fid_features pixels"
-SMALL = {"train": IMAGES, "sample": CHAINS, "evaluate": CHAINS, "demo": DEMO}
+CHAINS = "--num_sampler_steps 4 --adapt_steps 4 --sample_b_size 50 --fid_samples 24 --fid_features pixels-8x8"
+DEMO = f"{IMAGES} --n_samples 16 --fid_samples 64 --sample_b_size 64 --fid_features pixels"
+SMALL = {"train": IMAGES, "sample": f"{CHAINS} --n_samples 16", "evaluate": CHAINS, "demo": DEMO}
 
 
 class Block(NamedTuple):

@@ -167,4 +167,4 @@ def test_score(here, capsys):
 
 @pytest.mark.parametrize("command", ["train", "demo"])
 def test_training_takes_none(command, capsys):
-    refused([command, "--from_untrusted", "x"], "is of sample, evaluate, score; gebm", capsys)
+    refused([command, "--from_untrusted", "x"], "is of sample, evaluate, score, report; gebm", capsys)

@@ -67,8 +67,6 @@ def check_sampler(config: Config, n: int) -> None:
             raise InputError(
                 f"--{flag} {value}: {name} has no use for it; leave it out, or take --latent_sampler {sampler}"
             )
-    if config.adapt_steps != Config.adapt_steps and not config.adapt:
-        raise InputError(f"--adapt_steps {config.adapt_steps}: is the length of the warm-up; give --adapt too")
     least = min(n, config.sample_b_size, n % config.sample_b_size or n)
     if name == "smc" and least < POPULATION:
         raise InputError(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from gebm.commands import train
-from gebm.commands.chains import draw_chains
+from gebm.commands.chains import check_sampler, draw_chains
 from gebm.commands.datasets import dataset
 from gebm.commands.metrics import check_features, evaluate_model, observed_features, reference_of
 from gebm.commands.pairs import load_pair
@@ -85,6 +85,7 @@ def main(config: Config, given: frozenset[str]) -> Path:
     if not SAMPLERS[config.latent_sampler].anneals:
         name = config.latent_sampler
         raise InputError(f"--latent_sampler {name}: the demo refines step by step; take langevin or lmc")
+    check_sampler(config, config.fid_samples)
     _check_replaceable(run)
     data = dataset(config)
     assert isinstance(data, ImageData)

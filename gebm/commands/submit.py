@@ -16,7 +16,7 @@ from gebm.commands.launch import as_arguments
 from gebm.commands.runs import check_new_run
 from gebm.commands.setup import log, start_log
 from gebm.commands.tables import settled
-from gebm.config import Config
+from gebm.config import READERS, Config
 from gebm.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ def main(config: Config, given: frozenset[str]) -> str:
     check_scheduler(of_training, given)
     run = Path(config.resume) if config.resume not in ("", "auto") else check_new_run(of_training)
     named = replace(of_training, log_dir=str(run.parent), log_name=run.name, dataparallel=config.slurm_gpus > 1)
-    flags = given - {"resume", "slurm_id"} | {"log_dir", "log_name", "dataparallel"}
+    flags = {name for name in given - {"resume", "slurm_id"} if "train" in READERS[name]}
+    flags |= {"log_dir", "log_name", "dataparallel"}
     endless: dict[str, Any] = {"slurm_max_num_timeout": 1000}  # queued again until the training is done
     executor = submitit.AutoExecutor(folder=run.parent / "jobs" / run.name, **endless)
     executor.update_parameters(
