@@ -11,6 +11,7 @@ from torch.utils.flop_counter import flop_registry
 from gebm import fast
 from gebm.errors import InputError
 from gebm.latent import LatentPosterior
+from gebm.model import GEBM
 from gebm.samplers import Kernel
 
 __all__ = ["Choice", "Operations", "for_chains", "for_training", "has_bfloat16"]
@@ -69,32 +70,49 @@ def for_chains(asked: int | str, kernel: Kernel | type[Kernel], target: LatentPo
         if kernel.exact:
             raise InputError("--precision bf16: this sampler is exact only with float32 potentials; leave the flag out")
         _check(target.start(1).dtype, of_images(target))
-    could = fast.enabled() and not kernel.exact and of_images(target) and has_bfloat16(target.device)
-    if asked != "auto" or not could:
-        return Choice(32 if asked == "auto" else asked)
+    if asked != "auto":
+        return Choice(asked)
+    return Choice(32) if kernel.exact else _where_it_pays(target, "gradients, float32 samples and energies")
+
+
+def for_training(asked: int | str, model: GEBM, measured: bool = True) -> Choice:
+    """The precision that a pair computes in while it is trained; weights, energies and losses keep float32.
+
+    `auto` takes bfloat16 on a CPU that has it, for images, where the networks are large enough.
+
+    Arguments:
+        asked: 'auto', 32, 'bf16' or 64.
+        model: the pair, on its device.
+        measured: whether such a training was seen to end at the same figures; `auto` takes no other.
+
+    Raises:
+        InputError: bfloat16 for a table, or with weights in float64.
+    """
+    device, images = model.log_partition.device, len(model.built_as.shape) == 3
+    if asked == "bf16":
+        _check(model.log_partition.dtype, images)
+    if asked != "auto":
+        return Choice(asked)
+    if not (measured and images and device.type == "cpu" and has_bfloat16(device)):
+        return Choice(32)
+    return _where_it_pays(model.posterior().frozen(), "passes, float32 weights, energies and losses")
+
+
+def _where_it_pays(target: LatentPosterior, what: str) -> Choice:
+    """bfloat16 for large networks of images in float32 on a device that has it, and that it works on."""
+    if not (fast.enabled() and of_images(target) and has_bfloat16(target.device)):
+        return Choice(32)
     start = target.start(2, torch.Generator(target.device).manual_seed(0))
     with Operations() as operations:
         target(start[:1])
     if start.dtype != torch.float32 or operations.total < PAYS:
         return Choice(32)
-    size = f"{operations.total / 1e6:,.0f} million operations a chain and step"
+    size = f"{operations.total / 1e6:,.0f} million operations a sample and its gradient"
     try:
         target.frozen(torch.bfloat16)(start)
     except (RuntimeError, InputError) as error:
         return Choice(32, f"precision: float32, as bfloat16 fails here ({str(error).splitlines()[0]})")
-    return Choice("bf16", f"precision: bfloat16 gradients, float32 samples and energies ({size}); see --precision")
-
-
-def for_training(asked: int | str, dtype: torch.dtype, images: bool) -> torch.dtype | None:
-    """The dtype that training computes in below that of the weights; None: no other. `auto` is none.
-
-    Raises:
-        InputError: bfloat16 for a table, or with weights in float64.
-    """
-    if asked != "bf16":
-        return None
-    _check(dtype, images)
-    return torch.bfloat16
+    return Choice("bf16", f"precision: bfloat16 {what} ({size}); see --precision")
 
 
 def of_images(target: LatentPosterior) -> bool:

@@ -1,6 +1,7 @@
 """What `--precision` and `--fast` come to."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,24 @@ def test_auto_takes_bfloat16_where_it_may(able, monkeypatch):
     assert for_chains("auto", Langevin(0.1), target)[0] == 32
 
 
+def pair(dtype: torch.dtype = torch.float32, **built: object) -> GEBM:
+    return GEBM.build(
+        Architecture(**{**dict(base="dcgan", energy="dcgan", shape=(1, 8, 8), latent_dim=3), **built}), dtype
+    )
+
+
+def test_auto_trains_in_bfloat16_where_that_was_measured(able, monkeypatch):
+    choice = for_training("auto", pair())
+    assert choice.precision == "bf16" and choice.reason.startswith("precision: bfloat16 passes")
+    others = {"dtype": torch.float64}, {"shape": (3,), "base": "maf", "energy": "mlp"}
+    assert all(for_training("auto", pair(**other)) == (32, "") for other in others)
+    assert for_training("auto", pair(), measured=False) == for_training(32, pair()) == (32, "")
+    with fast.plain():
+        assert for_training("auto", pair()) == (32, "")
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: False)
+    assert for_training("auto", pair()) == (32, "")
+
+
 def test_auto_falls_back_with_one_line(able, monkeypatch):
     target = posterior().frozen()
 
@@ -80,11 +99,10 @@ def test_bfloat16_is_refused_where_it_would_be_wrong(able):
     with pytest.raises(InputError, match="float32 potentials"):
         for_chains("bf16", MALA(0.1), target)
     with pytest.raises(InputError, match="float64"):
-        for_training("bf16", torch.float64, True)
+        for_training("bf16", pair(torch.float64))
     with pytest.raises(InputError, match="images"):
-        for_training("bf16", torch.float32, False)
-    assert for_training("auto", torch.float32, True) is None
-    assert for_training("bf16", torch.float32, True) == torch.bfloat16
+        for_training("bf16", pair(shape=(3,), base="maf", energy="mlp"))
+    assert for_training("bf16", pair()) == ("bf16", "")
     with pytest.raises(ValueError, match="exact only"):
         run(MALA(0.1), target.frozen(torch.bfloat16), target.start(2), 1)
 
@@ -190,6 +208,21 @@ def test_a_run_stores_the_precision_it_was_sampled_with(here, able, capsys):
     assert Config.load("runs/x/config.yaml").precision == 32
     assert main([*flags, "--log_name", "y", "--latent_sampler", "mala", "--precision", "bf16"]) == 2
     assert "float32 potentials" in capsys.readouterr().err and not Path("runs/y").exists()
+
+
+def test_a_run_goes_on_in_the_precision_it_began_with(here, able, capsys, monkeypatch):
+    def losses(run: str) -> dict[str, float]:
+        return {key: value for key, value in stats(run)[-1].items() if key in ("c", "energy_loss", "energy_real")}
+
+    assert main(TRAIN) == 0
+    assert capsys.readouterr().out.count("precision: bfloat16 passes") == 1
+    whole = losses("runs/t")
+    assert main([*TRAIN, "--log_name", "f", "--precision", "32"]) == 0
+    assert len(whole) == 3 and losses("runs/f") != whole
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: False)
+    shutil.rmtree(sorted(Path("runs/t/checkpoints").iterdir())[-1])
+    assert main(["train", "--resume", "runs/t"]) == 0
+    assert Config.load("runs/t/config.yaml").precision == "bf16" and losses("runs/t") == whole
 
 
 def test_both_precisions_may_not_contradict(here, capsys):

@@ -14,7 +14,7 @@ from gebm.commands.chains import kernel_of
 from gebm.commands.density import ValidationNLL
 from gebm.commands.metrics import base_features, check_features, evaluate_model, features_of
 from gebm.commands.pairs import architecture_of
-from gebm.commands.setup import dtype_of, schedule_of
+from gebm.commands.setup import dtype_of, log, schedule_of
 from gebm.commands.tables import of_table
 from gebm.config import Config
 from gebm.data import Batches, ImageData, TableData, from_uint8, set_aside
@@ -51,7 +51,6 @@ def build_trainer(
         raise InputError("--fast graphs: training steps as CUDA graphs take a GPU, and one process; give --fast auto")
     torch.manual_seed(config.seed)
     dtype = dtype_of(config)
-    autocast = for_training(config.precision, dtype, not of_table(config))
     model = GEBM.build(architecture_of(config, given, data.shape), dtype).to(device)
     if processes() > 1 and any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.energy.modules()):
         raise InputError(f"--d_model {config.d_model}: batch normalisation in an energy takes one process")
@@ -61,6 +60,9 @@ def build_trainer(
         model.load_base(config.g_path)
     if config.d_path:
         model.load_energy(config.d_path)
+    precision = for_training(config.precision, model, measured=config.criterion == "kale")
+    if precision.reason:
+        log.info("%s", precision.reason)
     if config.criterion == "ml" and not model.has_density:
         raise InputError("--criterion ml: the base has no density (log_prob); take another criterion")
     if schedule_of(config, len(data.train)).ml_steps and not model.has_density:
@@ -95,7 +97,7 @@ def build_trainer(
         match_base=isinstance(model.energy, DensityRatio) and not config.d_path,
         set_log_partition=config.initialize_log_partition,
         generator=torch.Generator(device).manual_seed(stream(config.seed, "latents")),
-        autocast=autocast,
+        autocast=torch.bfloat16 if precision.precision == "bf16" else None,
         graphs=config.fast == "graphs",
     )
     if schedule_of(config, len(data.train)).ml_steps:

@@ -141,6 +141,8 @@ def _train_run(config: Config, given: frozenset[str], run: Path | None, whole: P
         return trainer, held_out
 
     trainer, held_out = trainer_at(checkpoint)
+    if config.precision == "auto":  # a run keeps its own, wherever it goes on
+        config, start = (replace(c, precision="bf16" if trainer.autocast else 32) for c in (config, start))
     schedule = schedule_of(config, len(data.train))
     if checkpoint is not None:
         if schedule.finished(trainer.counters):
