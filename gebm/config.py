@@ -28,8 +28,14 @@ COMMANDS = {
     "demo": "train, sample and evaluate on the bundled digits, in some five minutes",
     "submit": "train as a job of a SLURM cluster, with the flags of train and of the job",
 }
-# what some take before their flags
-SUBJECTS = {"evaluate": "[RUN ...]", "score": "FILE", "export": "RUN [OUT]", "convert": "[OUT]", "data": "prepare"}
+# what some take before their flags, and what that is
+SUBJECTS = {
+    "evaluate": ("[RUN ...]", "RUN: a run, a checkpoint, an .npz or a folder of images; none: the newest run"),
+    "score": ("FILE", "FILE: a table, as .csv or .npz"),
+    "export": ("RUN [OUT]", "RUN: a run or a checkpoint; OUT: the new folder, empty: beside RUN"),
+    "convert": ("[OUT]", "OUT: the new folder; empty: `converted` below `log_dir`"),
+    "data": ("prepare", "prepare: read the dataset, once, into a cache"),
+}
 MODES = tuple(name for name in COMMANDS if name != "report")  # which has no flags: the run's own configuration says all
 TRAIN = ("train", "submit")  # the demo has its own way in some things
 TRAINING = (*TRAIN, "demo")
@@ -259,9 +265,7 @@ class Sampling:
     step_decay_every: int = flag(200, "steps between decays of lmc_gamma; 0: constant", ge=0, of=("demo", *CHAINS))
     adapt: bool = flag(False, "tune the step size of mala, hmc or mh in a warm-up, then keep it constant", of=CHAINS)
     adapt_steps: int = flag(200, "steps of that warm-up, before the `num_sampler_steps`", ge=2, of=CHAINS)
-    precondition: bool = flag(
-        False, "let the warm-up tune a scale for each coordinate too (mala, hmc)", of=("demo", *CHAINS)
-    )
+    precondition: bool = flag(False, "let the warm-up tune a scale for each coordinate too (mala, hmc)", of=CHAINS)
     temperature: float | str = flag(
         100.0,
         "INVERSE temperature: beta in exp(-beta E); auto: of greatest likelihood",

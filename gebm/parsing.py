@@ -76,8 +76,9 @@ def _parser(mode: str | None) -> ArgumentParser:
     """Splits arguments into flags and texts and knows the help; the texts are checked by `check_mapping`."""
     program, meaning = "python main.py", ""
     if mode:
-        program = f"gebm {mode} {SUBJECTS.get(mode, '')}".rstrip()
-        meaning = f"{COMMANDS[mode][0].upper()}{COMMANDS[mode][1:]}.\n\n"
+        words, what = SUBJECTS.get(mode, ("", ""))
+        program = f"gebm {mode} {words}".rstrip()
+        meaning = f"{COMMANDS[mode][0].upper()}{COMMANDS[mode][1:]}.\n" + (f"{what}.\n\n" if what else "\n")
     parser = ArgumentParser(
         usage=f"{program} [--config FILE] [--FLAG VALUE ...]",
         description=meaning + PRECEDENCE,
@@ -93,9 +94,14 @@ def _parser(mode: str | None) -> ArgumentParser:
             names = [f"--{name}" for name in (f.name, f.metadata["alias"]) if name]
             switch: dict[str, Any] = {"nargs": "?", "const": "true"} if f.type is bool else {}
             metavar = METAVARS[kinds(f)[0]]
-            meaning = _help(f).replace("%", "%%") if mode is None or mode in READERS[f.name] else SUPPRESS
+            meaning = _help(f).replace("%", "%%") if mode is None or _shown(f, mode) else SUPPRESS
             group.add_argument(*names, type=str, metavar=metavar, help=meaning, **switch)
     return parser
+
+
+def _shown(f: Field[Any], command: str) -> bool:
+    """Whether the help of a command has a flag: those that it reads but `--mode`, which is the command itself."""
+    return command in READERS[f.name] and f.name != "mode"
 
 
 def _help(f: Field[Any]) -> str:

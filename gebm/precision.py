@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -68,8 +68,10 @@ def for_chains(asked: int | str, kernel: Kernel | type[Kernel], target: LatentPo
     """
     if asked == "bf16":
         if kernel.exact:
-            raise InputError("--precision bf16: this sampler is exact only with float32 potentials; leave the flag out")
-        _check(target.start(1).dtype, of_images(target))
+            raise InputError(
+                "--precision bf16: this sampler is exact only with float32 potentials; give --precision 32"
+            )
+        _check(_starts(target, 1).dtype, of_images(target))
     if asked != "auto":
         return Choice(asked)
     return Choice(32) if kernel.exact else _where_it_pays(target, "gradients, float32 samples and energies")
@@ -102,7 +104,7 @@ def _where_it_pays(target: LatentPosterior, what: str) -> Choice:
     """bfloat16 for large networks of images in float32 on a device that has it, and that it works on."""
     if not (fast.enabled() and of_images(target) and has_bfloat16(target.device)):
         return Choice(32)
-    start = target.start(2, torch.Generator(target.device).manual_seed(0))
+    start = _starts(target, 2)
     with Operations() as operations:
         target(start[:1])
     if start.dtype != torch.float32 or operations.total < PAYS:
@@ -117,11 +119,16 @@ def _where_it_pays(target: LatentPosterior, what: str) -> Choice:
 
 def of_images(target: LatentPosterior) -> bool:
     """Whether the base is a network that makes images."""
-    return isinstance(target.base, nn.Module) and target.decode(target.start(1)).ndim == 4
+    return isinstance(target.base, nn.Module) and target.decode(_starts(target, 1)).ndim == 4
+
+
+def _starts(target: LatentPosterior, n: int) -> Tensor:
+    """Positions that take nothing from anybody's random numbers: a run is the same whether or not it asks."""
+    return target.start(n, torch.Generator(target.device).manual_seed(0))
 
 
 def _check(dtype: torch.dtype, images: bool) -> None:
     if not images:
-        raise InputError("--precision bf16: is for networks of images; leave the flag out")
+        raise InputError("--precision bf16: is for networks of images; give --precision 32")
     if dtype != torch.float32:
         raise InputError("--precision bf16: contradicts float64 (--dtype 64); give one of them")

@@ -433,6 +433,9 @@ def test_evaluate_a_run_and_its_samples(trained, capsys):
     assert main(["evaluate", "--eval_fid", "--fid_samples", "40", *flags]) == 0  # the newest pair
     out = capsys.readouterr().out
     assert "FD(pixels)" in out and "KALE train minus test" in out
+    for more in (["--eval_fid", "--fid_samples", "40"], []):  # the second measures less, and loses nothing
+        assert main(["evaluate", "runs/x", *more, *flags]) == 0
+        assert "FD(pixels)" in json.loads((run / "evaluation.json").read_text())["metrics"]
 
 
 # The demo
@@ -580,6 +583,7 @@ BAD = {  # name -> (arguments, what the line says, what is prepared)
     "features without weights, training": ("train {tiny} --eval_fid --fid_features cifar-resnet56", "weights", None),
     "sample at another size": ("sample {pair} --eval_fid --image_size 16", "--image_size", None),
     "evaluate at another size": ("evaluate {g_run} --dataset digits --image_size 16", "--image_size", None),
+    "evaluate one and another": ("evaluate {g_run} --g_path runs/x", "--g_path runs/x: ", None),
     "evaluate nothing": ("evaluate nothing", "no such run", None),
     "evaluate an empty folder": ("evaluate runs/empty", "neither a run nor", lambda t: no_run("empty")),
     "evaluate a pickle": ("evaluate bad.npz", "not a readable", lambda t: make_npz(pickle.dumps(Code()))),

@@ -291,7 +291,7 @@ def test_help_names_the_flags_of_the_command(capsys, command):
     text = capsys.readouterr().out
     assert text == help_text(command) and text.startswith(f"usage: gebm {command} ")
     named = {*re.findall(r"^  (?:--\w+ \w+, )?--(\w+)", text, re.M)} - {"configs"}
-    assert named == {name for name in READERS if command in READERS[name]} - {"freq_kale"} | (
+    assert named == {name for name in READERS if command in READERS[name]} - {"freq_kale", "mode"} | (
         {"fres_kale"} if command in READERS["freq_kale"] else set()
     )
 

@@ -163,9 +163,9 @@ def test_sampling_on_two_processes_writes_what_one_writes(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     assert cli([*TRAIN, "--total_gen_iter=2", "--log_dir=.", "--log_name=pair"], "train") == 0
     flags = ["--g_path=pair", "--dataset=digits", "--fid_features=pixels", "--eval_fid", "--fid_samples=120"]
-    flags += ["--n_samples=50", "--sample_b_size=25", "--num_sampler_steps=10", "--device=-2", "--log_dir=."]
-    assert cli([*flags, "--log_name=one"], "sample") == 0
-    assert finish(gebm(tmp_path, "sample", *flags, "--log_name=two")) == [0, 0]
+    flags += ["--sample_b_size=25", "--num_sampler_steps=10", "--device=-2", "--log_dir=."]
+    assert cli([*flags, "--n_samples=50", "--log_name=one"], "sample") == 0
+    assert finish(gebm(tmp_path, "sample", *flags, "--n_samples=50", "--log_name=two")) == [0, 0]
     assert "FD" in said(tmp_path, 0, "out") and said(tmp_path, 1, "out") == said(tmp_path, 1) == ""
     one, two = (dict(np.load(tmp_path / name / "samples.npz")) for name in ("one", "two"))
     assert all(np.array_equal(one[key], two[key]) for key in one)

@@ -71,6 +71,14 @@ def pair(dtype: torch.dtype = torch.float32, **built: object) -> GEBM:
     )
 
 
+def test_a_choice_takes_no_random_numbers(able):
+    model, target = pair(), posterior().frozen()
+    before = torch.get_rng_state()
+    for asked in ("auto", "bf16", 32):
+        for_training(asked, model), for_chains(asked, Langevin(0.1), target)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_auto_trains_in_bfloat16_where_that_was_measured(able, monkeypatch):
     choice = for_training("auto", pair())
     assert choice.precision == "bf16" and choice.reason.startswith("precision: bfloat16 passes")

@@ -80,6 +80,9 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
     device = choose_device(config, given)
     # All samples are read before the first chain runs, so that what is wrong with the last costs no time.
     paths = [split for path in dict.fromkeys(map(os.path.normpath, subjects)) for split in splits_of(Path(path))]
+    for flag in ("g_path", "d_path"):
+        if paths and getattr(config, flag):
+            raise InputError(f"--{flag} {getattr(config, flag)}: {paths[0]} is evaluated; give one of the two")
     untrusted, config = config.from_untrusted, replace(config, from_untrusted="")
     if untrusted:
         check_plain(Path(untrusted))
@@ -101,8 +104,9 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
         if len(opened) < 2:
             log.info("\n%s", _text(summary, f"evaluation of {name}"))
         if subject.path and (subject.path / "config.yaml").is_file() and not (subject.path / "training.json").is_file():
-            write_json(subject.path / "evaluation.json", summary)
-            log.info("\nwritten: %s", subject.path / "evaluation.json")
+            file = subject.path / "evaluation.json"
+            write_json(file, {**_same_pair(file, summary), **summary})
+            log.info("\nwritten: %s", file)
     if len(summaries) > 1:
         # A demo's folder is a trained pair and the samples of one.
         columns = {name: {**found.get("samples", {}), **found} for name, found in summaries.items()}
@@ -112,6 +116,13 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
     if parallel.leave() and config.json:
         write_json(Path(config.json), summaries)
     return summaries
+
+
+def _same_pair(file: Path, summary: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier evaluation found of the same weights: distances are not lost to one that measures none."""
+    old = read_json(file) if file.is_file() else {}
+    weights = ("base_path", "energy_path")
+    return old if "metrics" not in summary and all(old.get(key) == summary.get(key) for key in weights) else {}
 
 
 def _check_json(file: Path) -> None:
