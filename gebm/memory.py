@@ -48,7 +48,7 @@ def keep_freed() -> bool:
 
     The GNU C library gives large blocks back to the system, which hands each new one out in pages that it clears first:
     a fifth of a step of wide networks. The process holds on to the most it ever used, and to gaps between blocks in
-    use: up to 40 % more in steps of training.
+    use: up to 42 % more at the peak of a training step (docs/speed.md).
 
     Returns:
         whether the C library of this system takes the setting.

@@ -102,7 +102,7 @@ def for_training(asked: int | str, model: GEBM, measured: bool = True) -> Choice
 
 def _where_it_pays(target: LatentPosterior, what: str) -> Choice:
     """bfloat16 for large networks of images in float32 on a device that has it, and that it works on."""
-    if not (fast.enabled() and of_images(target) and has_bfloat16(target.device)):
+    if not (fast.enabled() and has_bfloat16(target.device) and of_images(target)):
         return Choice(32)
     start = _starts(target, 2)
     with Operations() as operations:

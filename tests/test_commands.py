@@ -436,6 +436,9 @@ def test_evaluate_a_run_and_its_samples(trained, capsys):
     for more in (["--eval_fid", "--fid_samples", "40"], []):  # the second measures less, and loses nothing
         assert main(["evaluate", "runs/x", *more, *flags]) == 0
         assert "FD(pixels)" in json.loads((run / "evaluation.json").read_text())["metrics"]
+    (run / "evaluation.json").write_text("{")
+    assert main(["evaluate", "runs/x", *flags]) == 0
+    assert json.loads((run / "evaluation.json").read_text())["kale"] == summary["kale"]
 
 
 # The demo

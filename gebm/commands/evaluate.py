@@ -120,9 +120,13 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
 
 def _same_pair(file: Path, summary: dict[str, Any]) -> dict[str, Any]:
     """What an earlier evaluation found of the same weights: distances are not lost to one that measures none."""
-    old = read_json(file) if file.is_file() else {}
-    weights = ("base_path", "energy_path")
-    return old if "metrics" not in summary and all(old.get(key) == summary.get(key) for key in weights) else {}
+    if "metrics" in summary or "energy_path" not in summary or not file.is_file():
+        return {}
+    try:
+        old = read_json(file)
+    except InputError:  # is replaced, as what was found now must not be lost to it
+        return {}
+    return old if all(old.get(key) == summary[key] for key in ("base_path", "energy_path")) else {}
 
 
 def _check_json(file: Path) -> None:
