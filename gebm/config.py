@@ -166,11 +166,12 @@ class Training:
     criterion: str = flag(
         "kale",
         "loss of the energy",
-        choices=("kale", "donsker", "ml", "cd", "wasserstein", "logistic", "hinge"),
+        choices=("kale", "fenchel", "donsker", "ml", "cd", "wasserstein", "logistic", "hinge"),
     )
     penalty_type: str = flag("gradient_l2", "penalty on the energy", choices=("gradient_l2", "gradient", "l2", "none"))
     penalty_lambda: float = flag(0.1, "weight of the penalty", ge=0)
     initialize_log_partition: bool = flag(False, "start the log-partition c from a Monte-Carlo estimate")
+    c_memory: int = flag(20, "batches whose base samples c is the log-partition of", ge=1)
     total_gen_iter: int = flag(150000, "base steps of the joint training", ge=0)
     ml_epochs: int = flag(0, "tables: passes of maximum likelihood on the base, a flow, before all else", ge=0)
     ml_lr: float = flag(0.0, "tables: learning rate of the base in those passes, falling to 0; 0: `lr_generator`", ge=0)
@@ -186,7 +187,7 @@ class Training:
         -1, "energy steps at the end, base frozen, rate falling to 0; -1: a tenth of `total_gen_iter`", ge=-1
     )
     refine_kale: float = flag(0.0, "held-out KALE at which those steps stop early; 0: they do not", ge=0)
-    ema: float = flag(0.0, "decay of the moving average of the base; 0: none", ge=0, lt=1)
+    ema: float = flag(0.0, "decay of the moving average of the base, reached by a ramp; 0: no average", ge=0, lt=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +197,7 @@ class Optimizer:
     commands: ClassVar[tuple[str, ...]] = TRAINING
 
     optimizer: str = flag("Adam", "optimizer of both networks", choices=("Adam", "SGD"))
-    lr: float = flag(1e-5, "learning rate of the energy and of c; falls to zero over the refinement", ge=0)
+    lr: float = flag(1e-5, "learning rate of the energy; falls to zero over the refinement", ge=0)
     lr_generator: float = flag(2e-4, "learning rate of the base", ge=0)
     beta_1: float = flag(0.5, "decay of Adam's first moment", ge=0, lt=1)
     beta_2: float = flag(0.9, "decay of Adam's second moment", ge=0, lt=1)

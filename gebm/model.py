@@ -76,7 +76,7 @@ class GEBM(Pretrained, nn.Module):
         energy: network E, samples -> (N,). Low is likely.
         architecture: how the networks were built, for models that are to be loaded by themselves.
 
-    The scalar parameter `log_partition` is c, the learnt estimate of A(1) = log E_G[exp(-E)].
+    The scalar parameter `log_partition` is c, the estimate of A(1) = log E_G[exp(-E)] that training keeps.
 
     Example:
 
@@ -103,7 +103,7 @@ class GEBM(Pretrained, nn.Module):
         self.base = base
         self.energy = energy
         self.architecture = architecture
-        self.log_partition = nn.Parameter(torch.zeros(()))
+        self.log_partition = nn.Parameter(torch.zeros(()), requires_grad=False)
 
     @property
     def built_as(self) -> Architecture:

@@ -79,7 +79,11 @@ def build_trainer(
         images, aside = set_aside(images)
         held_out = from_uint8(torch.tensor(aside)).to(model.log_partition)
     objective = OBJECTIVES[config.criterion](
-        model.energy, model.log_partition, penalty_type=config.penalty_type, penalty_lambda=config.penalty_lambda
+        model.energy,
+        model.log_partition,
+        penalty_type=config.penalty_type,
+        penalty_lambda=config.penalty_lambda,
+        memory=config.c_memory,
     )
     trainer = Trainer(
         model,
@@ -122,7 +126,10 @@ def _negatives(config: Config, given: frozenset[str], model: GEBM) -> Negatives:
 
 
 def _optimizer(config: Config, network: nn.Module, lr: float, c: nn.Parameter | None = None) -> torch.optim.Optimizer:
-    """The configured optimiser of a network and, for the energy's, of c, which has no weight decay."""
+    """The configured optimiser of a network and, for the energy's, of c, which has no weight decay.
+
+    Only `--criterion fenchel` gives c a gradient.
+    """
     groups: list[dict[str, Any]] = [{"params": list(network.parameters()), "weight_decay": config.weight_decay}]
     if c is not None:
         groups.append({"params": [c], "weight_decay": 0.0})

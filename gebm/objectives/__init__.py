@@ -4,17 +4,18 @@ from gebm.objectives.adversarial import Hinge, Logistic, Wasserstein
 from gebm.objectives.base import Objective, log_mean_exp
 from gebm.objectives.contrastive import ContrastiveDivergence
 from gebm.objectives.donsker import DonskerVaradhan
-from gebm.objectives.kale import KALE
+from gebm.objectives.kale import KALE, Fenchel
 from gebm.objectives.likelihood import MaximumLikelihood
 
 __all__ = [
-    "KALE", "OBJECTIVES", "ContrastiveDivergence", "DonskerVaradhan", "Hinge", "Logistic", "MaximumLikelihood",
-    "Objective", "Wasserstein", "log_mean_exp",
+    "KALE", "OBJECTIVES", "ContrastiveDivergence", "DonskerVaradhan", "Fenchel", "Hinge", "Logistic",
+    "MaximumLikelihood", "Objective", "Wasserstein", "log_mean_exp",
 ]  # fmt: skip
 
 # flag value -> class
 OBJECTIVES: dict[str, type[Objective]] = {
     "kale": KALE,
+    "fenchel": Fenchel,
     "donsker": DonskerVaradhan,
     "ml": MaximumLikelihood,
     "cd": ContrastiveDivergence,

@@ -12,13 +12,10 @@ class DonskerVaradhan(Objective):
 
     .. math:: \mathrm{KALE} = \sup_E -\mathbb E_P[E] - \log \mathbb E_G[\exp(-E)]
 
-    (paper.md section 1; Donsker and Varadhan 1975). The energy step minimises minus that. The logarithm of a batch's
-    mean is biased downwards, and so are its weights softmax(-E): the bias is of order 1/M in the M samples, and worse
-    the farther the energy is from flat. c has no part in it; it follows all the same.
+    (Donsker and Varadhan 1975; Arbel et al. 2021, section 3). The energy step minimises minus that. The logarithm of a
+    batch's mean is biased downwards, and so are its weights softmax(-E): the bias is of order 1/M in the M samples, and
+    worse the farther the energy is from flat. c has no part in it, and follows all the same.
     """
 
     def criterion(self, e_real: Tensor, e_fake: Tensor) -> Tensor:
-        return e_real.mean() + self.batch_log_partition(e_fake)
-
-    def batch_log_partition(self, e_fake: Tensor) -> Tensor:
-        return log_mean_exp(-e_fake)
+        return e_real.mean() + log_mean_exp(-e_fake)

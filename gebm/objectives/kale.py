@@ -1,20 +1,35 @@
-"""KALE in Fenchel form."""
+"""KALE with an amortised log-partition, and in its plain Fenchel form."""
 
 import torch
 from torch import Tensor
 
-from gebm.objectives.base import Objective
+from gebm.objectives.base import Objective, log_mean_exp
+from gebm.objectives.donsker import DonskerVaradhan
 
-__all__ = ["KALE"]
+__all__ = ["KALE", "Fenchel"]
+
+LARGEST_WEIGHT = 2.0  # of a batch, and the inverse of the smallest
 
 
-class KALE(Objective):
-    r"""KL approximate lower-bound estimate, in Fenchel form.
+class KALE(DonskerVaradhan):
+    r"""KL approximate lower-bound estimate, with a log-partition that remembers earlier batches.
 
-    .. math:: \mathrm{KALE} = \sup_{E, c} -\mathbb E_P[E] - c - \mathbb E_G[\exp(-(E + c))] + 1
+    .. math:: \mathrm{KALE} = \sup_{E, c} F(E, c), \qquad
+              F(E, c) = -\mathbb E_P[E] - c - \mathbb E_G[\exp(-(E + c))] + 1
 
-    (paper.md section 1; Arbel et al. 2021, section 3). The energy step minimises minus that. At the optimum
-    c = log E_G[exp(-E)] is the log-partition: c remembers earlier batches, where that of one batch is noisy and biased.
+    (Arbel et al. 2021, section 3; arXiv 2003.05033). For a given energy the best c is the log-partition
+    log E_G[exp(-E)], which `Objective` estimates from the last batches. At that c, with :math:`\tilde c` the
+    log-partition of the batch, an energy step descends on
+
+    .. math:: w \, \bigl( \overline{E(x)} + \log \overline{\exp(-E(y))} + \lambda \, \text{penalty} \bigr), \qquad
+              w = \exp(\tilde c - c), \quad \tfrac12 \le w \le 2,
+
+    with no gradient in w. Base sample j so has the weight exp(-(E(y_j) + c)) / M that F gives it. Data and penalty
+    have w in the place of 1: its mean over batches is 1 at the best c, so the mean gradient is that of -F, and as data
+    and base samples weigh the same in each batch, noise in c cannot push all energies up or down together.
+    `DonskerVaradhan` counts each batch alike, w = 1, which is what biases it. The bounds on w limit what one rare base
+    sample of very low energy can do; where they act, as with energies of many nats, the step is between those of F and
+    of `DonskerVaradhan`.
 
     Example:
 
@@ -22,7 +37,7 @@ class KALE(Objective):
         >>> c = torch.nn.Parameter(torch.zeros(()))
         >>> objective = KALE(energy, c, penalty_type="none")
         >>> real, fake = torch.randn(100, 2) + 1, torch.randn(100, 2)
-        >>> optimizer = torch.optim.Adam(objective.parameters(), lr=0.1)
+        >>> optimizer = torch.optim.Adam(energy.parameters(), lr=0.1)
         >>> for _ in range(200):
         ...     loss, stats = objective(real, fake)
         ...     optimizer.zero_grad()
@@ -32,6 +47,24 @@ class KALE(Objective):
         True
     """
 
+    def weight(self, e_fake: Tensor) -> Tensor:
+        ratio = torch.exp(log_mean_exp(-e_fake) - self.log_partition.detach())
+        return ratio.clamp(1 / LARGEST_WEIGHT, LARGEST_WEIGHT)
+
+
+class Fenchel(Objective):
+    r"""KALE in its plain Fenchel form, with c moved by its gradient at the energy's learning rate.
+
+    An energy step minimises -F of `KALE` in E and c together, as the paper has it. Where c is more than 2 nats below a
+    batch's log-partition its derivative 1 - exp(c~ - c) is held at its value there, so that it cannot explode. c takes
+    steps of the size of the learning rate, too small to follow an energy that moves fast, and nothing bounds the weight
+    exp(-(E + c)) of a base sample: on images, `KALE` trains better.
+    """
+
+    c_by_gradient = True
+
     def criterion(self, e_real: Tensor, e_fake: Tensor) -> Tensor:
         c = self.log_partition.detach()
-        return e_real.mean() + c + torch.exp(-(e_fake + c)).mean() - 1
+        slope = -torch.expm1((log_mean_exp(-e_fake.detach()) - c).clamp(max=2))
+        of_c = slope * (self.log_partition - c)  # adds the derivative of c and no value
+        return e_real.mean() + c + torch.exp(-(e_fake + c)).mean() - 1 + of_c

@@ -40,13 +40,28 @@ class MaximumLikelihood(DonskerVaradhan):
         return self._known is None
 
     @property
+    def c_is_known(self) -> bool:
+        return self._known is not None
+
+    @property
     def _known(self) -> Tensor | None:
         return getattr(self.energy, "known_log_partition", None)
+
+    def criterion(self, e_real: Tensor, e_fake: Tensor) -> Tensor:
+        return e_real.mean() + self.batch_log_partition(e_fake)
 
     def batch_log_partition(self, e_fake: Tensor) -> Tensor:
         """The known log-partition, else that of the batch, with its graph."""
         known = self._known
         return log_mean_exp(-e_fake) if known is None else known
+
+    @torch.no_grad()
+    def follow(self, e_fake: Tensor) -> None:
+        """Set c to the known log-partition; else take energies of base samples (M,) into it."""
+        if self._known is None:
+            super().follow(e_fake)
+        else:
+            self.log_partition.copy_(self._known)
 
     def forward(
         self, real: Tensor, fake: Tensor | None = None, generator: torch.Generator | None = None
@@ -54,20 +69,21 @@ class MaximumLikelihood(DonskerVaradhan):
         known = self._known
         if known is None or not isinstance(self.energy, _KnownDensity):
             return super().forward(real, fake, generator)
-        c, known, penalty = self.log_partition, known.detach(), self._penalty(real, None, generator)
-        loss = -self.energy.log_density(real).mean() + self.slope(known) * (c - c.detach())
-        stats = {"c": c.detach(), "c_batch": known, "penalty": penalty.detach()}
+        if self.training:
+            self.follow(real.new_empty(0))
+        penalty = self._penalty(real, None, generator)
+        loss = -self.energy.log_density(real).mean()
+        stats = {"c": self.log_partition.detach().clone(), "c_batch": known.detach(), "penalty": penalty.detach()}
         return loss + self.penalty_lambda * penalty, stats
 
     def base_loss(
         self, base: Callable[[Tensor], Tensor], z: Tensor, real: Callable[[], Tensor]
-    ) -> tuple[Tensor, Tensor | None]:
-        """Minus the mean log-density of a batch of data under the base, and the log-partition if it is known.
+    ) -> tuple[Tensor, Tensor]:
+        """Minus the mean log-density of a batch of data under the base; it draws no samples, so there are no energies.
 
         Raises:
             InputError: the base has no density.
         """
         if not isinstance(base, HasDensity):
             raise InputError("--criterion ml: the base has no log_prob to maximise; take a flow (--g_model nvp, maf)")
-        known = self._known
-        return -base.log_prob(real()).mean(), None if known is None else known.detach()
+        return -base.log_prob(real()).mean(), z.new_empty(0)

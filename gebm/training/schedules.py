@@ -4,13 +4,16 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gebm.errors import InputError
 from gebm.metrics.mmd import three_sample_test
 from gebm.parallel import from_first
 
-__all__ = ["BOOST_EVERY", "Exponential", "LRSchedule", "MultiStep", "ThreeSample", "energy_steps", "remaining"]
+__all__ = [
+    "BOOST_EVERY", "Exponential", "LRSchedule", "MultiStep", "ThreeSample", "energy_steps", "ramped", "remaining",
+]  # fmt: skip
 
 BOOST_EVERY = 500  # base steps
 
@@ -23,6 +26,26 @@ def energy_steps(g_step: int, n_iter_d: int, n_iter_d_init: int) -> int:
 def remaining(step: int, steps: int) -> float:
     """The part of `steps` still to do before step `step`: a factor that falls linearly from 1 towards 0."""
     return 1 - step / steps
+
+
+def ramped(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
+    r"""The update of a moving average of weights whose decay rises to `decay`, for torch's `AveragedModel`.
+
+    .. math:: a_n = d_n a_{n-1} + (1 - d_n) w_n, \qquad d_n = \min(\text{decay}, (1 + n) / (10 + n))
+
+    A constant decay of 0.999 remembers the first thousand steps, in which a base changes most; with the ramp the
+    average is over the last tenth of the steps or so until the decay is reached.
+    """
+
+    def update(averages: Sequence[Tensor], weights: Sequence[Tensor], n: Tensor | int) -> None:
+        rest = 1 - torch.clamp((1 + torch.as_tensor(n)) / (10 + n), max=decay)  # no wait for a GPU
+        for average, weight in zip(averages, weights):
+            if average.is_floating_point():
+                average.lerp_(weight, rest.to(average))
+            else:  # counts
+                average.copy_(weight)
+
+    return update
 
 
 class LRSchedule:

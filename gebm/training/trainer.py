@@ -6,20 +6,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from gebm.data import Batches
 from gebm.errors import InputError
 from gebm.graphs import Graphed
+from gebm.metrics.partition import base_energies
 from gebm.model import GEBM
 from gebm.networks import DensityRatio
 from gebm.networks.batch_norm import over_processes
 from gebm.networks.common import HasDensity
-from gebm.objectives import Objective, log_mean_exp
+from gebm.objectives import Objective
 from gebm.parallel import gathered, processes, share, wrapped
 from gebm.seeds import stream
 from gebm.training.negatives import Fresh, Negatives
-from gebm.training.schedules import LRSchedule
+from gebm.training.schedules import LRSchedule, ramped
 from gebm.training.selection import EarlyStopping
 
 __all__ = ["Counters", "Trainer"]
@@ -56,6 +57,8 @@ class Counters:
         return {"base": self.ml_step, "joint": self.g_step, "refine": self.refine_step}[self.stage]
 
 
+C_BATCHES = 100  # of base samples, that c is set from before a training and at the end of a stage
+
 MOMENTS = {"Adam": {"step", "exp_avg", "exp_avg_sq"}, "SGD": {"momentum_buffer"}}  # what they keep of a parameter
 
 
@@ -69,11 +72,12 @@ class Trainer:
         model: the GEBM, on its device and in its dtype.
         batches: endless training batches.
         objective: losses of both steps, around the model's energy and c.
-        energy_optimizer, base_optimizer: of each network's parameters; the first also holds c.
+        energy_optimizer, base_optimizer: of each network's parameters; the first may hold c too, which no criterion but
+            `Fenchel` gives a gradient.
         negatives: where the samples of an energy step come from; None: new ones of the base.
         noise_factor: such samples for each one of the data.
         grad_clip: largest gradient norm of a step; 0: no limit.
-        ema: decay of the moving average of the base; 0: none.
+        ema: decay of the moving average of the base, to which it rises from 0.1 (`schedules.ramped`); 0: no average.
         lr_schedule: of both learning rates in the joint stage; None: constant.
         rollback_factor: on both learning rates, once more for each rollback.
         selection: of each stage's weights, and of its end; None: the last ones are kept.
@@ -153,10 +157,8 @@ class Trainer:
         self.trained = [p for p in objective.parameters() if p.requires_grad]  # a user's energy may hold frozen parts
         self.average = None
         if ema:
-            average = get_ema_multi_avg_fn(ema)  # type: ignore[no-untyped-call]  # torch: untyped
-            self.average = AveragedModel(model.base, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
+            self.average = AveragedModel(model.base, multi_avg_fn=ramped(ema), use_buffers=True).requires_grad_(False)
         self.counters = Counters()
-        self.c_estimated_at: list[object] | None = None
         self._record()
 
     def energy_step(self) -> dict[str, Tensor]:
@@ -173,15 +175,15 @@ class Trainer:
         stats = (self._graphs["base"] if self._graphs else self._base_update)(z)
         self._train_energy(True)
         self._base_moved()
-        if not self.objective.energy.training and "c_batch" in stats:
-            self._follow(stats["c_batch"])
+        if not self.objective.energy.training:  # else energy steps do it
+            self.objective.follow(stats["e_fake"])
         self.counters.g_step += 1
         self.counters.pending = 0
         if not self.objective.energy.training:  # no energy steps that count them
             self.counters.images += self.batches.batch_size
         return {"base_loss": stats["base_loss"], "lr_generator": _lr(self.base_optimizer)}
 
-    def initialize_log_partition(self, batches: int = 100) -> None:
+    def initialize_log_partition(self, batches: int = C_BATCHES) -> None:
         """Set c to the Monte-Carlo log-partition, log-mean-exp of -E over `batches` batches of base samples.
 
         In the modes of training, as energy steps see it: with dropout where there is any, and power iterations go on.
@@ -192,25 +194,25 @@ class Trainer:
             if bool((energies != energies[0]).any()):
                 rest = [self.model.energy(self._generate_batch()) for _ in range(batches - 1)]
                 energies = torch.cat([energies, gathered(torch.cat(rest))])
-            self.model.log_partition.copy_(log_mean_exp(-energies))
-        self.c_estimated_at = self._place
+            self.objective.remember(energies)
 
     def end_stage(self) -> bool:
-        """After a stage's last step: c, where it did not follow its samples; whether it is another now.
+        """Set c to the log-partition of 100 batches of the base as it will be sampled; return whether it changed.
 
-        Not once more where a run goes on from there.
+        Training sees the base with the statistics of its batches, and c follows that one. The latents depend on the
+        counters alone, so that a run which is resumed here finds the same c. A base that is slow to sample keeps the c
+        of its last batches, unless the criterion does not follow them.
         """
-        follows = self.objective.fake_from == "base" or self.counters.stage == "base"
-        if follows or self.c_estimated_at == self._place:
+        slow = getattr(self.model.base, "sequential", False) is True and self.objective.fake_from == "base"
+        if self.counters.stage == "base" or slow or self.objective.c_is_known:
             return False
-        self.initialize_log_partition()
+        generator = torch.Generator(self.model.log_partition.device).manual_seed(self.counters.e_step)
+        energies = base_energies(self.sampled_model, C_BATCHES * self._samples, generator)
+        before = self.model.log_partition.detach().clone()
+        self.objective.remember(energies.to(before))
         if self.selection is not None and self.selection.weights:  # which a run that goes on from here takes again
             self.selection.weights["log_partition"] = self.model.log_partition.detach().clone()
-        return True
-
-    @property
-    def _place(self) -> list[object]:
-        return [self.counters.stage, self.counters.stage_step]
+        return not torch.equal(before, self.model.log_partition)
 
     def likelihood_step(self) -> dict[str, Tensor]:
         """Raise the likelihood of one batch of data under the base, a flow; returns its loss."""
@@ -327,7 +329,8 @@ class Trainer:
             "device": self.model.log_partition.device.type,
             "torch_rng": torch.get_rng_state(),
             "device_rng": None if self._of_device is None else self._of_device.get_state(),
-            "c_estimated_at": self.c_estimated_at,
+            "recent": self.objective.recent,
+            "level": self.objective.level,
             "raw_base": None if self.average is None else self.model.base.state_dict(),
             "averaged": None if self.average is None else self.average.n_averaged,
         }
@@ -349,7 +352,9 @@ class Trainer:
         torch.set_rng_state(state["torch_rng"].cpu())
         if self._of_device is not None and state.get("device_rng") is not None:
             self._of_device.set_state(state["device_rng"].cpu())
-        self.c_estimated_at = state.get("c_estimated_at")
+        for name in ("recent", "level"):  # absent in runs from before there were any: c starts with the next batch
+            if name in state:
+                getattr(self.objective, name).copy_(state[name])
         if self.counters.stage == "refine":
             self.average = None
             self._freeze_base()
@@ -380,9 +385,9 @@ class Trainer:
 
     def _base_update(self, z: Tensor) -> dict[str, Tensor]:
         with self._precision():
-            loss, c_batch = self.objective.base_loss(self.base_pass, z, self._real)
+            loss, e_fake = self.objective.base_loss(self.base_pass, z, self._real)
         self._descend(self.base_optimizer, loss, self.model.base.parameters())
-        return {"base_loss": loss.detach()} | ({} if c_batch is None else {"c_batch": c_batch})
+        return {"base_loss": loss.detach(), "e_fake": e_fake}
 
     def _real(self) -> Tensor:
         return next(self.batches).to(self.model.log_partition.dtype)
@@ -398,12 +403,6 @@ class Trainer:
     def _precision(self) -> torch.autocast:
         on = self.autocast is not None
         return torch.autocast(self.model.log_partition.device.type, self.autocast or torch.bfloat16, enabled=on)
-
-    def _follow(self, c_batch: Tensor) -> None:
-        """Move c alone towards the log-partition of a batch of the base."""
-        self.energy_optimizer.zero_grad(set_to_none=True)
-        self.model.log_partition.grad = self.objective.slope(c_batch)
-        self.energy_optimizer.step()
 
     def _train_energy(self, on: bool) -> None:
         for parameter in self.trained:

@@ -49,7 +49,7 @@ def test_samples_without_a_graph_and_networks_as_they_were(negatives):
     pair = model(base=nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))).double().train()
     x = negatives(pair, 7, seeded())
     assert x.shape == (7, 2) and x.dtype == torch.float64 and not x.requires_grad
-    assert all(p.grad is None and p.requires_grad for p in pair.parameters())
+    assert all(p.grad is None and p.requires_grad for p in [*pair.base.parameters(), *pair.energy.parameters()])
     assert all(module.training for module in pair.modules())
 
 

@@ -138,12 +138,13 @@ def test_rates_in_training(scheduled, run, name):
 def test_the_rates_are_those_of_the_updates(scheduled, run):
     for name, moved in (("constant", 14), ("ExponentialLR", 5 * 1 + 5 * 0.5 + 4 * 0.25)):
         trainer, _ = scheduled(name, sgd=0.0, lr=1.0, penalty="none")
-        for p in trainer.objective.parameters():
-            p.register_hook(torch.ones_like)  # a gradient of one: c moves by the rates of the energy steps
-        start, c = trainer.model.log_partition.item(), trainer.model.log_partition
+        for p in trainer.model.energy.parameters():
+            p.register_hook(torch.ones_like)  # a gradient of one: weights move by the rates of the energy steps
+        weight = next(trainer.model.energy.parameters()).flatten()
+        start = weight[0].item()
         steps = replace(LONG, base_steps=1, n_iter_d_init=14, refine_steps=0)
         train(trainer, steps, run, save=False)
-        assert start - c.item() == pytest.approx(moved, rel=1e-5)
+        assert start - weight[0].item() == pytest.approx(moved, rel=1e-5)
 
 
 @pytest.mark.parametrize("name, ema", [*((name, 0.0) for name in NAMES[1:]), ("mmd", 0.8)])

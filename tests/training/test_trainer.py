@@ -51,20 +51,18 @@ def test_base_steps_against_a_frozen_energy_leave_it_whole_and_c_follows(make_tr
 
 
 @pytest.mark.parametrize("criterion", ["kale", "wasserstein"])
-@pytest.mark.parametrize("start", [-3.0, 3.0])
-def test_c_reaches_the_log_partition_in_base_steps_against_a_frozen_energy(make_trainer, criterion, start):
+def test_c_is_that_of_the_last_batches_in_base_steps_against_a_frozen_energy(make_trainer, criterion):
     trainer = make_trainer(criterion=criterion)
     trainer.freeze_energy()
     trainer.base_optimizer.param_groups[0]["lr"] = 0.0
-    trainer.energy_optimizer.param_groups[0]["lr"] = 0.05
     with torch.no_grad():
-        trainer.model.log_partition.fill_(start)
-    for _ in range(200):
+        trainer.model.log_partition.fill_(7.0)
+    for _ in range(30):
         trainer.base_step()
     with torch.no_grad():
         e = torch.stack([trainer.model.energy(trainer.model.generate(8, trainer.generator)) for _ in range(200)])
     c_batch = torch.stack([log_mean_exp(-batch) for batch in e])
-    assert abs(trainer.model.log_partition - c_batch.mean()) < c_batch.std() + 0.05  # of one batch, and a step of Adam
+    assert abs(trainer.model.log_partition - log_mean_exp(-e.flatten())) < c_batch.std()  # that of one batch
 
 
 def test_a_known_partition_draws_no_samples_and_the_base_of_ml_sees_data(make_trainer):
@@ -109,7 +107,7 @@ def test_a_base_step_moves_the_base_only(make_trainer):
     assert changed(trainer.model.base, base) == set(base)
     assert not changed(trainer.model.energy, energy) & parameters(trainer.model.energy)
     assert trainer.model.log_partition.item() == c
-    assert all(p.requires_grad for p in trainer.objective.parameters())
+    assert all(p.requires_grad for p in trainer.objective.energy.parameters())
 
 
 def test_refinement_leaves_the_base_alone_and_uses_it_as_sampling_will(make_trainer):
@@ -141,9 +139,9 @@ def test_an_energy_step_sees_noise_factor_base_samples_for_each_image(make_train
 
 
 def test_the_moving_average_follows_the_base(make_trainer):
-    trainer, decay = make_trainer(ema=0.9), 0.9
+    trainer = make_trainer(ema=0.3)
     expected = None
-    for step in range(4):
+    for step, decay in enumerate((0.0, 2 / 11, 3 / 12, 0.3, 0.3)):  # (1 + n) / (10 + n), no more than 0.3
         trainer.energy_step()
         trainer.base_step()
         now = [p.detach().clone() for p in trainer.model.base.parameters()]
@@ -163,9 +161,10 @@ def test_clipping_bounds_the_step(make_trainer, step):
     moved = {}
     for clip in (0.0, 1e-3):
         trainer = make_trainer(sgd=0.0, lr=1.0, grad_clip=clip)
-        before = torch.nn.utils.parameters_to_vector(trainer.model.parameters()).detach()
+        moving = [*trainer.model.base.parameters(), *trainer.model.energy.parameters()]
+        before = torch.nn.utils.parameters_to_vector(moving).detach()
         getattr(trainer, step)()
-        moved[clip] = float((torch.nn.utils.parameters_to_vector(trainer.model.parameters()).detach() - before).norm())
+        moved[clip] = float((torch.nn.utils.parameters_to_vector(moving).detach() - before).norm())
     assert moved[0.0] > 2e-3
     assert moved[1e-3] == pytest.approx(1e-3, rel=1e-2)
 
@@ -177,7 +176,8 @@ def test_initialize_log_partition_is_the_monte_carlo_value(make_trainer):
         energies = torch.cat([twin.model.energy(twin.model.generate(16, twin.generator)) for _ in range(5)])
     assert len(energies) == 5 * 2 * 8
     torch.testing.assert_close(trainer.model.log_partition.detach(), log_mean_exp(-energies))
-    assert trainer.model.log_partition.requires_grad
+    stats = trainer.energy_step()
+    assert abs(stats["c"] - log_mean_exp(-energies)) < 0.2 * abs(stats["c_batch"] - log_mean_exp(-energies)) + 0.05
 
 
 def test_log_partition_of_a_new_energy_takes_one_batch(make_trainer, monkeypatch):
