@@ -291,6 +291,11 @@ class Metrics:
     commands: ClassVar[tuple[str, ...]] = (*TRAINING, *CHAINS)
 
     eval_kale: bool = flag(False, "while training, log KALE on train and test images", of=TRAINING)
+    no_watch: bool = flag(
+        False,
+        "images: do not look at the base's FD(pixels-8x8) at each checkpoint, by which the best is kept",
+        of=TRAIN,
+    )
     freq_kale: int = flag(2000, "base steps between evaluations of KALE", ge=1, alias="fres_kale", of=TRAINING)
     eval_partition: bool = flag(
         False, "the log-partition by SMC and by AIS too, `sample_b_size` particles", of=("evaluate",)

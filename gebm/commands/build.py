@@ -17,10 +17,11 @@ from gebm.commands.pairs import architecture_of
 from gebm.commands.setup import dtype_of, log, schedule_of
 from gebm.commands.tables import of_table
 from gebm.config import Config
-from gebm.data import Batches, ImageData, TableData, from_uint8, set_aside
+from gebm.data import Batches, ImageData, TableData, at_random, from_uint8, set_aside
 from gebm.errors import InputError
 from gebm.latent import LatentPosterior
-from gebm.metrics import Frechet, extract, metric_name
+from gebm.metrics import Frechet, Moments, extract, frechet_distance, metric_name
+from gebm.metrics.features import Pixels
 from gebm.model import GEBM
 from gebm.networks import DensityRatio
 from gebm.objectives import OBJECTIVES
@@ -37,6 +38,8 @@ __all__ = ["build_trainer", "evaluations_of", "measures_of", "milestones"]
 KALE_FORMS = ("fenchel", "donsker_varadhan")
 NARROW = 16  # pixels: images below it were slower in channels-last layout
 POOL = 20  # energy steps' worth of samples of a base that is slow to sample
+WATCHED = Pixels(8)
+WATCH_SAMPLES, WATCH_REAL = 1000, 10_000  # of the base and of the training images
 TEST_SAMPLES = 2000  # of the base, and as many training images, that `--scheduler mmd` compares
 
 
@@ -172,8 +175,10 @@ def _lr_schedule(
 def evaluations_of(
     config: Config, data: ImageData, device: torch.device
 ) -> list[tuple[int, Callable[[Trainer], dict[str, float]]]]:
-    """What `--eval_fid` and `--eval_kale` add to the log, and how often."""
+    """What `--eval_fid` and `--eval_kale` add to the log, what is watched without them, and how often."""
     evaluations: list[tuple[int, Callable[[Trainer], dict[str, float]]]] = []
+    if _watches(config, data):
+        evaluations.append((config.checkpoint_freq, _watch(config, data, device)))
     if config.eval_fid:
         check_features(config, data, device)
         extractor, reference = features_of(config, data, device)
@@ -213,15 +218,36 @@ def evaluations_of(
     return evaluations
 
 
+def _watches(config: Config, data: ImageData) -> bool:
+    return not config.no_watch and len(data.train) > 1
+
+
+def _watch(config: Config, data: ImageData, device: torch.device) -> Callable[[Trainer], dict[str, float]]:
+    """A cheap look at the base: the Fréchet distance of 1,000 samples to training images, averaged to 8x8 pixels."""
+    reference = Moments.of(extract(at_random(data.train, WATCH_REAL), WATCHED, device=device))
+    few = replace(config, fid_samples=WATCH_SAMPLES)
+
+    def distance(trainer: Trainer) -> dict[str, float]:
+        if trainer.counters.stage == "refine":
+            return {}
+        posterior = LatentPosterior(trainer.model.prior, trainer.sampled_base, trainer.model.energy)
+        moments = Moments.of(base_features(posterior, WATCHED, few, device))
+        return {f"{metric_name('FD', WATCHED)}_base": frechet_distance(moments, reference)}
+
+    return distance
+
+
 def measures_of(config: Config, data: ImageData | TableData, device: torch.device) -> dict[str, tuple[str, bool]]:
     """By what the best checkpoint of a stage is told, of what `evaluations_of` gives, and whether the lowest is best.
 
-    A base by its distance; an energy, on a base at rest, by its bound on the divergence: while the base moves, neither
+    A base by its distance, of `--eval_fid` or else the one that is watched; an energy, on a base at rest, by its bound on the divergence: while the base moves, neither
     a high nor a low one is better. Tables keep their best weights within the stage (`EarlyStopping`).
     """
     measures: dict[str, tuple[str, bool]] = {}
     if not isinstance(data, ImageData):
         return measures
+    if _watches(config, data):
+        measures["joint"] = f"{metric_name('FD', WATCHED)}_base", True
     if config.eval_fid:
         measures["joint"] = f"{metric_name('FD', check_features(config, data, device))}_base", True
     if config.eval_kale:

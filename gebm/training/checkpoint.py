@@ -15,7 +15,7 @@ from gebm.manifest import damage, read_manifest, write_manifest
 from gebm.training.trainer import Counters, Trainer
 from gebm.weights import read_tensors
 
-__all__ = ["Measure", "best_checkpoint", "is_best", "load_checkpoint", "measure_of", "save_checkpoint"]
+__all__ = ["Measure", "best_before", "best_checkpoint", "load_checkpoint", "measure_of", "save_checkpoint"]
 
 
 class Measure(NamedTuple):
@@ -28,6 +28,11 @@ class Measure(NamedTuple):
     def better(self, other: "Measure") -> bool:
         """Whether this is better than another value of the same name."""
         return self.value < other.value if self.lowest else self.value > other.value
+
+    def far_worse(self, other: "Measure") -> bool:
+        """Whether this is worse than another value of the same name by more than a fifth of that."""
+        margin = abs(other.value) / 5
+        return self.value > other.value + margin if self.lowest else self.value < other.value - margin
 
 
 def name_of(counters: Counters) -> str:
@@ -53,11 +58,16 @@ def best_checkpoint(run: str | Path, stage: str) -> Path | None:
     return best[0] if best else None
 
 
-def is_best(run: str | Path, counters: Counters, measure: Measure) -> bool:
-    """Whether a value at these counters is better than that of every earlier checkpoint of the stage."""
+def best_before(run: str | Path, counters: Counters, name: str) -> tuple[Path, Measure] | None:
+    """The best of a stage's checkpoints from before these counters by a value of that name; None if there is none."""
     here = order(Path(name_of(counters)))
-    earlier = [measure_of(p) for p in checkpoints(run) if order(p)[0] == here[0] and order(p) < here]
-    return all(measure.better(m) for m in earlier if m is not None and m.name == measure.name)
+    earlier = [path for path in checkpoints(run) if order(path)[0] == here[0] and order(path) < here]
+    best = None
+    for path in earlier:
+        measure = measure_of(path)
+        if measure is not None and measure.name == name and (best is None or measure.better(best[1])):
+            best = path, measure
+    return best
 
 
 def save_checkpoint(

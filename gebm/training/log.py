@@ -19,12 +19,14 @@ from gebm.data import to_uint8
 from gebm.files import atomic_write, naming
 from gebm.networks.common import ENERGY_FLOOR, evaluating
 from gebm.pictures import grid, save_grid
+from gebm.training.checkpoint import Measure
 from gebm.training.guard import DivergenceError
 from gebm.training.trainer import Trainer
 
 __all__ = ["SilentLog", "TrainingLog"]
 
 QUIET_S = 20.0  # without a word, at most
+BELOW_ZERO = 5  # lines in a row with KALE below zero, after which that is said
 
 messages = logging.getLogger("gebm")
 
@@ -41,6 +43,7 @@ class TrainingLog:
         self.latents = trainer.model.prior.sample(64, generator, like=like.detach())
         self.sums: dict[str, tuple[Tensor, int]] = {}
         self.latest: dict[str, float] = {}  # values of a moment, of which a mean would say little
+        self.below_zero = 0
         self.bar: tqdm[NoReturn] | None = None
         self.started_s, self.started_images = time.monotonic(), trainer.counters.images
         self.shown_s = self.started_s
@@ -122,9 +125,31 @@ class TrainingLog:
         rate = (self.trainer.counters.images - self.started_images) / max(elapsed_s, 1e-9)
         kind = "images" if self.of_images else "rows"
         self.add({**means, f"{kind}_per_s": round(rate, 1), "elapsed_s": round(elapsed_s, 3)})
-        shown: dict[str, str] = {k: f"{means[k]:.3g}" for k in ("kale", "c", "base_loss") if k in means}
+        self._watch_kale(means.get("kale"))
+        names = {"kale": "kale", "kale_dv": "(dv)", "relative_ess": "ess", "c": "c", "base_loss": "base_loss"}
+        shown = {name: f"{means[key]:.3g}" for key, name in names.items() if key in means}
         shown |= {k: f"{means[k]:.4f}" for k in ("valid_nll", "valid_nll_best") if k in means}
         self.show({**shown, f"{kind}/s": f"{rate:.0f}"})
+
+    def _watch_kale(self, kale: float | None) -> None:
+        """Warn once when KALE has stayed below zero, which an energy that says nothing at all would reach."""
+        if kale is None or kale >= 0:
+            self.below_zero = 0
+            return
+        self.below_zero += 1
+        if self.below_zero == BELOW_ZERO:
+            messages.warning(
+                f"{self._where()}  KALE with c has been below zero for {BELOW_ZERO} lines: a flat energy would do "
+                "better. Where kale_dv is far above it, c cannot follow: lower --lr or raise --b_size; else raise "
+                "--penalty_lambda"
+            )
+
+    def fell_back(self, found: Measure, path: Path, best: Measure) -> None:
+        """Say that the model is much worse than it was at an earlier checkpoint, which is kept."""
+        messages.warning(
+            f"{self._where()}  {found.name} is {found.value:.4g}, and was {best.value:.4g} at {path.name}: training has "
+            f"lost ground. That checkpoint is kept; give --g_path {path} --d_path {path} to go on from it"
+        )
 
     def say(self, values: dict[str, float]) -> None:
         """Print what was evaluated, above the progress bar."""
@@ -202,7 +227,30 @@ class SilentLog(TrainingLog):
     def show(self, values: dict[str, str]) -> None:
         """The first process shows it."""
 
+    def _watch_kale(self, kale: float | None) -> None:
+        """Warn once when KALE has stayed below zero, which an energy that says nothing at all would reach."""
+        if kale is None or kale >= 0:
+            self.below_zero = 0
+            return
+        self.below_zero += 1
+        if self.below_zero == BELOW_ZERO:
+            messages.warning(
+                f"{self._where()}  KALE with c has been below zero for {BELOW_ZERO} lines: a flat energy would do "
+                "better. Where kale_dv is far above it, c cannot follow: lower --lr or raise --b_size; else raise "
+                "--penalty_lambda"
+            )
+
+    def fell_back(self, found: Measure, path: Path, best: Measure) -> None:
+        """Say that the model is much worse than it was at an earlier checkpoint, which is kept."""
+        messages.warning(
+            f"{self._where()}  {found.name} is {found.value:.4g}, and was {best.value:.4g} at {path.name}: training has "
+            f"lost ground. That checkpoint is kept; give --g_path {path} --d_path {path} to go on from it"
+        )
+
     def say(self, values: dict[str, float]) -> None:
+        """The first process says it."""
+
+    def fell_back(self, found: Measure, path: Path, best: Measure) -> None:
         """The first process says it."""
 
     def add(self, values: dict[str, float]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from gebm import parallel
 from gebm.checkpoints import checkpoints
 from gebm.metrics.partition import base_energies, energies, evaluate_kale
-from gebm.training.checkpoint import Measure, is_best, save_checkpoint
+from gebm.training.checkpoint import Measure, best_before, save_checkpoint
 from gebm.training.guard import LOSS_LIMIT, DivergenceError, Guard
 from gebm.training.log import SilentLog, TrainingLog
 from gebm.training.schedules import energy_steps, remaining
@@ -149,7 +149,11 @@ def train(
                     if name in values:
                         found = Measure(name, values[name], lowest)
                         # One process looks: others may have no such folder, and all have to save at the same step.
-                        measured = found if parallel.from_first(partial(is_best, run, counters, found)) else measured
+                        best = parallel.from_first(partial(best_before, run, counters, name))
+                        if best is None or found.better(best[1]):
+                            measured = found
+                        elif found.far_worse(best[1]):
+                            log.fell_back(found, *best)
             if measured or step % schedule.checkpoint_every == 0:  # after all evaluations, some of which have a state
                 log.grid()
                 checkpoint()

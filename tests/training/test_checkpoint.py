@@ -16,7 +16,7 @@ from gebm.data import ImageData
 from gebm.errors import InputError
 from gebm.model import GEBM
 from gebm.samplers import KineticLangevin
-from gebm.training.checkpoint import Measure, best_checkpoint, is_best, load_checkpoint, measure_of, save_checkpoint
+from gebm.training.checkpoint import Measure, best_before, best_checkpoint, load_checkpoint, measure_of, save_checkpoint
 from gebm.training.negatives import Fresh, Pool, Replay
 from gebm.training.trainer import Trainer
 
@@ -204,14 +204,25 @@ def test_the_best_is_kept_beside_the_newest(make_trainer, run, lowest, best):
     for g_step, value in enumerate([5.0, 4.0, 7.0, 1.0, 2.0, None, 3.0, None]):
         at(trainer, g_step=g_step)
         measure = None if value is None else Measure("FD", value, lowest)
-        if measure and not is_best(run, trainer.counters, measure):
+        earlier = best_before(run, trainer.counters, "FD")
+        if measure and earlier and not measure.better(earlier[1]):
             measure = None
         save_checkpoint(run, trainer, "", 2, measure)
     assert names(run) == [f"joint-{step:08d}" for step in (best, 6, 7)]
     assert best_checkpoint(run, "joint") == checkpoints(run)[0]
     assert measure_of(checkpoints(run)[0]) == Measure("FD", 1.0 if lowest else 7.0, lowest)
     assert best_checkpoint(run, "refine") is None
-    assert is_best(run, at(trainer, g_step=best).counters, Measure("FD", 6.0, lowest))  # only earlier ones count
+    path, measure = best_before(run, trainer.counters, "FD")
+    assert (path.name, measure.value) == (f"joint-{best:08d}", 1.0 if lowest else 7.0)
+    assert best_before(run, at(trainer, g_step=best).counters, "FD") is None  # only earlier ones count
+    assert best_before(run, trainer.counters, "KD") is None
+
+
+@pytest.mark.parametrize(
+    "value, lowest, far", [(12.1, True, True), (11.9, True, False), (7.9, False, True), (8.1, False, False)]
+)
+def test_far_worse_is_by_more_than_a_fifth(value, lowest, far):
+    assert Measure("FD", value, lowest).far_worse(Measure("FD", 10.0, lowest)) is far
 
 
 def test_what_lies_ahead_of_a_new_checkpoint_goes(make_trainer, run):
