@@ -109,7 +109,9 @@ def draw(found: dict[str, list[Row]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, len(found), figsize=(4.2 * len(found), 3.4), layout="constrained", squeeze=False)
+    figure, panels = pyplot.subplots(
+        1, len(found), figsize=(4.2 * len(found), 3.4), layout="constrained", squeeze=False
+    )
     for panel, (title, rows) in zip(panels[0], found.items()):
         steps = [row["step"] for row in rows]
         for key, name, colour in (("batch", "one batch of 128", "#999999"), ("c", "c", "#0072b2")):
