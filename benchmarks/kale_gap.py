@@ -3,7 +3,7 @@
 python benchmarks/kale_gap.py --data_path data --redwine_path DIR --markdown
 
 For each data set and learning rate a joint training, then the energy alone; in the second half of each stage the gap
-exp(d) - 1 - d, d = log Z - c, is taken every --every steps, with log Z from 20,000 base samples in the mode of that stage.
+exp(d) - 1 - d, d = log Z - c, is taken every --every steps, with log Z from 20,000 base samples in that stage's mode.
 The last column is |c - log Z| on 100,000 samples after the end of the refinement, as the run leaves c.
 """
 
