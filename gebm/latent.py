@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gebm import fast
 from gebm.errors import InputError
 from gebm.graphs import Graphed
-from gebm.networks.folding import folded
+from gebm.networks.folding import copied, inference_form, same_noise
 
 __all__ = [
     "PRIORS", "GaussianPrior", "LatentPosterior", "Prior", "Target", "UniformPrior", "prior_potential",
@@ -255,7 +255,9 @@ class LatentPosterior:
     def frozen(self, dtype: torch.dtype | None = None, rows: int = 0) -> "LatentPosterior":
         """Inference form: the same function with norms folded, no parameter gradients, channels-last layout.
 
-        Plain functions stay as they are. On a GPU potential and gradient are one CUDA graph (untested on CUDA).
+        Where that is seen to change a network's values or gradients at a few latents, the network is computed as it is
+        written, and the log says so once. Plain functions stay as they are. On a GPU potential and gradient are one
+        CUDA graph (untested on CUDA).
 
         Arguments:
             dtype: torch.bfloat16 lets chains move by the gradient of networks in bfloat16, while samples, energies,
@@ -264,24 +266,38 @@ class LatentPosterior:
             rows: positions that go through the networks at a time, which bounds the memory; 0: all.
 
         Raises:
-            InputError: a dtype for plain functions.
+            InputError: a dtype for plain functions; a network that cannot be copied, or fails on latents or samples.
         """
-        base, energy = (folded(n) if isinstance(n, nn.Module) else n for n in (self.base, self.energy))
+        with torch.inference_mode(False), _no_tf32():
+            base, energy = self._inference_forms()
         frozen = LatentPosterior(self.prior, base, energy, self.beta)
         frozen._like, frozen._rows = self._like.detach(), rows
         if dtype not in (None, self._like.dtype):
             if not isinstance(base, nn.Module) or not isinstance(energy, nn.Module):
                 raise InputError("frozen: a dtype can be given to networks (torch modules), not to plain functions")
-            moving_base, moving_energy = copy.deepcopy(base).to(dtype), copy.deepcopy(energy)
+            moving_base, moving_energy = copied(base).to(dtype), copied(energy)
             getattr(moving_energy, "features", moving_energy).to(dtype)
             frozen._moving = moving_base, moving_energy
-        if fast.enabled():
-            for network in {base, energy, *frozen._moving}:
-                if isinstance(network, nn.Module):
-                    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch: lacks it
-            if self.device.type == "cuda":
-                frozen._value_and_grad = Graphed(frozen._value_and_grad)
+        if fast.enabled() and self.device.type == "cuda":
+            frozen._value_and_grad = Graphed(frozen._value_and_grad)
         return frozen
+
+    def _inference_forms(self) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        """Base and energy for inference, tried on a few latents, always the same ones, and on their samples."""
+        base, energy = self.base, self.energy
+
+        def latents() -> Tensor:
+            return self.prior.from_gaussian(self.start(4, torch.Generator(self.device).manual_seed(0)))
+
+        def samples() -> Tensor:
+            with torch.no_grad(), same_noise(self.device):
+                return base(latents())
+
+        if isinstance(base, nn.Module):
+            base = inference_form(base, latents, "the base")
+        if isinstance(energy, nn.Module):
+            energy = inference_form(energy, samples, "the energy")
+        return base, energy
 
     def _potential(self, u: Tensor) -> Tensor:
         base, energy = self._moving
