@@ -14,6 +14,7 @@ from gebm import fast
 from gebm.errors import InputError
 from gebm.latent import GaussianPrior, LatentPosterior
 from gebm.networks.resampling import Paired
+from gebm.second_order import input_gradient
 
 
 class Standardised(nn.Conv2d):
@@ -393,3 +394,157 @@ def test_a_difference_in_gradients_alone_is_found():
     network = Base(Pieces(use)).double().eval()
     posterior, u = LatentPosterior(GaussianPrior(3), network, lambda x: x.flatten(1).sum(1)), torch.ones(2, 3).double()
     torch.testing.assert_close(posterior.frozen()(u), posterior(u))
+
+
+# Losses that a rewritten second derivative must not mistake for one of fixed weights
+
+
+class Loss(nn.Module):
+    """An energy of images by a function of two layers' parameters and the images (N, 2, 8, 8)."""
+
+    def __init__(self, function: Callable[[nn.Module, Tensor], Tensor]):
+        super().__init__()
+        self.a, self.b = conv(), conv(bias=False)
+        self.small = nn.Linear(2, 36)
+        self.function = function
+
+    def forward(self, x):
+        return self.function(self, x).flatten(1).square().mean(1)
+
+
+def pooled(x: Tensor) -> Tensor:
+    return x.mean((2, 3))
+
+
+def dynamic(m: Loss, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A kernel for each image, as one grouped convolution."""
+    n = len(x)
+    kernels = m.small(pooled(x.square())).view(n * 2, 2, 3, 3)
+    return F.conv2d(x.reshape(1, 2 * n, 8, 8), kernels, bias, padding=1, groups=n).view(n, 2, 8, 8)
+
+
+def modulated(m: Loss, x: Tensor) -> Tensor:
+    """Weights scaled by the image and normalised again, as in StyleGAN2."""
+    n = len(x)
+    weight = m.a.weight[None] * (1 + pooled(x))[:, None, :, None, None]
+    weight = weight / (weight.square().sum((2, 3, 4), keepdim=True) + 1e-4).sqrt()
+    return F.conv2d(x.reshape(1, 2 * n, 8, 8), weight.reshape(2 * n, 2, 3, 3), padding=1, groups=n).view(n, 2, 8, 8)
+
+
+def experts(m: Loss, x: Tensor) -> Tensor:
+    """A mixture of two kernels by a softmax of the image (CondConv)."""
+    n, shares = len(x), pooled(x).softmax(1)
+    weight = torch.einsum("ne,eoikl->noikl", shares, torch.stack([m.a.weight, m.b.weight]))
+    return F.conv2d(x.reshape(1, 2 * n, 8, 8), weight.reshape(2 * n, 2, 3, 3), padding=1, groups=n).view(n, 2, 8, 8)
+
+
+def correlation(m: Loss, x: Tensor) -> Tensor:
+    """An image's own patch as the kernel."""
+    n = len(x)
+    return F.conv2d(x.reshape(1, 2 * n, 8, 8), m.a(x)[:, :, 2:5, 2:5].reshape(n, 2, 3, 3), groups=n).view(n, 1, 6, 6)
+
+
+def per_row(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return torch.cat([function(row[None]) for row in x])
+
+
+def inner_gradient(m: Loss, x: Tensor, by: str) -> Tensor:
+    """The squared gradient of an inner loss by a weight or a bias, row by row."""
+
+    def of_row(row):
+        inner = m.b(F.relu(m.a(row))).square().mean()
+        (gradient,) = torch.autograd.grad(inner, m.get_parameter(by), create_graph=True)
+        return gradient.square().sum().view(1, 1)
+
+    return per_row(of_row, x)
+
+
+def adapted(m: Loss, x: Tensor) -> Tensor:
+    """A step of gradient descent on the weights, by the image, before they are used (MAML)."""
+
+    def of_row(row):
+        (gradient,) = torch.autograd.grad(F.relu(m.a(row)).square().mean(), m.a.weight, create_graph=True)
+        return F.conv2d(row, m.a.weight - 0.5 * gradient, m.a.bias, padding=1)
+
+    return per_row(of_row, x)
+
+
+def inner_slope(m: Loss, x: Tensor) -> Tensor:
+    """A score: the gradient of an inner energy by the images."""
+    return torch.autograd.grad(m.b(F.leaky_relu(m.a(x), 0.3)).square().sum(), x, create_graph=True)[0]
+
+
+def tangent(m: Loss, x: Tensor) -> Tensor:
+    return torch.func.jvp(lambda y: F.relu(m.a(y)), (x,), (x.cos(),))[1]
+
+
+def forward_mode(m: Loss, x: Tensor) -> Tensor:
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, x.cos())
+        return torch.autograd.forward_ad.unpack_dual(F.relu(m.a(dual))).tangent
+
+
+def checkpointed(m: Loss, x: Tensor) -> Tensor:
+    return m.b(torch.utils.checkpoint.checkpoint(lambda y: F.relu(m.a(y)), x, use_reentrant=False))
+
+
+def half_precision(m: Loss, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):  # leaves float64 as it is
+        return m.b(F.relu(m.a(x)))
+
+
+LOSSES: dict[str, Callable[[Loss, Tensor], Tensor]] = {
+    "dynamic kernels": dynamic,
+    "dynamic kernels under a ReLU": lambda m, x: m.b(F.relu(dynamic(m, x))),
+    "dynamic bias": lambda m, x: per_row(lambda row: F.conv2d(row, m.a.weight, pooled(row)[0]), x),
+    "dynamic kernels and bias": lambda m, x: dynamic(m, x, pooled(x.square()).flatten()),
+    "modulated weights": modulated,
+    "mixed kernels": experts,
+    "correlation with a patch": correlation,
+    "correlation with itself": lambda m, x: per_row(lambda row: F.conv2d(row, row), x),
+    "correlation with itself, the leaf": lambda m, x: F.conv2d(x, x).diagonal(dim1=0, dim2=1)[..., None].movedim(2, 0),
+    "weights by a norm of the image": lambda m, x: per_row(lambda row: F.conv2d(row, m.a.weight * row.norm()), x),
+    "weights by an earlier layer": lambda m, x: per_row(lambda row: F.conv2d(row, m.a.weight + m.b(row).mean()), x),
+    "weights by the image, expanded": lambda m, x: per_row(
+        lambda row: F.conv2d(row, (m.a.weight * row.square().mean()).expand(2, 2, 3, 3), m.a.bias, (2,), [1]), x
+    ),
+    "weights with a detached part": lambda m, x: per_row(
+        lambda row: F.conv2d(row, m.a.weight * row.detach().norm() * row.max()), x
+    ),
+    "image as a kernel of a parameter": lambda m, x: per_row(lambda row: F.conv2d(m.a.weight, row[:, :, :3, :3]), x),
+    "gradient by a weight": lambda m, x: inner_gradient(m, x, "a.weight"),
+    "gradient by a later weight": lambda m, x: inner_gradient(m, x, "b.weight"),
+    "gradient by a bias": lambda m, x: inner_gradient(m, x, "a.bias"),
+    "weights after a step of descent": adapted,
+    "gradient by the images": inner_slope,
+    "relu by name": lambda m, x: F.relu(input=m.a(x)),
+    "leaky relu by name": lambda m, x: F.leaky_relu(input=m.a(x), negative_slope=0.2),
+    "conv2d by name": lambda m, x: F.relu(F.conv2d(input=x, weight=m.a.weight, bias=m.a.bias, stride=2)),
+    "conv2d, all by place": lambda m, x: F.relu(F.conv2d(x, m.a.weight, m.a.bias, 1, 1, 1, 1), False),
+    "stride and padding of one number": lambda m, x: F.relu(F.conv2d(x, m.a.weight, None, [2], (1,))),
+    "vmap": lambda m, x: torch.func.vmap(lambda row: F.relu(m.a(row)))(x),
+    "vmap of dynamic kernels": lambda m, x: torch.func.vmap(
+        lambda row, w: F.relu(F.conv2d(row[None], w.view(2, 2, 3, 3)))[0]
+    )(x, m.small(pooled(x))),
+    "jvp": tangent,
+    "vjp": lambda m, x: torch.func.vjp(lambda y: F.relu(m.a(y)), x)[1](x.cos())[0],
+    "func.grad": lambda m, x: torch.func.grad(lambda y: F.relu(m.a(y)).square().sum())(x),
+    "forward-mode derivative": forward_mode,
+    "checkpoint": checkpointed,
+    "autocast of float64": half_precision,
+    "complex": lambda m, x: F.conv2d(torch.complex(x, x.sin()), m.a.weight * (1 + 1j)).abs(),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_with_weights_of_its_own_has_autograd_s_derivatives(name):
+    torch.manual_seed(0)
+    energy, x = Loss(LOSSES[name]).double(), torch.randn(3, 2, 8, 8, dtype=torch.float64)
+    results = []
+    for plain in (False, True):
+        with fast.plain(plain):
+            gradient = input_gradient(energy, x)
+        gradients = torch.autograd.grad(gradient.square().sum(), [*energy.parameters()], allow_unused=True)
+        results.append([gradient.detach(), *(torch.zeros(()) if g is None else g for g in gradients)])
+    assert results[1][0].norm() > 0 and any(g.norm() > 0 for g in results[1][1:]) or "itself" in name
+    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-12)

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from gebm import fast
 from gebm.errors import InputError
-from gebm.networks.resampling import OVERRIDES, Paired, Strided, fused, is_stock
+from gebm.networks.resampling import Paired, Strided, fused, is_stock, untouched
 
 __all__ = ["copied", "folded", "inference_form", "same_noise"]
 
@@ -27,8 +27,9 @@ _told: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()  # networks of which it 
 def inference_form(network: nn.Module, inputs: Callable[[], Tensor], what: str) -> nn.Module:
     """Copy a network for inference in its fastest form that is seen to compute the same function.
 
-    That is `folded` with weights in channels-last layout, if its values and its gradients at the inputs are those of a
-    plain copy, up to rounding. Otherwise it is the plain copy, and the log says so once for each network.
+    That is `folded` with weights in channels-last layout. Of networks with modules that are neither torch's nor ours it
+    is compared with a plain copy: if values or gradients at the inputs differ by more than rounding, the plain copy is
+    returned, and the log says so once for each network.
 
     Arguments:
         inputs: returns a few inputs (N, ...); called only if there is something to compare.
@@ -37,17 +38,15 @@ def inference_form(network: nn.Module, inputs: Callable[[], Tensor], what: str) 
     Raises:
         InputError: the network cannot be copied, or fails on these inputs.
     """
-    plain = copied(network)
-    if not fast.enabled():
-        return plain
     quick = folded(network)
-    kinds, rewritten = ([type(module) for module in form.modules()] for form in (plain, quick))
-    if kinds == rewritten and not any(t.ndim == 4 for t in (*quick.parameters(), *quick.buffers())):
+    if not fast.enabled():
         return quick
     for tensor in (*quick.parameters(), *quick.buffers()):
         if tensor.ndim == 4:
             tensor.data = tensor.contiguous(memory_format=torch.channels_last)
-    x = inputs()
+    if all(_is_known(module) for module in network.modules()):
+        return quick
+    plain, x = copied(network), inputs()
     try:
         expected = _values_and_gradients(plain, x)
     except torch.OutOfMemoryError:
@@ -122,6 +121,12 @@ class _Detached(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def _is_known(module: nn.Module) -> bool:
+    """Whether its class is torch's or ours: none of these uses the layers of a Sequential one by one."""
+    kind: type[nn.Module] = parametrize.type_before_parametrizations(module)
+    return kind.__module__.startswith(("torch.nn.", "gebm.networks.")) and untouched(module)
+
+
 @contextmanager
 def same_noise(device: torch.device) -> Iterator[None]:
     """Within, torch's own random numbers are those of seed 0; afterwards they go on as if nothing had been drawn."""
@@ -176,7 +181,7 @@ def _is_plain_chain(module: nn.Module) -> TypeGuard[nn.Sequential]:
         isinstance(module, nn.Sequential)
         and kind.forward in (nn.Sequential.forward, Paired.forward)
         and all(getattr(kind, method) is getattr(nn.Sequential, method) for method in methods)
-        and not OVERRIDES & vars(module).keys()
+        and untouched(module)
     )
 
 

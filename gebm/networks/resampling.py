@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from gebm import fast
 
-__all__ = ["OVERRIDES", "Paired", "Strided", "fused", "is_stock"]
+__all__ = ["Paired", "Strided", "fused", "is_stock", "untouched"]
 
 OVERRIDES = {"forward", "_conv_forward"}  # methods that a module may be given as attributes of its own
 
@@ -91,12 +91,17 @@ def _padding(plain: nn.Conv2d) -> tuple[int, int]:
 def is_stock(layer: nn.Module, kind: type[M]) -> TypeGuard[M]:
     """Whether a call of the layer is the stock forward of this very class, of its weights as they are, and no more.
 
-    Subclasses, which often have a forward of their own, are not, nor are layers with hooks, such as that of the older
-    `torch.nn.utils.spectral_norm`, or with a method set on the instance. Parametrised layers are.
+    Subclasses, which often have a forward of their own, are not; parametrised layers are.
+    """
+    return parametrize.type_before_parametrizations(layer) is kind and untouched(layer)
+
+
+def untouched(layer: nn.Module) -> bool:
+    """Whether nothing acts at its calls but its class: no hooks, such as that of the older `spectral_norm`, no methods
+    set on the instance.
     """
     hooks = layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks
-    exact = parametrize.type_before_parametrizations(layer) is kind
-    return exact and not any(hooks) and not OVERRIDES & vars(layer).keys()
+    return not any(hooks) and not OVERRIDES & vars(layer).keys()
 
 
 def _mean_of_shifts(weight: Tensor) -> Tensor:
