@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gebm import fast
 from gebm.errors import InputError
 from gebm.graphs import Graphed
+from gebm.networks.common import called, floats
 from gebm.networks.folding import copied, inference_form, same_noise
 
 __all__ = [
@@ -150,11 +151,6 @@ class UniformPrior(Prior):
 PRIORS: dict[str, type[Prior]] = {"gaussian": GaussianPrior, "uniform": UniformPrior}
 
 
-def _tensors(network: nn.Module) -> Iterator[Tensor]:
-    yield from network.parameters()
-    yield from network.buffers()
-
-
 def _normal(n: int, dim: int, generator: torch.Generator | None, like: Tensor | None) -> Tensor:
     like = torch.empty(0) if like is None else like
     return torch.randn(n, dim, generator=generator, device=like.device, dtype=like.dtype)
@@ -195,8 +191,8 @@ class LatentPosterior:
         self.base = base
         self.energy = energy
         self.beta = beta
-        tensors = (t for network in (energy, base) if isinstance(network, nn.Module) for t in _tensors(network))
-        self._like = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
+        tensors = (t for network in (energy, base) if isinstance(network, nn.Module) for t in floats(network))
+        self._like = next(tensors, torch.empty(0))
         self._moving = base, energy  # what chains move by; of a frozen form in half precision, copies of less
         self._rows = 0
         self._value_and_grad: Callable[[Tensor], tuple[Tensor, Tensor]] = value_and_grad(self.potential)
@@ -208,8 +204,10 @@ class LatentPosterior:
 
     @property
     def exact(self) -> bool:
-        """Whether potentials are precise enough for an accept step: networks in float32 or float64."""
-        return self._moving == (self.base, self.energy) and self._like.dtype in (torch.float32, torch.float64)
+        """Whether potentials are precise enough for an accept step: networks in float32 or float64, and no autocast."""
+        networks = [network for network in self._moving if isinstance(network, nn.Module)]
+        dtypes = {t.dtype for network in networks for t in floats(network)}
+        return dtypes <= {torch.float32, torch.float64} and not torch.is_autocast_enabled(self.device.type)
 
     def start(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw n starts (n, d) from the prior, as Gaussian coordinates."""
@@ -218,7 +216,7 @@ class LatentPosterior:
     def decode(self, u: Tensor) -> Tensor:
         """Samples x = G(T(u)) of positions (N, d), without gradients, in the dtype of u."""
         with torch.no_grad():
-            return self._by_rows(lambda u: self.base(self.prior.from_gaussian(u)).to(u.dtype), u)
+            return self._by_rows(lambda u: called(self.base, self.prior.from_gaussian(u), "the base").to(u.dtype), u)
 
     def energies(self, u: Tensor) -> Tensor:
         """E(G(T(u))) of positions (N, d): (N,), without gradients."""
@@ -228,8 +226,8 @@ class LatentPosterior:
         """Samples x = G(T(u)) of positions (N, d) and their energies (N,), without gradients."""
 
         def both(u: Tensor) -> tuple[Tensor, Tensor]:
-            x = self.base(self.prior.from_gaussian(u))
-            return x.to(u.dtype), self.energy(x).to(u.dtype)
+            x = called(self.base, self.prior.from_gaussian(u), "the base")
+            return x.to(u.dtype), one_a_row(called(self.energy, x, "the energy"), u, "the energy").to(u.dtype)
 
         with torch.no_grad():
             return self._by_rows(both, u)
@@ -291,7 +289,7 @@ class LatentPosterior:
 
         def samples() -> Tensor:
             with torch.no_grad(), same_noise(self.device):
-                return base(latents())
+                return called(base, latents(), "the base")
 
         if isinstance(base, nn.Module):
             base = inference_form(base, latents, "the base")
@@ -302,7 +300,8 @@ class LatentPosterior:
     def _potential(self, u: Tensor) -> Tensor:
         base, energy = self._moving
         weight = next(base.parameters(), u) if isinstance(base, nn.Module) else u
-        e = one_a_row(energy(base(self.prior.from_gaussian(u).to(weight.dtype))), u, "the energy")
+        x = called(base, self.prior.from_gaussian(u).to(weight.dtype), "the base")
+        e = one_a_row(called(energy, x, "the energy"), u, "the energy")
         return prior_potential(u) + self.beta * e.to(u.dtype)
 
     def _by_rows(self, function: Callable[[Tensor], T], u: Tensor) -> T:

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from gebm import fast
 from gebm.errors import InputError
+from gebm.networks.common import called
 from gebm.networks.resampling import Paired, Strided, fused, is_stock, untouched
 
 __all__ = ["copied", "folded", "inference_form", "same_noise"]
@@ -47,12 +48,7 @@ def inference_form(network: nn.Module, inputs: Callable[[], Tensor], what: str) 
     if all(_is_known(module) for module in network.modules()):
         return quick
     plain, x = copied(network), inputs()
-    try:
-        expected = _values_and_gradients(plain, x)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # whatever a user's network may raise
-        raise InputError(f"{what} fails on inputs {tuple(x.shape)}, {x.dtype} ({_reason(error)})") from error
+    expected = _values_and_gradients(lambda x: called(plain, x, what), x)
     try:
         difference = _difference(_values_and_gradients(quick, x), expected)
         if difference <= torch.finfo(x.dtype).eps ** 0.5:
@@ -60,7 +56,7 @@ def inference_form(network: nn.Module, inputs: Callable[[], Tensor], what: str) 
         reason = f"gives other values or gradients (by {difference:.1g} of them)"
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:
+    except Exception as error:  # whatever a user's network may raise
         reason = f"fails ({_reason(error)})"
     if network not in _told:
         _told.add(network)
@@ -139,7 +135,7 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _values_and_gradients(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def _values_and_gradients(network: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     """Outputs (N, -1), and the gradients (N, -1) of a fixed combination of them; random numbers as of seed 0."""
     x = x.detach().clone().requires_grad_()
     with torch.enable_grad(), torch.autocast(x.device.type, enabled=False), same_noise(x.device):

@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from gebm.networks.common import weights_once
+from gebm.latent import one_a_row
+from gebm.networks.common import called, weights_once
 from gebm.parallel import gathered
 from gebm.penalties import PENALTIES, gradient_penalty, l2_penalty
 
@@ -123,12 +124,16 @@ class Objective(nn.Module, ABC):
             real: draws a batch of data, for criteria whose base steps look at data.
         """
         with weights_once(self.energy):
-            e_fake = gathered(self.energies(base(z)))
+            e_fake = gathered(self.energies(called(base, z, "the base")))
         return self.base_criterion(e_fake), log_mean_exp(-e_fake.detach())
 
     def energies(self, x: Tensor) -> Tensor:
-        """E of samples (N, ...): (N,), in float32 at least; exponentials of energies take no less."""
-        e: Tensor = self.energy(x)
+        """E of samples (N, ...): (N,), in float32 at least; exponentials of energies take no less.
+
+        Raises:
+            InputError: the energy gives another shape, such as (N, 1), or does not take these samples.
+        """
+        e = one_a_row(called(self.energy, x, "the energy"), x, "the energy")
         return e.to(torch.promote_types(e.dtype, torch.float32))
 
     def slope(self, c_batch: Tensor) -> Tensor:
