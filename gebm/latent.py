@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from gebm import fast
 from gebm.errors import InputError
 from gebm.graphs import Graphed
-from gebm.networks.folding import folded
+from gebm.networks.common import called, floats
+from gebm.networks.folding import copied, inference_form, same_noise
 
 __all__ = [
     "PRIORS", "GaussianPrior", "LatentPosterior", "Prior", "Target", "UniformPrior", "prior_potential",
@@ -150,11 +151,6 @@ class UniformPrior(Prior):
 PRIORS: dict[str, type[Prior]] = {"gaussian": GaussianPrior, "uniform": UniformPrior}
 
 
-def _tensors(network: nn.Module) -> Iterator[Tensor]:
-    yield from network.parameters()
-    yield from network.buffers()
-
-
 def _normal(n: int, dim: int, generator: torch.Generator | None, like: Tensor | None) -> Tensor:
     like = torch.empty(0) if like is None else like
     return torch.randn(n, dim, generator=generator, device=like.device, dtype=like.dtype)
@@ -195,8 +191,8 @@ class LatentPosterior:
         self.base = base
         self.energy = energy
         self.beta = beta
-        tensors = (t for network in (energy, base) if isinstance(network, nn.Module) for t in _tensors(network))
-        self._like = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
+        tensors = (t for network in (energy, base) if isinstance(network, nn.Module) for t in floats(network))
+        self._like = next(tensors, torch.empty(0))
         self._moving = base, energy  # what chains move by; of a frozen form in half precision, copies of less
         self._rows = 0
         self._value_and_grad: Callable[[Tensor], tuple[Tensor, Tensor]] = value_and_grad(self.potential)
@@ -208,8 +204,10 @@ class LatentPosterior:
 
     @property
     def exact(self) -> bool:
-        """Whether potentials are precise enough for an accept step: networks in float32 or float64."""
-        return self._moving == (self.base, self.energy) and self._like.dtype in (torch.float32, torch.float64)
+        """Whether potentials are precise enough for an accept step: networks in float32 or float64, and no autocast."""
+        networks = [network for network in self._moving if isinstance(network, nn.Module)]
+        dtypes = {t.dtype for network in networks for t in floats(network)}
+        return dtypes <= {torch.float32, torch.float64} and not torch.is_autocast_enabled(self.device.type)
 
     def start(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw n starts (n, d) from the prior, as Gaussian coordinates."""
@@ -218,7 +216,7 @@ class LatentPosterior:
     def decode(self, u: Tensor) -> Tensor:
         """Samples x = G(T(u)) of positions (N, d), without gradients, in the dtype of u."""
         with torch.no_grad():
-            return self._by_rows(lambda u: self.base(self.prior.from_gaussian(u)).to(u.dtype), u)
+            return self._by_rows(lambda u: called(self.base, self.prior.from_gaussian(u), "the base").to(u.dtype), u)
 
     def energies(self, u: Tensor) -> Tensor:
         """E(G(T(u))) of positions (N, d): (N,), without gradients."""
@@ -228,8 +226,8 @@ class LatentPosterior:
         """Samples x = G(T(u)) of positions (N, d) and their energies (N,), without gradients."""
 
         def both(u: Tensor) -> tuple[Tensor, Tensor]:
-            x = self.base(self.prior.from_gaussian(u))
-            return x.to(u.dtype), self.energy(x).to(u.dtype)
+            x = called(self.base, self.prior.from_gaussian(u), "the base")
+            return x.to(u.dtype), one_a_row(called(self.energy, x, "the energy"), u, "the energy").to(u.dtype)
 
         with torch.no_grad():
             return self._by_rows(both, u)
@@ -255,7 +253,9 @@ class LatentPosterior:
     def frozen(self, dtype: torch.dtype | None = None, rows: int = 0) -> "LatentPosterior":
         """Inference form: the same function with norms folded, no parameter gradients, channels-last layout.
 
-        Plain functions stay as they are. On a GPU potential and gradient are one CUDA graph (untested on CUDA).
+        Where that is seen to change a network's values or gradients at a few latents, the network is computed as it is
+        written, and the log says so once. Plain functions stay as they are. On a GPU potential and gradient are one
+        CUDA graph (untested on CUDA).
 
         Arguments:
             dtype: torch.bfloat16 lets chains move by the gradient of networks in bfloat16, while samples, energies,
@@ -264,29 +264,44 @@ class LatentPosterior:
             rows: positions that go through the networks at a time, which bounds the memory; 0: all.
 
         Raises:
-            InputError: a dtype for plain functions.
+            InputError: a dtype for plain functions; a network that cannot be copied, or fails on latents or samples.
         """
-        base, energy = (folded(n) if isinstance(n, nn.Module) else n for n in (self.base, self.energy))
+        with torch.inference_mode(False), _no_tf32():
+            base, energy = self._inference_forms()
         frozen = LatentPosterior(self.prior, base, energy, self.beta)
         frozen._like, frozen._rows = self._like.detach(), rows
         if dtype not in (None, self._like.dtype):
             if not isinstance(base, nn.Module) or not isinstance(energy, nn.Module):
                 raise InputError("frozen: a dtype can be given to networks (torch modules), not to plain functions")
-            moving_base, moving_energy = copy.deepcopy(base).to(dtype), copy.deepcopy(energy)
+            moving_base, moving_energy = copied(base).to(dtype), copied(energy)
             getattr(moving_energy, "features", moving_energy).to(dtype)
             frozen._moving = moving_base, moving_energy
-        if fast.enabled():
-            for network in {base, energy, *frozen._moving}:
-                if isinstance(network, nn.Module):
-                    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch: lacks it
-            if self.device.type == "cuda":
-                frozen._value_and_grad = Graphed(frozen._value_and_grad)
+        if fast.enabled() and self.device.type == "cuda":
+            frozen._value_and_grad = Graphed(frozen._value_and_grad)
         return frozen
+
+    def _inference_forms(self) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        """Base and energy for inference, tried on a few latents, always the same ones, and on their samples."""
+        base, energy = self.base, self.energy
+
+        def latents() -> Tensor:
+            return self.prior.from_gaussian(self.start(4, torch.Generator(self.device).manual_seed(0)))
+
+        def samples() -> Tensor:
+            with torch.no_grad(), same_noise(self.device):
+                return called(base, latents(), "the base")
+
+        if isinstance(base, nn.Module):
+            base = inference_form(base, latents, "the base")
+        if isinstance(energy, nn.Module):
+            energy = inference_form(energy, samples, "the energy")
+        return base, energy
 
     def _potential(self, u: Tensor) -> Tensor:
         base, energy = self._moving
         weight = next(base.parameters(), u) if isinstance(base, nn.Module) else u
-        e = one_a_row(energy(base(self.prior.from_gaussian(u).to(weight.dtype))), u, "the energy")
+        x = called(base, self.prior.from_gaussian(u).to(weight.dtype), "the base")
+        e = one_a_row(called(energy, x, "the energy"), u, "the energy")
         return prior_potential(u) + self.beta * e.to(u.dtype)
 
     def _by_rows(self, function: Callable[[Tensor], T], u: Tensor) -> T:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from gebm.bounded import parse_json
 from gebm.checkpoints import newest_checkpoint
 from gebm.errors import InputError
-from gebm.latent import PRIORS, LatentPosterior, Prior
+from gebm.latent import PRIORS, LatentPosterior, Prior, one_a_row
 from gebm.manifest import check_file
 from gebm.networks import BASES, ENERGIES, FLOWS, DensityRatio
-from gebm.networks.common import HasDensity, evaluating
+from gebm.networks.common import HasDensity, called, evaluating
 from gebm.networks.flows import Flow
 from gebm.pretrained import WEIGHTS, Pretrained, write_weights
 from gebm.registry import resolve
@@ -103,7 +103,9 @@ class GEBM(Pretrained, nn.Module):
         self.base = base
         self.energy = energy
         self.architecture = architecture
-        self.log_partition = nn.Parameter(torch.zeros(()), requires_grad=False)
+        like = self.posterior()._like  # latents are drawn like c
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        self.log_partition = nn.Parameter(torch.zeros((), dtype=dtype, device=like.device), requires_grad=False)
 
     @property
     def built_as(self) -> Architecture:
@@ -136,13 +138,11 @@ class GEBM(Pretrained, nn.Module):
 
     def generate(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw n samples of the base alone, with the graph to its parameters."""
-        samples: Tensor = self.base(self.prior.sample(n, generator, like=self.log_partition))
-        return samples
+        return called(self.base, self.prior.sample(n, generator, like=self.log_partition), "the base")
 
     def log_ratio(self, x: Tensor) -> Tensor:
         """Log-density of the model (beta = 1) relative to its base, log dQ/dG(x) = -E(x) - c: (N,)."""
-        energies: Tensor = self.energy(x)
-        return -energies - self.log_partition
+        return -one_a_row(self.energy(x), x, "the energy") - self.log_partition
 
     @property
     def has_density(self) -> bool:
@@ -165,8 +165,8 @@ class GEBM(Pretrained, nn.Module):
         if log_partition is None:
             known = getattr(self.energy, "known_log_partition", None)
             log_partition = self.log_partition if known is None else known
-        energies: Tensor = self.energy(x)
-        return self.base.log_prob(x) - energies - log_partition
+        log_g = one_a_row(self.base.log_prob(x), x, "the base's log_prob")
+        return log_g - one_a_row(self.energy(x), x, "the energy") - log_partition
 
     def posterior(self, beta: float = 1.0) -> LatentPosterior:
         """Latent posterior at inverse temperature beta, of the networks as they are; `.frozen()` is faster."""
@@ -366,11 +366,17 @@ def _weight_file(path: str | Path, part: str) -> Path:
 def _check_shapes(model: GEBM, a: Architecture) -> None:
     """Try a freshly built pair on two latents, so that a user's network of the wrong shape is named at once."""
     with evaluating(model):
-        x = model.generate(2, torch.Generator().manual_seed(0))
+        try:
+            x = model.generate(2, torch.Generator().manual_seed(0))
+        except InputError as error:
+            raise InputError(f"--g_model {a.base}: {error}; its latent_dim is --Z_dim {a.latent_dim}") from error
         if x.shape != (2, *a.shape):
             shape = tuple(x.shape[1:])
             raise InputError(f"--g_model {a.base}: made samples of shape {shape}, the data have {a.shape}")
-        e = model.energy(x)
+        try:
+            e = called(model.energy, x, "the energy")
+        except InputError as error:
+            raise InputError(f"--d_model {a.energy}: {error}") from error
         if e.shape != (2,):
             shape = tuple(e.shape)
             raise InputError(f"--d_model {a.energy}: gave energies of shape {shape} for 2 samples, (2,) is needed")

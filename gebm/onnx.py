@@ -17,7 +17,7 @@ from gebm.files import atomic_folder
 from gebm.model import GEBM
 from gebm.networks.common import HasDensity
 from gebm.networks.flows import MixtureMAF
-from gebm.networks.folding import folded
+from gebm.networks.folding import copied
 from gebm.pretrained import CONFIG, NONE, check_new, configuration
 
 __all__ = ["TOLERANCE", "check_packages", "export_onnx"]
@@ -55,7 +55,9 @@ def export_onnx(model: GEBM, folder: str | Path, about: Mapping[str, Any] = NONE
     check_packages()
     folder = Path(folder)
     check_new(folder)
-    base, energy = folded(model.base), folded(model.energy)
+    target = model.posterior().frozen()
+    base, energy = cast(nn.Module, target.base), cast(nn.Module, target.energy)
+    plain_base, plain_energy = copied(model.base), copied(model.energy)
     generator = torch.Generator().manual_seed(0)
     like = model.log_partition.detach()
 
@@ -67,18 +69,21 @@ def export_onnx(model: GEBM, folder: str | Path, about: Mapping[str, Any] = NONE
             x: Tensor = base(latents(n))
             return x
 
-    files = [("base", base, latents, "z", "samples"), ("energy", energy, samples, "samples", "energy")]
+    files = [
+        ("base", base, plain_base, latents, "z", "samples"),
+        ("energy", energy, plain_energy, samples, "samples", "energy"),
+    ]
     if model.has_density:
-        files.append(("log_prob", _LogProb(base), samples, "samples", "log_prob"))
+        files.append(("log_prob", _LogProb(base), _LogProb(plain_base), samples, "samples", "log_prob"))
     lines = []
     with atomic_folder(folder, new=True) as temporary:
-        for name, network, inputs, takes, gives in files:
+        for name, network, plain, inputs, takes, gives in files:
             if network is base and isinstance(model.base, MixtureMAF):
                 lines.append(f"{name}.onnx: not written: {BISECTION}")
                 continue
             file = temporary / f"{name}.onnx"
             _export(network, inputs(BATCH), file, takes, gives)
-            lines.append(_compared(network, [inputs(n) for n in TRIED], file))
+            lines.append(_compared(plain, [inputs(n) for n in TRIED], file))
         config = json.dumps(configuration(model, about), indent=1, ensure_ascii=False, allow_nan=False)
         (temporary / CONFIG).write_text(config + "\n", encoding="utf-8")
     return lines

@@ -7,16 +7,16 @@ product t of the network along :math:`\bar v` (the units held fixed) the weight 
 :math:`\delta_l \otimes t_{l-1}`. That is a forward and a weight pass. Autograd by itself makes two passes more, which
 carry zeros, and computes weight gradients as convolutions with kernels as large as the image.
 
-Networks with other layers get what autograd gives, by its own rules; the derivative is exact for every network.
+That holds for convolutions whose weight and bias do not depend on the input. Those of others, and every other layer,
+are differentiated by autograd itself, so that the derivative is exact for every network.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -29,25 +29,34 @@ def input_gradient(network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Gradients of network(x) (N,), independent rows, by x (N, ...): (N, ...), with a graph to the parameters."""
     x = x.detach().requires_grad_()
     first = _Pass()
-    with _CheapDoubleBackward(first) if fast.enabled() else torch.enable_grad():
+    with _CheapDoubleBackward(x, first) if fast.enabled() else torch.enable_grad():
         value = network(x).sum()
-    (gradient,) = torch.autograd.grad(value, x, create_graph=True)
-    first.over = True
+    with first:
+        (gradient,) = torch.autograd.grad(value, x, create_graph=True)
     return gradient
 
 
-@dataclass
 class _Pass:
-    """The first pass backward, to the input alone: torch does not tell a `Function` that weights are not asked for."""
+    """The first pass backward, to the input alone: torch does not tell a `Function` that weights are not asked for.
 
-    over: bool = False
+    A network that itself asks for gradients by weights does so before.
+    """
+
+    running = False
+
+    def __enter__(self) -> None:
+        self.running = True
+
+    def __exit__(self, *error: object) -> None:
+        self.running = False
 
 
 class _CheapDoubleBackward(TorchFunctionMode):
     """Calls of convolutions and ReLUs within go through functions whose second derivative is written out."""
 
-    def __init__(self, first: _Pass):
+    def __init__(self, x: Tensor, first: _Pass):
         super().__init__()
+        self.x = x
         self.first = first
 
     def __torch_function__(
@@ -56,20 +65,46 @@ class _CheapDoubleBackward(TorchFunctionMode):
         own: dict[Callable[..., Any], Callable[..., Any]] = {
             F.conv2d: self._conv2d, F.relu: _relu, F.leaky_relu: _leaky_relu,
         }  # fmt: skip
-        return own.get(func, func)(*args, **(kwargs or {}))
+        # Functions of ours have no rules for torch.func's transforms and for forward-mode derivatives.
+        plain = func not in own or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+        return (func if plain else own[func])(*args, **(kwargs or {}))
 
     def _conv2d(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None = None,
+        self, input: Tensor, weight: Tensor, bias: Tensor | None = None,
         stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
     ) -> Tensor:  # fmt: skip
-        if x.ndim != 4 or isinstance(padding, str):
-            return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-        kind = x.device.type
+        sizes = [[s, s] if isinstance(s, int) else [*s] for s in (stride, padding, dilation)]
+        images = input.ndim == 4 and not input.is_complex()
+        by_pairs = not isinstance(padding, str) and all(len(size) == 2 for size in sizes)
+        if not images or not by_pairs or any(_depends(w, self.x) for w in (weight, bias)):
+            return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+        kind = input.device.type
         if torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
-            x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-        sizes = ([s, s] if isinstance(s, int) else list(s) for s in (stride, padding, dilation))
-        return _applied(_Convolution, x, weight, bias, (*sizes, groups), self.first)
+            input, weight = _cast(input, dtype), _cast(weight, dtype)
+            bias = None if bias is None else _cast(bias, dtype)
+        return _applied(_Convolution, input, weight, bias, (*sizes, groups), self.first)
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """As autocast does, which leaves float64 alone."""
+    return tensor if tensor.dtype == torch.float64 else tensor.to(dtype)
+
+
+def _depends(weight: Tensor | None, x: Tensor) -> bool:
+    """Whether the graph of a weight goes back to x."""
+    if weight is x:
+        return True
+    ahead = [] if weight is None or weight.grad_fn is None else [weight.grad_fn]
+    seen = {*ahead}
+    while ahead:
+        node = ahead.pop()
+        if getattr(node, "variable", None) is x:
+            return True
+        fresh = {other for other, _ in node.next_functions if other is not None} - seen
+        seen |= fresh
+        ahead += fresh
+    return False
 
 
 def _applied(function: type[Function], *arguments: object) -> Tensor:
@@ -77,12 +112,17 @@ def _applied(function: type[Function], *arguments: object) -> Tensor:
     return result
 
 
-def _relu(x: Tensor, inplace: bool = False) -> Tensor:
-    return F.relu(x, inplace=True) if inplace else _applied(_PiecewiseLinear, x, 0.0)
+# The names of arguments are torch's own, by which they may be given.
 
 
-def _leaky_relu(x: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
-    return F.leaky_relu(x, negative_slope, inplace=True) if inplace else _applied(_PiecewiseLinear, x, negative_slope)
+def _relu(input: Tensor, inplace: bool = False) -> Tensor:
+    return F.relu(input, inplace=True) if inplace else _applied(_PiecewiseLinear, input, 0.0)
+
+
+def _leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+    if inplace:
+        return F.leaky_relu(input, negative_slope, inplace=True)
+    return _applied(_PiecewiseLinear, input, negative_slope)
 
 
 class _PiecewiseLinear(Function):
@@ -112,8 +152,8 @@ class _Convolution(Function):
         (x, weight), (of_x, of_weight, of_bias, *_) = ctx.saved_tensors, ctx.needs_input_grad
         return (
             _applied(_InputGradient, g, weight, x.detach(), ctx.shape) if of_x else None,
-            _backward(g, x, weight, ctx.shape, 1) if of_weight and ctx.first.over else None,
-            g.sum((0, 2, 3)) if of_bias and ctx.first.over else None,
+            _backward(g, x, weight, ctx.shape, 1) if of_weight and not ctx.first.running else None,
+            g.sum((0, 2, 3)) if of_bias and not ctx.first.running else None,
             None,
             None,
         )

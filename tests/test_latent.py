@@ -5,6 +5,7 @@ import torch
 from scipy import stats
 from torch import nn
 
+import gebm
 from gebm.errors import InputError
 from gebm.latent import PRIORS, GaussianPrior, LatentPosterior, UniformPrior, value_and_grad
 
@@ -171,3 +172,72 @@ def test_energies_of_another_shape_are_refused():
             target(torch.zeros(3, 2))
     with pytest.raises(InputError, match="not to plain functions"):
         posterior.frozen(torch.bfloat16)
+
+
+def test_a_base_of_another_dimension_or_dtype_is_told_in_a_line():
+    base, energy = nn.Linear(5, 2), Quadratic(2)
+    target = LatentPosterior(GaussianPrior(3), base, energy)
+    u = torch.zeros(4, 3)
+    line = (
+        r"the base fails on inputs \(4, 3\), torch.float32 \(mat1.*\): give the prior the dimension that the base takes"
+    )
+    for act in (target, target.decode, target.energies, target.potential, lambda u: target.frozen()(u)):
+        with pytest.raises(InputError, match=line):
+            act(u)
+    images = nn.Sequential(nn.Linear(5, 16), nn.Unflatten(1, (1, 4, 4)), Conv(), nn.Flatten())  # not all torch's
+    with pytest.raises(InputError, match=line):
+        LatentPosterior(GaussianPrior(3), images, energy).frozen()
+    target = LatentPosterior(GaussianPrior(5), base.double(), energy)
+    with pytest.raises(
+        InputError, match=r"the base fails .* \(.*\): its weights are torch.float64: give base and energy"
+    ):
+        target.decode(torch.zeros(4, 5))
+    with pytest.raises(InputError, match=r"the energy fails on inputs \(4, 2\), torch.float64 \(.*float32: give"):
+        target(torch.zeros(4, 5))
+    with pytest.raises(InputError, match=r"the energy fails on inputs \(4, 3\), torch.float32"):
+        LatentPosterior(GaussianPrior(3), lambda z: z, energy)(u)
+
+
+class Conv(nn.Conv2d):
+    """No stock layer."""
+
+    def __init__(self):
+        super().__init__(1, 1, 3)
+
+
+def test_other_failures_of_a_base_keep_their_error():
+    def base(z):
+        if len(z) > 2:
+            raise RuntimeError("can't allocate memory")
+        return z
+
+    with pytest.raises(RuntimeError, match="^can't allocate memory$"):
+        LatentPosterior(GaussianPrior(3), base, lambda x: x.sum(1))(torch.zeros(4, 3))
+
+
+def test_potentials_under_autocast_or_of_half_precision_are_not_exact():
+    """At beta 100 they are off by tenths of nats."""
+    target = posterior(beta=100.0, dtype=torch.float32)
+    u = positions(dtype=torch.float32)
+    for form in (target, target.frozen()):
+        assert form.exact
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not form.exact
+            with pytest.raises(ValueError, match="MALA is exact only with float32 potentials.* outside autocast"):
+                gebm.run(gebm.MALA(0.1), form, u, 2)
+            gebm.run(gebm.Langevin(0.01), form, u, 2)
+            with torch.autocast("cpu", enabled=False):
+                assert form.exact
+    energy = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1).bfloat16())
+    assert not LatentPosterior(GaussianPrior(3), target.base, energy).exact
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d(4), nn.Dropout()])
+def test_chains_of_networks_in_training_mode_are_warned_of_once(caplog, layer):
+    base = nn.Sequential(nn.Linear(3, 4), layer, nn.Linear(4, 2))
+    target, u = LatentPosterior(GaussianPrior(3), base, Quadratic(2)), positions(dtype=torch.float32)
+    gebm.run(gebm.Langevin(0.01), target.frozen(), u, 1)
+    assert not caplog.messages
+    for _ in range(2):
+        gebm.run(gebm.Langevin(0.01), target, u, 1)
+    assert len(caplog.messages) == 1 and caplog.messages[0].startswith("run: the base is in training mode")

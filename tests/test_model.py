@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gebm.errors import InputError
+from gebm.latent import GaussianPrior
 from gebm.model import GEBM, OF_ROWS, Architecture, read_architecture
 from gebm.networks import BASES, ENERGIES
 from gebm.samplers import KineticLangevin, Langevin
@@ -378,3 +379,14 @@ def test_own_networks_of_the_wrong_shape(own):
 def test_unknown_name(field, flag):
     with pytest.raises(InputError, match=f"^{flag} 'nonsense': choose "):
         GEBM.build(replace(SMALL, **{field: "nonsense"}))
+
+
+def test_own_networks_in_float64_are_sampled_and_c_is_beside_them():
+    model = GEBM(GaussianPrior(2), nn.Linear(2, 2).double(), nn.Sequential(nn.Linear(2, 1), nn.Flatten(0)).double())
+    assert model.log_partition.dtype == model.sample(3, steps=2).dtype == model.generate(2).dtype == torch.float64
+    model = GEBM(GaussianPrior(3), nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 1), nn.Flatten(0)))
+    for act in (model.generate, model.sample):
+        with pytest.raises(
+            InputError, match=r"the base fails on inputs \(\d+, 3\), torch.float32 \(mat1.*give the prior"
+        ):
+            act(2)

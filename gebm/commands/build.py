@@ -240,8 +240,8 @@ def _watch(config: Config, data: ImageData, device: torch.device) -> Callable[[T
 def measures_of(config: Config, data: ImageData | TableData, device: torch.device) -> dict[str, tuple[str, bool]]:
     """By what the best checkpoint of a stage is told, of what `evaluations_of` gives, and whether the lowest is best.
 
-    A base by its distance, of `--eval_fid` or else the one that is watched; an energy, on a base at rest, by its bound on the divergence: while the base moves, neither
-    a high nor a low one is better. Tables keep their best weights within the stage (`EarlyStopping`).
+    A base by its distance, of `--eval_fid` or else the one that is watched; an energy, on a base at rest, by its bound
+    on the divergence: while the base moves, neither a high nor a low one is better. Tables keep their best weights within the stage (`EarlyStopping`).
     """
     measures: dict[str, tuple[str, bool]] = {}
     if not isinstance(data, ImageData):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gebm.errors import InputError
-from gebm.latent import Target
+from gebm.latent import Target, one_a_row
 from gebm.model import GEBM
 from gebm.networks.common import evaluating
 from gebm.objectives import log_mean_exp
@@ -145,7 +145,8 @@ class KALEEstimate(NamedTuple):
 def energies(energy: nn.Module, samples: Tensor, batch_size: int = 1000) -> Tensor:
     """Energies (N,) in float64 on the CPU of samples (N, ...), without gradients, in evaluation mode."""
     with evaluating(energy):
-        return torch.cat([energy(batch).double().cpu() for batch in torch.split(samples, batch_size)])
+        batches = torch.split(samples, batch_size)
+        return torch.cat([one_a_row(energy(x), x, "the energy").double().cpu() for x in batches])
 
 
 def base_energies(model: GEBM, n: int, generator: torch.Generator | None = None, batch_size: int = 1000) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from gebm.errors import InputError
 
 __all__ = ["ENERGY_FLOOR", "HasDensity", "ImageEnergy", "doublings", "evaluating", "initialise", "ladder", "scaled"]
-__all__ += ["spectral_norm", "upsampler", "weights_once"]
+__all__ += ["called", "floats", "spectral_norm", "upsampler", "weights_once"]
 
 ENERGY_FLOOR = -10.0
 
@@ -58,6 +58,40 @@ def initialise(module: nn.Module, weight: Callable[[Tensor], object]) -> None:
             weight(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+def floats(network: nn.Module) -> Iterator[Tensor]:
+    """Its floating-point parameters and buffers."""
+    for tensors in (network.parameters(), network.buffers()):
+        yield from (tensor for tensor in tensors if tensor.is_floating_point())
+
+
+def called(network: Callable[[Tensor], Tensor], x: Tensor, what: str) -> Tensor:
+    """network(x); InputError where it does not take inputs of this shape or dtype.
+
+    Of other failures, which two rows alone do not have, the error is its own.
+    """
+    try:
+        return network(x)
+    except RuntimeError as error:
+        capturing = x.is_cuda and torch.cuda.is_current_stream_capturing()
+        if capturing or not _fails(network, x[:2]):
+            raise
+        dtype = next((t.dtype for t in floats(network)), x.dtype) if isinstance(network, nn.Module) else x.dtype
+        mend = "give the prior the dimension that the base takes, and the energy what the base makes"
+        if dtype != x.dtype:
+            mend = f"its weights are {dtype}: give base and energy one dtype"
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{what} fails on inputs {tuple(x.shape)}, {x.dtype} ({reason}): {mend}") from error
+
+
+def _fails(network: Callable[[Tensor], Tensor], x: Tensor) -> bool:
+    try:
+        with torch.no_grad():
+            network(x)
+    except RuntimeError:
+        return True
+    return False
 
 
 @contextmanager

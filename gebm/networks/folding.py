@@ -1,17 +1,68 @@
-"""Inference form of a network: the same function with fewer operations."""
+"""Inference form of a network: the same function with fewer operations, where that was seen by trying it."""
 
 import copy
-from typing import TypeGuard
+import logging
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeGuard
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize, skip_init
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.overrides import TorchFunctionMode
 
 from gebm import fast
-from gebm.networks.resampling import Paired, Strided, fused, hooked
+from gebm.errors import InputError
+from gebm.networks.common import called
+from gebm.networks.resampling import Paired, Strided, fused, is_stock, untouched
 
-__all__ = ["folded"]
+__all__ = ["copied", "folded", "inference_form", "same_noise"]
+
+log = logging.getLogger("gebm")
+
+_told: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()  # networks of which it was said that they run as they are
+
+
+def inference_form(network: nn.Module, inputs: Callable[[], Tensor], what: str) -> nn.Module:
+    """Copy a network for inference in its fastest form that is seen to compute the same function.
+
+    That is `folded` with weights in channels-last layout. Of networks with modules that are neither torch's nor ours it
+    is compared with a plain copy: if values or gradients at the inputs differ by more than rounding, the plain copy is
+    returned, and the log says so once for each network.
+
+    Arguments:
+        inputs: returns a few inputs (N, ...); called only if there is something to compare.
+        what: the network's name in messages.
+
+    Raises:
+        InputError: the network cannot be copied, or fails on these inputs.
+    """
+    quick = folded(network)
+    if not fast.enabled():
+        return quick
+    for tensor in (*quick.parameters(), *quick.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.contiguous(memory_format=torch.channels_last)
+    if all(_is_known(module) for module in network.modules()):
+        return quick
+    plain, x = copied(network), inputs()
+    expected = _values_and_gradients(lambda x: called(plain, x, what), x)
+    try:
+        difference = _difference(_values_and_gradients(quick, x), expected)
+        if difference <= torch.finfo(x.dtype).eps ** 0.5:
+            return quick
+        reason = f"gives other values or gradients (by {difference:.1g} of them)"
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a user's network may raise
+        reason = f"fails ({_reason(error)})"
+    if network not in _told:
+        _told.add(network)
+        name = type(network).__name__
+        log.warning("%s (%s) runs as it is written and not in its faster form, which %s", what, name, reason)
+    return plain
 
 
 def folded(module: nn.Module) -> nn.Module:
@@ -19,20 +70,94 @@ def folded(module: nn.Module) -> nn.Module:
 
     Parametrisations such as spectral norm become plain weights. Neighbours in an `nn.Sequential` are merged: a
     BatchNorm2d into the convolution, or the linear layer and its `Unflatten`, before it; doubling and pooling into the
-    convolution beside them (`gebm.networks.resampling`). The copy computes the function of `module.eval()` up to
-    rounding; the original is left as it was. Under `gebm.fast.plain` nothing is folded.
+    convolution beside them (`gebm.networks.resampling`). Only layers of exactly these classes are merged, without hooks
+    or a forward of their own. A module that uses layers of its `nn.Sequential` one by one may then compute something
+    else: `inference_form` compares. The original is left as it was. Under `gebm.fast.plain` nothing is folded.
     """
-    module = copy.deepcopy(module).eval().requires_grad_(False)
+    module = copied(module)
     if not fast.enabled():
         return module
     for layer in list(module.modules()):
         if parametrize.is_parametrized(layer):
             _fold_parametrizations(layer)
     for sequence in module.modules():
-        if isinstance(sequence, nn.Sequential) and type(sequence).forward in (nn.Sequential.forward, Paired.forward):
+        if _is_plain_chain(sequence):
             _fold_batch_norms(sequence)
             _fold_resampling(sequence)
     return module.requires_grad_(False)
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """Copy `module` as it is, into evaluation mode and without parameter gradients.
+
+    Raises:
+        InputError: it holds something that cannot be copied.
+    """
+    try:
+        with _Detached():
+            module = copy.deepcopy(module)
+    except (RuntimeError, TypeError) as error:
+        name = type(module).__name__
+        raise InputError(f"{name}: cannot be copied ({_reason(error)}): keep that outside of the module") from error
+    return module.eval().requires_grad_(False)
+
+
+class _Detached(TorchFunctionMode):
+    """Within, `copy.deepcopy` copies the values of tensors with a graph, which it otherwise refuses.
+
+    Such are weights that pre-forward hooks leave on their layers (the older spectral and weight norms, pruning), and
+    whatever a module remembers of its last pass.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            return args[0].detach().clone()
+        return func(*args, **(kwargs or {}))
+
+
+def _is_known(module: nn.Module) -> bool:
+    """Whether its class is torch's or ours: none of these uses the layers of a Sequential one by one."""
+    kind: type[nn.Module] = parametrize.type_before_parametrizations(module)
+    return kind.__module__.startswith(("torch.nn.", "gebm.networks.")) and untouched(module)
+
+
+@contextmanager
+def same_noise(device: torch.device) -> Iterator[None]:
+    """Within, torch's own random numbers are those of seed 0; afterwards they go on as if nothing had been drawn."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _values_and_gradients(network: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs (N, -1), and the gradients (N, -1) of a fixed combination of them; random numbers as of seed 0."""
+    x = x.detach().clone().requires_grad_()
+    with torch.enable_grad(), torch.autocast(x.device.type, enabled=False), same_noise(x.device):
+        out: Tensor = network(x).reshape(len(x), -1)
+        gradient = None
+        if out.requires_grad:
+            weights = torch.linspace(1, 2, out.shape[1], dtype=out.dtype, device=out.device)
+            (gradient,) = torch.autograd.grad((weights * out).sum(), x, allow_unused=True)
+    gradient = torch.zeros_like(x) if gradient is None else gradient
+    return out.detach().double(), gradient.reshape(len(x), -1).double()
+
+
+def _difference(ours: tuple[Tensor, Tensor], plain: tuple[Tensor, Tensor]) -> float:
+    """The largest difference of values, relative to the largest row; of gradients, relative to each row, the median.
+
+    Where rounding moves a unit over the kink of its ReLU, that row's gradient jumps.
+    """
+    (values, gradients), (expected, slopes) = ours, plain
+    of_values = (values - expected).norm(dim=1).max() / expected.norm(dim=1).max().clamp(min=1e-30)
+    of_gradients = (gradients - slopes).norm(dim=1) / slopes.norm(dim=1).clamp(min=1e-30)
+    worst = torch.maximum(of_values, of_gradients.median())  # NaN if either is
+    return float(worst)
 
 
 def _fold_parametrizations(layer: nn.Module) -> None:
@@ -45,23 +170,38 @@ def _fold_parametrizations(layer: nn.Module) -> None:
         layer.register_parameter(name, nn.Parameter(weight))
 
 
+def _is_plain_chain(module: nn.Module) -> TypeGuard[nn.Sequential]:
+    """Whether a call of it is nothing but calls of its layers in turn."""
+    kind, methods = type(module), ("__call__", "__iter__", "__getitem__", "__setitem__", "__len__")
+    return (
+        isinstance(module, nn.Sequential)
+        and kind.forward in (nn.Sequential.forward, Paired.forward)
+        and all(getattr(kind, method) is getattr(nn.Sequential, method) for method in methods)
+        and untouched(module)
+    )
+
+
 def _fold_batch_norms(sequence: nn.Sequential) -> None:
     for i in range(1, len(sequence)):
-        norm = sequence[i]
-        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or hooked(norm):
+        norm, before = sequence[i], sequence[i - 1]
+        if not is_stock(norm, nn.BatchNorm2d) or norm.training or norm.running_mean is None or before.training:
             continue
-        before = sequence[i - 1]
-        if isinstance(before, nn.Conv2d | nn.ConvTranspose2d) and not hooked(before):
+        if is_stock(before, nn.Conv2d) or is_stock(before, nn.ConvTranspose2d) and before.groups == 1:
             sequence[i - 1] = fuse_conv_bn_eval(before, norm, transpose=isinstance(before, nn.ConvTranspose2d))
-        elif isinstance(before, nn.Unflatten) and i > 1 and _is_plain_linear(linear := sequence[i - 2]):
+        elif i > 1 and is_stock(linear := sequence[i - 2], nn.Linear) and _makes_channels(before, linear, norm):
             sequence[i - 2] = fuse_linear_bn_eval(linear, _per_feature(norm, linear.out_features))
         else:
             continue
         sequence[i] = nn.Identity()
 
 
-def _is_plain_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
-    return isinstance(layer, nn.Linear) and not hooked(layer)
+def _makes_channels(layer: nn.Module, linear: nn.Linear, norm: nn.BatchNorm2d) -> bool:
+    """Whether it unflattens the features of the linear layer, (N, F) -> (N, C, H, W), C the channels of the norm."""
+    if not is_stock(layer, nn.Unflatten) or linear.training or layer.dim != 1:
+        return False
+    sizes = layer.unflattened_size
+    whole = isinstance(sizes, tuple | list) and len(sizes) == 3 and all(isinstance(size, int) for size in sizes)
+    return whole and sizes[0] == norm.num_features and linear.out_features % norm.num_features == 0
 
 
 def _per_feature(norm: nn.BatchNorm2d, features: int) -> nn.BatchNorm1d:

@@ -5,14 +5,19 @@ mean pooling one convolution (k+1) x (k+1) of stride 2. For k = 3 either costs 1
 outside the image, and the stride drops an odd last row as pooling does.
 """
 
-from typing import NamedTuple, TypeGuard
+from typing import NamedTuple, TypeGuard, TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 from gebm import fast
 
-__all__ = ["Paired", "Strided", "fused", "hooked"]
+__all__ = ["Paired", "Strided", "fused", "is_stock", "untouched"]
+
+OVERRIDES = {"forward", "_conv_forward"}  # methods that a module may be given as attributes of its own
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Strided(NamedTuple):
@@ -60,23 +65,20 @@ class Paired(nn.Sequential):
 
 
 def _doubles(layer: nn.Module) -> bool:
-    nearest = isinstance(layer, nn.Upsample) and layer.mode == "nearest" and layer.scale_factor == 2
-    return nearest and not hooked(layer)
+    return is_stock(layer, nn.Upsample) and layer.mode == "nearest" and layer.scale_factor == 2
 
 
 def _halves(layer: nn.Module) -> bool:
     settings = ("kernel_size", "stride", "padding", "ceil_mode", "divisor_override")
-    plain = isinstance(layer, nn.AvgPool2d) and [getattr(layer, s) for s in settings] == [2, 2, 0, False, None]
-    return plain and not hooked(layer)
+    return is_stock(layer, nn.AvgPool2d) and [getattr(layer, s) for s in settings] == [2, 2, 0, False, None]
 
 
 def _is_plain_convolution(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     return (
-        isinstance(layer, nn.Conv2d)
+        is_stock(layer, nn.Conv2d)
         and (layer.stride, layer.dilation, layer.groups, layer.padding_mode) == ((1, 1), (1, 1), 1, "zeros")
         and not isinstance(layer.padding, str)
         and all(padding < size for padding, size in zip(layer.padding, layer.kernel_size, strict=True))
-        and not hooked(layer)
     )
 
 
@@ -86,9 +88,20 @@ def _padding(plain: nn.Conv2d) -> tuple[int, int]:
     return rows, columns
 
 
-def hooked(layer: nn.Module) -> bool:
-    """Whether something acts at every call, such as the older `torch.nn.utils.spectral_norm` on the weight."""
-    return bool(layer._forward_pre_hooks or layer._forward_hooks)
+def is_stock(layer: nn.Module, kind: type[M]) -> TypeGuard[M]:
+    """Whether a call of the layer is the stock forward of this very class, of its weights as they are, and no more.
+
+    Subclasses, which often have a forward of their own, are not; parametrised layers are.
+    """
+    return parametrize.type_before_parametrizations(layer) is kind and untouched(layer)
+
+
+def untouched(layer: nn.Module) -> bool:
+    """Whether nothing acts at its calls but its class: no hooks, such as that of the older `spectral_norm`, no methods
+    set on the instance.
+    """
+    hooks = layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks
+    return not any(hooks) and not OVERRIDES & vars(layer).keys()
 
 
 def _mean_of_shifts(weight: Tensor) -> Tensor:

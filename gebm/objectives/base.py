@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from gebm.errors import InputError
-from gebm.networks.common import weights_once
+from gebm.latent import one_a_row
+from gebm.networks.common import called, weights_once
 from gebm.parallel import gathered
 from gebm.penalties import PENALTIES, gradient_penalty, l2_penalty
 
@@ -156,7 +157,7 @@ class Objective(nn.Module, ABC):
             real: draws a batch of data, for criteria whose base steps look at data.
         """
         with weights_once(self.energy):
-            e_fake = gathered(self.energies(base(z)))
+            e_fake = gathered(self.energies(called(base, z, "the base")))
         return self.base_criterion(e_fake), e_fake.detach()
 
     @torch.no_grad()
@@ -180,8 +181,12 @@ class Objective(nn.Module, ABC):
         self.recent.copy_(self.log_partition + self.level)
 
     def energies(self, x: Tensor) -> Tensor:
-        """E of samples (N, ...): (N,), in float32 at least; exponentials of energies take no less."""
-        e: Tensor = self.energy(x)
+        """E of samples (N, ...): (N,), in float32 at least; exponentials of energies take no less.
+
+        Raises:
+            InputError: the energy gives another shape, such as (N, 1), or does not take these samples.
+        """
+        e = one_a_row(called(self.energy, x, "the energy"), x, "the energy")
         return e.to(torch.promote_types(e.dtype, torch.float32))
 
     def _energies(

@@ -1,11 +1,15 @@
 """The one loop that runs every sampler."""
 
+import logging
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from gebm.errors import InputError
 from gebm.latent import Target
@@ -13,6 +17,10 @@ from gebm.samplers.base import Kernel, State, check_precision
 from gebm.samplers.tempering import Tempered
 
 __all__ = ["Chain", "NonFiniteError", "run"]
+
+log = logging.getLogger("gebm")
+
+_warned: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 
 
 class NonFiniteError(FloatingPointError):
@@ -79,6 +87,7 @@ def run(
     if steps < 0 or thin < 0:
         raise InputError(f"run: {steps} steps and thin {thin} must be 0 or more")
     check_precision(kernel, target)
+    _warn_of_training(target)
     if beta_schedule is not None and not kernel.anneals:
         raise InputError(f"{type(kernel).__name__}: works at one beta, or sets it itself; leave beta_schedule out")
     state = start if isinstance(start, State) else kernel.init(start, target)
@@ -110,6 +119,20 @@ def run(
         acceptance / max(steps, 1),
         nonfinite,
     )
+
+
+def _warn_of_training(target: Target) -> None:
+    """Once for each network that is not the same function at each step."""
+    for part in ("base", "energy"):
+        network = getattr(target, part, None)
+        if not isinstance(network, nn.Module) or network in _warned:
+            continue
+        if any(isinstance(layer, _BatchNorm | _DropoutNd) and layer.training for layer in network.modules()):
+            _warned.add(network)
+            log.warning(
+                "run: the %s is in training mode: its batch norms move their statistics and its dropout draws anew at "
+                "each step; put it into eval(), or sample from posterior.frozen()", part,
+            )  # fmt: skip
 
 
 def _at(kernel: Kernel, step_factor: float | None, beta_factor: float | None) -> Kernel | Tempered:

@@ -138,18 +138,22 @@ class TrainingLog:
             return
         self.below_zero += 1
         if self.below_zero == BELOW_ZERO:
-            messages.warning(
-                f"{self._where()}  KALE with c has been below zero for {BELOW_ZERO} lines: a flat energy would do "
-                "better. Where kale_dv is far above it, c cannot follow: lower --lr or raise --b_size; else raise "
-                "--penalty_lambda"
+            self.warn(
+                f"KALE with c has been below zero for {BELOW_ZERO} lines: a flat energy would do better. Where the value in "
+                "(dv) is far above it, the weights of base samples are too uneven for batches of this size: raise "
+                "--penalty_lambda, --b_size or --noise_factor, or lower --lr"
             )
 
     def fell_back(self, found: Measure, path: Path, best: Measure) -> None:
         """Say that the model is much worse than it was at an earlier checkpoint, which is kept."""
-        messages.warning(
-            f"{self._where()}  {found.name} is {found.value:.4g}, and was {best.value:.4g} at {path.name}: training has "
-            f"lost ground. That checkpoint is kept; give --g_path {path} --d_path {path} to go on from it"
+        self.warn(
+            f"{found.name} is {found.value:.4g}, and was {best.value:.4g} at {path.name}: training has lost ground. "
+            f"That checkpoint is kept; give --g_path {path} --d_path {path} to go on from it"
         )
+
+    def warn(self, line: str) -> None:
+        """Say a line that asks for the reader's attention."""
+        messages.warning(f"{self._where()}  {line}")
 
     def say(self, values: dict[str, float]) -> None:
         """Print what was evaluated, above the progress bar."""
@@ -227,30 +231,10 @@ class SilentLog(TrainingLog):
     def show(self, values: dict[str, str]) -> None:
         """The first process shows it."""
 
-    def _watch_kale(self, kale: float | None) -> None:
-        """Warn once when KALE has stayed below zero, which an energy that says nothing at all would reach."""
-        if kale is None or kale >= 0:
-            self.below_zero = 0
-            return
-        self.below_zero += 1
-        if self.below_zero == BELOW_ZERO:
-            messages.warning(
-                f"{self._where()}  KALE with c has been below zero for {BELOW_ZERO} lines: a flat energy would do "
-                "better. Where kale_dv is far above it, c cannot follow: lower --lr or raise --b_size; else raise "
-                "--penalty_lambda"
-            )
-
-    def fell_back(self, found: Measure, path: Path, best: Measure) -> None:
-        """Say that the model is much worse than it was at an earlier checkpoint, which is kept."""
-        messages.warning(
-            f"{self._where()}  {found.name} is {found.value:.4g}, and was {best.value:.4g} at {path.name}: training has "
-            f"lost ground. That checkpoint is kept; give --g_path {path} --d_path {path} to go on from it"
-        )
-
     def say(self, values: dict[str, float]) -> None:
         """The first process says it."""
 
-    def fell_back(self, found: Measure, path: Path, best: Measure) -> None:
+    def warn(self, line: str) -> None:
         """The first process says it."""
 
     def add(self, values: dict[str, float]) -> None:

@@ -1,5 +1,6 @@
 """Where the samples come from that an energy step contrasts the data with."""
 
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from gebm.errors import InputError
 from gebm.model import GEBM
-from gebm.networks.common import evaluating
+from gebm.networks.common import called, evaluating
 from gebm.parallel import share
 from gebm.samplers import Kernel, Langevin
 from gebm.samplers.base import normal_like
@@ -43,8 +44,7 @@ class Fresh(Negatives):
 
     def __call__(self, model: GEBM, n: int, generator: torch.Generator | None = None) -> Tensor:
         with torch.no_grad():
-            samples: Tensor = model.base(share(model.prior.sample(n, generator, like=model.log_partition)))
-            return samples
+            return called(model.base, share(model.prior.sample(n, generator, like=model.log_partition)), "the base")
 
 
 class Pool(Negatives):
@@ -124,7 +124,8 @@ class Replay(Negatives):
         rows = torch.randperm(self.size, generator=generator, device=target.device)[:n]
         again = torch.rand(n, 1, generator=generator, device=target.device) < self.restart
         position = torch.where(again, target.start(n, generator), self.positions[rows])
-        with evaluating(model):
+        full = torch.autocast(target.device.type, enabled=False) if self.kernel.exact else nullcontext()
+        with evaluating(model), full:
             state = self.kernel.init(position, target)
             if state.velocity is not None:
                 state = state._replace(velocity=normal_like(position, generator))

@@ -190,9 +190,9 @@ class Trainer:
         Of an energy that is one constant on the first batch, as new ones of tables are, that batch says all.
         """
         with torch.no_grad():
-            energies = gathered(self.model.energy(self._generate_batch()))
+            energies = gathered(self.objective.energies(self._generate_batch()))
             if bool((energies != energies[0]).any()):
-                rest = [self.model.energy(self._generate_batch()) for _ in range(batches - 1)]
+                rest = [self.objective.energies(self._generate_batch()) for _ in range(batches - 1)]
                 energies = torch.cat([energies, gathered(torch.cat(rest))])
             self.objective.remember(energies)
 

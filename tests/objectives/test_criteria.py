@@ -7,13 +7,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gebm.data import Batches
 from gebm.errors import InputError
 from gebm.latent import GaussianPrior
+from gebm.metrics.partition import energies
 from gebm.model import GEBM
 from gebm.networks import ENERGIES
 from gebm.objectives import OBJECTIVES, Hinge, Logistic, MaximumLikelihood, Wasserstein
 from gebm.samplers import MALA
 from gebm.training.negatives import Fresh, Replay
+from gebm.training.trainer import Trainer
 
 
 class Affine(nn.Module):
@@ -207,3 +210,38 @@ def test_logistic_is_stationary_at_the_log_ratio():
         up, down = torch.sigmoid(energy(real)) * feature(real)[:, 0], torch.sigmoid(-energy(fake)) * feature(fake)[:, 0]
         assert abs(p.grad.item()) < 4 * ((up.var() + down.var()) / n).sqrt()
     assert abs(stats["c_batch"]) < 4 * torch.exp(-energy(fake)).std() / math.sqrt(n)
+
+
+class Critic(nn.Module):
+    """Energies of shape (N, 1), as a critic often gives them."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("penalty", ["none", "gradient_l2"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_energies_of_another_shape_are_refused_at_the_first_step(name, penalty):
+    objective, line = (
+        of(name, Critic(), penalty),
+        r"the energy gives \(\d+, 1\) for (\d+) rows, not \(\1,\): squeeze it",
+    )
+    with pytest.raises(InputError, match=line):
+        objective(normal(4, 2), normal(4, 2, 1) if objective.uses_samples else None)
+    with pytest.raises(InputError, match=line):
+        objective.energies(normal(4, 2))
+    model = GEBM(GaussianPrior(2), nn.Linear(2, 2), Critic())
+    optimizers = torch.optim.SGD(objective.parameters(), 0.1), torch.optim.SGD(model.base.parameters(), 0.1)
+    negatives = Replay(size=8) if objective.fake_from == "model" else Fresh()
+    own = OBJECTIVES[name](model.energy, model.log_partition)
+    trainer = Trainer(model, Batches(normal(8, 2), 4), own, *optimizers, negatives=negatives)
+    for act in (trainer.energy_step, trainer.initialize_log_partition):
+        with pytest.raises(InputError, match=line):
+            act()
+    for act in (model.log_ratio, lambda x: energies(model.energy, x), lambda z: model.posterior().energies(z)):
+        with pytest.raises(InputError, match=line):
+            act(normal(4, 2))
