@@ -241,7 +241,8 @@ def measures_of(config: Config, data: ImageData | TableData, device: torch.devic
     """By what the best checkpoint of a stage is told, of what `evaluations_of` gives, and whether the lowest is best.
 
     A base by its distance, of `--eval_fid` or else the one that is watched; an energy, on a base at rest, by its bound
-    on the divergence: while the base moves, neither a high nor a low one is better. Tables keep their best weights within the stage (`EarlyStopping`).
+    on the divergence: while the base moves, neither a high nor a low one is better. Tables keep their best
+    weights within the stage (`EarlyStopping`).
     """
     measures: dict[str, tuple[str, bool]] = {}
     if not isinstance(data, ImageData):
