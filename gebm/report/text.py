@@ -55,6 +55,8 @@ def metric_note(summary: Mapping[str, Any]) -> str:
         note += f"; precision to coverage: {summary['n_neighbours']} of each"
     if summary.get("sampler") == "smc":
         note += "; particles of one population are relatives, so the true intervals are wider"
+    if summary.get("distance_caution"):  # summaries of earlier versions have none
+        note += f"; {summary['distance_caution']}"
     if summary["left_out"]:
         note += f"; with more images also {', '.join(summary['left_out'])}"
     return note
