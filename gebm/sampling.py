@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gebm import parallel
+from gebm.arguments import check_whole
 from gebm.data import to_uint8
 from gebm.latent import LatentPosterior
 from gebm.samplers import SMC, Adapted, DrawFiles, Kernel, State, adapt, run
@@ -131,7 +132,8 @@ def draw(
         observer: looks at the chains on the way.
 
     Raises:
-        InputError: the kernel cannot be tuned.
+        InputError: the kernel cannot be tuned; a number below the least it may be; chunks that leave SMC a last
+            population of too few.
         NonFiniteError: see `run`.
         UnfinishedError: the sampler needs more steps.
 
@@ -144,6 +146,10 @@ def draw(
         >>> draws.diagnostics.mixed, round(float(draws.latents.mean()), 1), round(float(draws.latents.var()), 1)
         (True, 0.5, 0.5)
     """
+    check_whole(1, n=n, chunk=chunk)
+    check_whole(0, steps=steps, warm_up=warm_up, seed=seed)
+    if isinstance(kernel, SMC):
+        kernel.check_populations(n, chunk)
     observer = observer or Observer()
     tuned, adapted = kernel, None
     begun_s, looked_s = time.perf_counter(), observer.seconds

@@ -22,6 +22,7 @@ from gebm.metrics.temperature import fit_beta
 from gebm.model import GEBM
 from gebm.precision import for_chains
 from gebm.samplers import SAMPLERS, Kernel, ramp, step_decay
+from gebm.samplers.smc import POPULATION
 from gebm.sampling import Draws, Observer, draw
 from gebm.seeds import stream
 
@@ -29,7 +30,6 @@ __all__ = ["beta_of", "check_sampler", "check_space", "draw_chains", "kernel_of"
 __all__ += ["with_precision"]
 
 FIT_IMAGES = 10_000  # that `--temperature auto` looks at
-POPULATION = 100  # chains that smc takes at least
 # flag -> the sampler it is of
 OF_SAMPLERS = {"num_leapfrog": "hmc", "lmc_kappa": "lmc", "lmc_splitting": "lmc"}
 

@@ -14,7 +14,6 @@ from gebm import parallel
 from gebm.bounded import check_plain, read_json
 from gebm.checkpoints import checkpoints
 from gebm.commands.chains import (
-    POPULATION,
     beta_of,
     check_sampler,
     draw_chains,
@@ -51,6 +50,7 @@ from gebm.report import (
     table,
 )
 from gebm.samplers import MALA, adapt
+from gebm.samplers.smc import POPULATION
 from gebm.sampling import Observer
 from gebm.seeds import stream
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gebm.arguments import check_whole
 from gebm.errors import InputError
 from gebm.latent import Target
 from gebm.model import GEBM
@@ -60,6 +61,7 @@ def importance_sampling(log_weights: Tensor) -> LogPartition:
 
 def path(steps: int) -> list[float]:
     """Places t from 0 to 1 of an annealing path, quadratic: dense near the prior, where the weights change most."""
+    check_whole(1, steps=steps)
     return [(k / steps) ** 2 for k in range(steps + 1)]
 
 
@@ -113,6 +115,7 @@ def sequential_monte_carlo(
     Raises:
         UnfinishedError: `max_steps` were not enough.
     """
+    check_whole(1, max_steps=max_steps)
     kernel = SMC(step_size, ess)
     state = kernel.init(start, target)
     for _ in range(0, max_steps, 10):
@@ -150,6 +153,7 @@ def energies(energy: nn.Module, samples: Tensor, batch_size: int = 1000) -> Tens
 
 def base_energies(model: GEBM, n: int, generator: torch.Generator | None = None, batch_size: int = 1000) -> Tensor:
     """Energies (n,) in float64 on the CPU of n base samples, both networks in evaluation mode."""
+    check_whole(1, n=n, batch_size=batch_size)
     with evaluating(model.base):
         sizes = [min(batch_size, n - i) for i in range(0, n, batch_size)]
         return torch.cat([energies(model.energy, model.generate(size, generator)) for size in sizes])

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -11,9 +12,11 @@ from gebm.latent import Target
 from gebm.samplers.base import Info, Kernel, State, UnfinishedError
 from gebm.samplers.mala import MALA
 from gebm.samplers.tempering import Tempered, excess
+from gebm.text import show
 
 __all__ = ["SMC", "family_totals", "log_partition_of"]
 
+POPULATION = 100  # particles that make one that is worth having
 RESAMPLE = 0.5  # relative effective sample size below which the population is resampled
 RATE = 0.5  # of the adaptation of the step size: d log h for an acceptance that is off by one
 BISECTIONS = 20
@@ -62,10 +65,25 @@ class SMC(Kernel):
     moves = False
     anneals = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.ess, Real) or not 0 < self.ess < 1:
+            raise InputError(f"SMC: ess must be a number between 0 and 1, not {show(self.ess)}")
+
+    @staticmethod
+    def check_populations(n: int, chunk: int) -> None:
+        """Raise InputError where n particles, `chunk` at a time, leave a last population that is too small."""
+        least, last = POPULATION if n > chunk >= POPULATION else 2, n % chunk or min(n, chunk)
+        if last < least:
+            raise InputError(
+                f"SMC: n={n} with chunk={chunk} leaves a last population of {last}, and one takes {least} or more; "
+                "give an n that chunk divides, or another chunk"
+            )
+
     def init(self, position: Tensor, target: Target) -> State:
         n = len(position)
         if n < 2:
-            raise InputError("SMC: one particle is no population; give hundreds or more")
+            raise InputError(f"SMC: needs a population, and n is {n}: give hundreds or more")
         zero = torch.zeros((), dtype=torch.float64, device=position.device)
         extra = {"t": zero, "log_z": zero, "variance": zero, "log_h": zero, "weights": (zero + 1 / n).repeat(n)}
         extra["ancestor"] = torch.arange(n, device=position.device)
