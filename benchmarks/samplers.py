@@ -212,7 +212,7 @@ class Benchmark:
             return Row(posterior.beta, name, note=str(error)), None
         features, d = observer.features(), draws.diagnostics
         base, model, gain, gain_ci = Frechet(self.reference).compare(features[0], features[steps])
-        log_z, log_z_se = draws.log_partition or (math.nan, math.nan)
+        log_z, log_z_se = draws.log_partition[:2] if draws.log_partition else (math.nan, math.nan)
         energy_se = float(draws.energies.std()) / self.chains**0.5
         return Row(
             posterior.beta, name, draws.kernel.step_size if kernel.gamma_power else math.nan, warm_up * kernel.cost,

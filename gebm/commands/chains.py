@@ -189,11 +189,11 @@ def sampler_summary(config: Config, draws: Draws) -> dict[str, Any]:
         "seconds": draws.seconds,
         "evaluations_per_s": evaluations_per_s,
         "ess_per_s": evaluations_per_s * per_evaluation or None,
-        "log_partition": draws.log_partition and dict(zip(("value", "se"), map(_plain, draws.log_partition))),
+        "log_partition": draws.log_partition and {k: _plain(v) for k, v in draws.log_partition.summary().items()},
         "importance_relative_ess": relative_ess(-beta_of(config) * draws.energies_start),
     }
 
 
-def _plain(value: float) -> float | None:
+def _plain(value: Any) -> Any:
     """JSON knows no NaN and no infinity."""
-    return value if math.isfinite(value) else None
+    return None if isinstance(value, float) and not math.isfinite(value) else value

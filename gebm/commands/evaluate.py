@@ -261,7 +261,7 @@ def evaluate_partition(config: Config, model: GEBM, device: torch.device) -> dic
     kernel = adapt(MALA(0.1), target, start, 50, generator=generator).kernel
     start = target.start(config.sample_b_size, generator)
     ais = annealed_importance_sampling(target, kernel, start, path(AIS_STEPS), generator=generator)
-    return {"partition": {"smc": smc._asdict(), "ais": ais._asdict()}}
+    return {"partition": {"smc": smc.summary(), "ais": ais.summary()}}
 
 
 def _evaluate_samples(
