@@ -29,6 +29,7 @@ from gebm.metrics import (
     Extractor,
     Frechet,
     Moments,
+    Reference,
     choose_features,
     extract,
     frechet_distance,
@@ -162,7 +163,7 @@ class Benchmark:
     """
 
     extractor: Extractor
-    reference: Moments
+    reference: Reference
     evaluations: int
     chains: int
 
@@ -211,7 +212,7 @@ class Benchmark:
             return Row(posterior.beta, name, note=str(error)), None
         features, d = observer.features(), draws.diagnostics
         base, model, gain, gain_ci = Frechet(self.reference).compare(features[0], features[steps])
-        log_z, log_z_se = draws.log_partition or (math.nan, math.nan)
+        log_z, log_z_se = draws.log_partition[:2] if draws.log_partition else (math.nan, math.nan)
         energy_se = float(draws.energies.std()) / self.chains**0.5
         return Row(
             posterior.beta, name, draws.kernel.step_size if kernel.gamma_power else math.nan, warm_up * kernel.cost,
@@ -220,7 +221,7 @@ class Benchmark:
             math.nan if draws.log_partition else energy_se,  # particles are relatives
             log_z, log_z_se,
             frechet_distance(Moments.of(features[steps]), Moments.of(truth.features)),
-            frechet_distance(Moments.of(features[early]), self.reference) if early else math.nan,
+            frechet_distance(Moments.of(features[early]), self.reference.moments) if early else math.nan,
             *model, base.value, gain, gain_ci, draws.seconds,
         ), draws  # fmt: skip
 
@@ -283,18 +284,18 @@ def main() -> None:
     model, base, energy = load_pair(replace(config, g_path=str(args.run), d_path=str(args.run)), frozenset())
     data = dataset_for(model, config)
     extractor, _ = choose_features(args.features, data.name, data.shape, data_path=config.data_path)
-    reference = make_reference(data.test, extractor, Path(config.data_path) / "cache", "test").moments
+    reference = make_reference(data.test, extractor, Path(config.data_path) / "cache", "test")
     benchmark = Benchmark(extractor, reference, args.evaluations, args.chains)
     posterior = model.posterior().frozen()
     where, rows = environment(), []
     print(f"{energy}: {args.chains} chains, {args.evaluations} evaluations of the target each")
-    print(f"FD: {metric_name('FD', extractor)} to {reference.n} images of {data.name} test; early: after a tenth")
+    print(f"FD: {metric_name('FD', extractor)} to {len(data.test)} images of {data.name} test; early: after a tenth")
     print(", ".join(f"{name} {value}" for name, value in where.items()))
     pool = Pool(posterior, args.prior_draws)
     for beta in args.betas:
         at_beta = posterior.at(beta)
         truths = benchmark.truths(at_beta, pool)
-        found = [truth.row(beta, reference, truths[0], args.chains) for truth in truths]
+        found = [truth.row(beta, reference.moments, truths[0], args.chains) for truth in truths]
         for sampler in args.samplers:
             print(f"beta {beta:g}: {sampler}", file=sys.stderr)
             found += benchmark.rows(sampler, at_beta, truths[0])

@@ -24,7 +24,7 @@ import torch
 
 import gebm
 from gebm.data import Batches, ImageData
-from gebm.metrics import Frechet, Moments, choose_features, extract, metric_name
+from gebm.metrics import Frechet, Reference, choose_features, extract, metric_name
 from gebm.networks import SNGANBase, SNGANEnergy
 from gebm.pictures import save_grid
 from gebm.training.trainer import Trainer
@@ -101,7 +101,7 @@ def main() -> None:
     requested = "pixels" if args.tiny else "auto"  # auto: a small classifier of the digits, trained on the first use
     features, why = choose_features(requested, data.name, data.shape, cache_dir=args.out / "cache")
     print(why)
-    metric = Frechet(Moments.of(extract(data.test, features)), metric_name("FD", features))
+    metric = Frechet(Reference.of(extract(data.test, features)), metric_name("FD", features))
     base, refined, gain, (low, high) = metric.compare(extract(draws.start, features), extract(draws.images, features))
     print(f"{metric.name} to {len(data.test)} held-out digits: base {base.value:.2f}, refined {refined.value:.2f}")
     print(f"  gain {gain:.2f}, 95 % interval {low:.2f} to {high:.2f}")

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 import gebm
 from gebm.cli import main as command
 from gebm.data import Batches, from_uint8
-from gebm.metrics import Extractor, Frechet, Moments, extract
+from gebm.metrics import Extractor, Frechet, Reference, extract
 from gebm.pictures import save_grid
 
 MODULE = "own_energy_and_data"
@@ -176,7 +176,7 @@ def from_python(run_folder: Path, out: Path, tiny: bool) -> None:
     chains, sampler_steps = (100, 20) if tiny else (1000, 200)
     draws = gebm.draw(model.posterior(BETA).frozen(), gebm.MALA(0.05), chains, sampler_steps, warm_up=50)
     features = RingFeatures()
-    metric = Frechet(Moments.of(extract(test, features)), f"FD({features.name})")
+    metric = Frechet(Reference.of(extract(test, features)), f"FD({features.name})")
     base, pair, gain, (low, high) = metric.compare(extract(draws.start, features), extract(draws.images, features))
     print(
         f"{metric.name} to {len(test)} test rings, {chains} samples: base {base.value:.3f}, pair {pair.value:.3f}, ",

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import gebm
 from gebm.data import Batches, from_uint8, labelled_digits, to_uint8
-from gebm.metrics import Frechet, Moments, choose_features, extract, metric_name
+from gebm.metrics import Frechet, Reference, choose_features, extract, metric_name
 from gebm.metrics.partition import base_energies, relative_ess
 from gebm.networks import DCGANEnergy
 from gebm.pictures import save_grid
@@ -110,7 +110,7 @@ def main() -> None:
 
     # Did it help? Distances to digits that neither of the two was fitted to.
     cnn, _ = choose_features("auto", data.name, data.shape, cache_dir=args.out / "cache")
-    held_out = Moments.of(extract(data.test, cnn))
+    held_out = Reference.of(extract(data.test, cnn))
     metric = Frechet(held_out, metric_name("FD", cnn))
     start, end, *gain = metric.compare(extract(draws.start, cnn), extract(draws.images, cnn))
     print(f"{metric.name} to {len(data.test)} held-out digits, {chains} samples each, 95 % intervals")

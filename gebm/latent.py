@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gebm import fast
+from gebm.arguments import check_number, check_whole
 from gebm.errors import InputError
 from gebm.graphs import Graphed
 from gebm.networks.common import called, floats
@@ -95,9 +96,13 @@ class Prior(ABC):
 
     Arguments:
         dim: dimension d.
+
+    Raises:
+        InputError: a dimension, or a number of draws, that is not a whole number of 1 or more.
     """
 
     def __init__(self, dim: int):
+        check_whole(1, dim=dim)
         self.dim = dim
 
     def sample(self, n: int, generator: torch.Generator | None = None, like: Tensor | None = None) -> Tensor:
@@ -152,6 +157,7 @@ PRIORS: dict[str, type[Prior]] = {"gaussian": GaussianPrior, "uniform": UniformP
 
 
 def _normal(n: int, dim: int, generator: torch.Generator | None, like: Tensor | None) -> Tensor:
+    check_whole(1, n=n)
     like = torch.empty(0) if like is None else like
     return torch.randn(n, dim, generator=generator, device=like.device, dtype=like.dtype)
 
@@ -169,7 +175,7 @@ class LatentPosterior:
         prior: latent prior.
         base: network, or any function, (N, d) -> samples.
         energy: network, or any function, samples -> (N,).
-        beta: inverse temperature.
+        beta: inverse temperature, a finite number of 0 (the prior) or more; anything else is an InputError.
 
     Calling it with u (N, d) gives the potentials (N,) and gradients (N, d); parameters take no gradients when it is
     `frozen()`. The networks are used in the mode they are in: put them into `eval()` first, or freeze.
@@ -187,6 +193,7 @@ class LatentPosterior:
     def __init__(
         self, prior: Prior, base: Callable[[Tensor], Tensor], energy: Callable[[Tensor], Tensor], beta: float = 1.0
     ):
+        check_number(0, beta=beta)
         self.prior = prior
         self.base = base
         self.energy = energy
@@ -242,7 +249,8 @@ class LatentPosterior:
             return self._by_rows(self._value_and_grad, u)
 
     def at(self, beta: float) -> "LatentPosterior":
-        """The same networks at another inverse temperature."""
+        """The same networks at another inverse temperature; InputError for one below 0 or not finite."""
+        check_number(0, beta=beta)
         other = copy.copy(self)
         other.beta = beta
         other._value_and_grad = value_and_grad(other.potential)
@@ -264,8 +272,10 @@ class LatentPosterior:
             rows: positions that go through the networks at a time, which bounds the memory; 0: all.
 
         Raises:
-            InputError: a dtype for plain functions; a network that cannot be copied, or fails on latents or samples.
+            InputError: a dtype for plain functions, `rows` below 0; a network that cannot be copied, or fails on latents
+                or samples.
         """
+        check_whole(0, rows=rows)
         with torch.inference_mode(False), _no_tf32():
             base, energy = self._inference_forms()
         frozen = LatentPosterior(self.prior, base, energy, self.beta)

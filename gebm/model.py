@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from gebm.arguments import check_whole
 from gebm.bounded import parse_json
 from gebm.checkpoints import newest_checkpoint
 from gebm.errors import InputError
@@ -181,9 +182,15 @@ class GEBM(Pretrained, nn.Module):
         schedule: Callable[[int], float] | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Draw n samples x = G(z) with z moved from the prior by a latent sampler (default: Langevin, h = 0.005)."""
+        """Draw n samples x = G(z) with z moved from the prior by a latent sampler (default: Langevin, h = 0.005).
+
+        Raises:
+            InputError: n below 1, steps below 0 (both whole numbers), or a beta below 0 or not finite.
+        """
         from gebm.samplers import Langevin, run  # here, as the samplers stand above the model
 
+        check_whole(1, n=n)
+        check_whole(0, steps=steps)
         target = self.posterior(beta).frozen()
         start = target.start(n, generator)
         chain = run(kernel or Langevin(0.005), target, start, steps, schedule=schedule, generator=generator)

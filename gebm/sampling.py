@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from gebm import parallel
+from gebm.arguments import check_whole
 from gebm.data import to_uint8
+from gebm.importance import LogPartition, importance_sampling
 from gebm.latent import LatentPosterior
 from gebm.samplers import SMC, Adapted, DrawFiles, Kernel, State, adapt, run
 from gebm.samplers.chains import Chain
-from gebm.samplers.smc import log_partition_of
+from gebm.samplers.smc import log_weights_of
 from gebm.samplers.trace import Diagnostics, Recorder
 from gebm.seeds import stream
 
@@ -83,7 +85,7 @@ class Draws:
     and after; kernel: the one used, tuned if there was a warm-up, of which adapted is the result (None but in the
     process that ran the first chunk), or by itself; acceptance: mean over chains and steps; nonfinite: share of the
     proposals whose potential was not finite; diagnostics: of the first chunk's chains, from trace, the arrays of
-    `Recorder.arrays`; seconds: time in steps, looking left out; log_partition: log Z and its standard error, where the
+    `Recorder.arrays`; seconds: time in steps, looking left out; log_partition: log Z with its standard error, where the
     sampler estimates it.
     """
 
@@ -99,7 +101,7 @@ class Draws:
     diagnostics: Diagnostics
     trace: dict[str, np.ndarray]
     seconds: float
-    log_partition: tuple[float, float] | None
+    log_partition: LogPartition | None
 
 
 def draw(
@@ -131,7 +133,8 @@ def draw(
         observer: looks at the chains on the way.
 
     Raises:
-        InputError: the kernel cannot be tuned.
+        InputError: the kernel cannot be tuned; a number below the least it may be; chunks that leave SMC a last
+            population of too few.
         NonFiniteError: see `run`.
         UnfinishedError: the sampler needs more steps.
 
@@ -144,6 +147,10 @@ def draw(
         >>> draws.diagnostics.mixed, round(float(draws.latents.mean()), 1), round(float(draws.latents.var()), 1)
         (True, 0.5, 0.5)
     """
+    check_whole(1, n=n, chunk=chunk)
+    check_whole(0, steps=steps, warm_up=warm_up, seed=seed)
+    if isinstance(kernel, SMC):
+        kernel.check_populations(n, chunk)
     observer = observer or Observer()
     tuned, adapted = kernel, None
     begun_s, looked_s = time.perf_counter(), observer.seconds
@@ -205,7 +212,7 @@ def draw(
 
 
 class _Drawn(NamedTuple):
-    """What is kept of a chunk of chains, on the CPU; partition: log Z and its standard error, of a population."""
+    """What is kept of a chunk of chains, on the CPU; log_weights: of the starts of a population."""
 
     start: np.ndarray
     images: np.ndarray
@@ -215,7 +222,7 @@ class _Drawn(NamedTuple):
     kernel: Kernel
     acceptance: Tensor
     nonfinite: Tensor
-    partition: tuple[Tensor, Tensor] | None
+    log_weights: Tensor | None
 
 
 class _Share(NamedTuple):
@@ -233,20 +240,17 @@ def _drawn(target: LatentPosterior, start: Tensor, chain: Chain, kernel: Kernel,
     base, energies_start = _decode(target, start)
     images, energies = _decode(target, chain.state.position) if steps else (base, energies_start)
     latents = chain.state.position if steps else start
-    partition = None
-    if isinstance(kernel, SMC) and steps:
-        log_z, se = log_partition_of(chain.state)
-        partition = log_z.cpu(), se.cpu()
+    log_weights = log_weights_of(chain.state).cpu() if isinstance(kernel, SMC) and steps else None
     return _Drawn(
         base, images, latents.cpu(), energies_start, energies, _moved(kernel, "cpu"),
         chain.acceptance.cpu() if steps else torch.ones(len(start)),
-        chain.nonfinite.cpu(), partition,
+        chain.nonfinite.cpu(), log_weights,
     )  # fmt: skip
 
 
 def _joined(drawn: list[_Drawn], first: _Share, adapted: Adapted | None, steps: int, device: torch.device) -> Draws:
     """All chunks, in their order."""
-    populations = [(*d.partition, len(d.latents)) for d in drawn if d.partition is not None]
+    populations = [d.log_weights for d in drawn if d.log_weights is not None]
     assert first.diagnostics is not None and first.trace is not None
     return Draws(
         np.concatenate([d.start for d in drawn]), np.concatenate([d.images for d in drawn]),
@@ -256,7 +260,7 @@ def _joined(drawn: list[_Drawn], first: _Share, adapted: Adapted | None, steps: 
         float(torch.cat([d.acceptance for d in drawn]).mean()),
         float(torch.cat([d.nonfinite for d in drawn]).double().mean()) / max(steps, 1),
         first.diagnostics, first.trace, first.seconds,
-        _mean_partition(populations) if populations else None,
+        importance_sampling(torch.cat(populations)) if populations else None,
     )  # fmt: skip
 
 
@@ -271,11 +275,3 @@ def _decode(target: LatentPosterior, position: Tensor) -> tuple[np.ndarray, Tens
     """Samples as data (n, ...) and energies (n,) of positions."""
     samples, energies = target.decode_with_energies(position)
     return as_data(samples), energies.cpu()
-
-
-def _mean_partition(populations: Sequence[tuple[Tensor, Tensor, int]]) -> tuple[float, float]:
-    """log of the mean Z of independent populations of log Z, its error and size, weighted by size; with its error."""
-    log_z, se = (torch.stack(values) for values in list(zip(*populations))[:2])
-    sizes = torch.tensor([size for *_, size in populations]).to(log_z)
-    weighted = log_z + torch.log(sizes / sizes.sum())
-    return float(torch.logsumexp(weighted, 0)), float((torch.softmax(weighted, 0) * se).norm())

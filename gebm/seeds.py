@@ -11,4 +11,4 @@ def stream(seed: int, *key: int | str) -> int:
     Not longer: of a longer seed, torch's generator on the CPU drops all but the low 32 bits.
     """
     words = [int.from_bytes(k.encode(), "little") if isinstance(k, str) else k for k in key]
-    return int(np.random.SeedSequence((seed, *words)).generate_state(1)[0])
+    return int(np.random.SeedSequence((int(seed), *words)).generate_state(1)[0])

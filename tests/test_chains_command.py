@@ -51,6 +51,8 @@ def test_every_sampler(trained, name):
     assert summary["sampler"] == name and 0 < summary["acceptance"] <= 1
     assert (summary["acceptance"] < 1) == kernel.exact
     assert (summary["log_partition"] is not None) == (name == "smc")
+    if name == "smc":
+        assert summary["log_partition"].keys() == {"value", "se", "relative_ess", "n", "pareto_k", "warning"}
     d = summary["diagnostics"]
     assert d["chains"] == 100 and d["draws"] == 20
     assert all((d[key] is None) != kernel.moves for key in ("rhat_energy", "ess_energy", "left_start"))
@@ -118,6 +120,7 @@ def test_evaluate_partition(trained):
     for name in ("smc", "ais"):
         estimate = found["partition"][name]
         assert estimate["n"] == 400 and 0 < estimate["se"] < 0.2
+        assert 0 < estimate["relative_ess"] <= 1 and estimate["pareto_k"] < 1 and isinstance(estimate["warning"], str)
         assert abs(estimate["value"] - monte_carlo[0]) < 4 * np.hypot(estimate["se"], monte_carlo[1])
 
 

@@ -124,7 +124,8 @@ def test_population_gives_log_z_and_needs_its_steps(target):
     result = draw(target, SMC(0.3), 600, 40, chunk=300, seed=1)
     draws = target.start(50_000, torch.Generator().manual_seed(9))
     exact = importance_sampling(-target.beta * target.energies(draws))
-    value, se = result.log_partition
+    value, se, _, n, k = result.log_partition
+    assert n == 600 and k < 0.6 and not result.log_partition.warning
     assert 0 < se < 0.1 and abs(value - exact.value) < 4 * (se**2 + exact.se**2) ** 0.5
     with pytest.raises(UnfinishedError, match="only .*% of the way"):
         draw(target.at(500.0), SMC(0.3), 100, 2)

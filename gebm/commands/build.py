@@ -182,7 +182,7 @@ def evaluations_of(
     if config.eval_fid:
         check_features(config, data, device)
         extractor, reference = features_of(config, data, device)
-        metric = Frechet(reference.moments, metric_name("FD", extractor))
+        metric = Frechet(reference, metric_name("FD", extractor))
 
         def distance(trainer: Trainer) -> dict[str, float]:
             """Fréchet distance of the base to the test images, with its interval; the refinement leaves it as it is."""

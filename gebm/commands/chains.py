@@ -22,6 +22,7 @@ from gebm.metrics.temperature import fit_beta
 from gebm.model import GEBM
 from gebm.precision import for_chains
 from gebm.samplers import SAMPLERS, Kernel, ramp, step_decay
+from gebm.samplers.smc import POPULATION
 from gebm.sampling import Draws, Observer, draw
 from gebm.seeds import stream
 
@@ -29,7 +30,6 @@ __all__ = ["beta_of", "check_sampler", "check_space", "draw_chains", "kernel_of"
 __all__ += ["with_precision"]
 
 FIT_IMAGES = 10_000  # that `--temperature auto` looks at
-POPULATION = 100  # chains that smc takes at least
 # flag -> the sampler it is of
 OF_SAMPLERS = {"num_leapfrog": "hmc", "lmc_kappa": "lmc", "lmc_splitting": "lmc"}
 
@@ -189,11 +189,11 @@ def sampler_summary(config: Config, draws: Draws) -> dict[str, Any]:
         "seconds": draws.seconds,
         "evaluations_per_s": evaluations_per_s,
         "ess_per_s": evaluations_per_s * per_evaluation or None,
-        "log_partition": draws.log_partition and dict(zip(("value", "se"), map(_plain, draws.log_partition))),
+        "log_partition": draws.log_partition and {k: _plain(v) for k, v in draws.log_partition.summary().items()},
         "importance_relative_ess": relative_ess(-beta_of(config) * draws.energies_start),
     }
 
 
-def _plain(value: float) -> float | None:
+def _plain(value: Any) -> Any:
     """JSON knows no NaN and no infinity."""
-    return value if math.isfinite(value) else None
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -20,12 +20,12 @@ from gebm.data.arrays import load_npz
 from gebm.errors import InputError
 from gebm.files import atomic_write, write_json
 from gebm.metrics.likelihood import NLL, base_log_prob, log_partition, model_log_prob, nll
-from gebm.metrics.partition import LogPartition, energies, importance_sampling
+from gebm.metrics.partition import energies, importance_sampling
 from gebm.model import GEBM
 from gebm.networks.common import evaluating
 from gebm.pictures import save_pairs
 from gebm.pretrained import CONFIG, WEIGHTS, read_config
-from gebm.report import nll_rows, table
+from gebm.report import nll_rows, table, tail_text
 from gebm.sampling import Draws
 from gebm.seeds import stream
 from gebm.training.trainer import Trainer
@@ -99,27 +99,26 @@ def evaluate_table(model: GEBM, data: TableData, config: Config) -> dict[str, An
     return {
         "dataset": data.name, "protocol": data.protocol, "seed": data.seed, "notes": list(data.notes),
         "columns": list(data.columns), "log_det": data.log_det - data.shift, "nll": found,
-        "log_partition": partition._asdict(), "c": float(c),
+        "log_partition": partition.summary(), "c": float(c),
     }  # fmt: skip
 
 
 def likelihood_notes(summary: Mapping[str, Any]) -> list[str]:
     """What a reader of those rows must know."""
-    partition = LogPartition(**summary["log_partition"])
+    found = summary["log_partition"]
     notes = ["+-: standard errors over rows; of whitened rows"]
     notes[0] += f" (original units: add {0.0 - summary['log_det']:.4f})"
-    if partition.n:
-        notes.append(
-            f"log-partition {partition.value:.4f} +- {partition.se:.4f}, from {partition.n:,} base samples, relative "
-            f"ESS {partition.relative_ess:.3f}; the learnt c is {summary['c']:.4f}"
-        )
-        if partition.se > WIDE or partition.relative_ess < 10 / partition.n:
+    if found["n"]:
+        text = "log-partition {value:.4f} +- {se:.4f}, from {n:,} base samples, relative ESS {relative_ess:.3f}"
+        notes.append(f"{text.format(**found)}{tail_text(found)}; the learnt c is {summary['c']:.4f}")
+        why = found.get("warning") or ("the log-partition is hardly known" if found["se"] > WIDE else "")
+        if why:
             notes.append(
-                "warning: the log-partition is hardly known, and likelihoods of the GEBM come out too good by it; give "
-                "more --partition_samples, or train the energy less"
+                f"warning: {why}; likelihoods of the GEBM come out too good by it; give more --partition_samples, or "
+                "train the energy less"
             )
     else:
-        notes.append(f"log-partition {partition.value + 0.0:.4f}, known exactly; the learnt c is {summary['c']:.4f}")
+        notes.append(f"log-partition {found['value'] + 0.0:.4f}, known exactly; the learnt c is {summary['c']:.4f}")
     return notes + [f"note: {note}" for note in summary["notes"]]
 
 

@@ -14,7 +14,6 @@ from gebm import parallel
 from gebm.bounded import check_plain, read_json
 from gebm.checkpoints import checkpoints
 from gebm.commands.chains import (
-    POPULATION,
     beta_of,
     check_sampler,
     draw_chains,
@@ -51,6 +50,7 @@ from gebm.report import (
     table,
 )
 from gebm.samplers import MALA, adapt
+from gebm.samplers.smc import POPULATION
 from gebm.sampling import Observer
 from gebm.seeds import stream
 
@@ -261,7 +261,7 @@ def evaluate_partition(config: Config, model: GEBM, device: torch.device) -> dic
     kernel = adapt(MALA(0.1), target, start, 50, generator=generator).kernel
     start = target.start(config.sample_b_size, generator)
     ais = annealed_importance_sampling(target, kernel, start, path(AIS_STEPS), generator=generator)
-    return {"partition": {"smc": smc._asdict(), "ais": ais._asdict()}}
+    return {"partition": {"smc": smc.summary(), "ais": ais.summary()}}
 
 
 def _evaluate_samples(

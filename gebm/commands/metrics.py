@@ -118,7 +118,7 @@ def distances_along(
     observed: dict[int, Tensor], reference: Reference, extractor: Extractor, device: torch.device
 ) -> dict[str, Any]:
     """The Fréchet distance, with its interval, at each step that was observed."""
-    frechet = Frechet(reference.moments.to(device), metric_name("FD", extractor))
+    frechet = Frechet(reference.to(device), metric_name("FD", extractor))
     return {str(step): frechet.estimate(x.to(device, torch.float64))._asdict() for step, x in sorted(observed.items())}
 
 
@@ -138,6 +138,7 @@ def _header(reference: Reference, extractor: Extractor, n: int, split: str, foun
     """What the metrics are of, and which ones need more samples than the n there are."""
     return {
         "features": extractor.name, "distance": metric_name("FD", extractor), "split": split,
+        "distance_caution": Frechet(reference, metric_name("FD", extractor)).caution(n),
         "n_real": reference.moments.n, "n_fake": n, "n_neighbours": min(n, len(reference.features)),
         "left_out": [m.name for m in sample_metrics(reference, extractor) if m.name not in found],
     }  # fmt: skip

@@ -143,6 +143,18 @@ class Reference(NamedTuple):
     moments: Moments
     features: Tensor
 
+    @classmethod
+    def of(cls, features: Tensor) -> Reference:
+        """The reference that features (N, d) make.
+
+        Example:
+
+            >>> reference = Reference.of(torch.randn(300, 4))
+            >>> reference.moments.n, reference.features.shape
+            (300, torch.Size([300, 4]))
+        """
+        return cls(Moments.of(features), features[torch.from_numpy(_subset(len(features)))].double())
+
     def to(self, device: str | torch.device) -> Reference:
         """The same on a device that has float64."""
         return Reference(self.moments.to(device), self.features.to(device))
@@ -169,7 +181,7 @@ def make_reference(
     kept = cache.load(path, key)
     if kept is not None:
         return Reference(Moments(len(images), kept["mean"], kept["scatter"], kept["sqrt_cov"]), kept["features"])
-    order = np.random.RandomState(0).permutation(len(images))[:SUBSET]  # the legacy generator's stream never changes
+    order = _subset(len(images))
     place = torch.full((len(images),), -1)
     place[order] = torch.arange(len(order))
     moments, subset = Moments.empty(0), torch.empty(0)
@@ -183,6 +195,11 @@ def make_reference(
     tensors = {"mean": moments.mean, "scatter": moments.scatter, "sqrt_cov": moments.sqrt_cov, "features": subset}
     cache.save(path, key, tensors)
     return Reference(moments, subset)
+
+
+def _subset(n: int) -> np.ndarray:
+    """Which of n rows are kept one by one, in a random order that is the same every time."""
+    return np.random.RandomState(0).permutation(n)[:SUBSET]  # the legacy generator's stream never changes
 
 
 def _as_array(images: Images) -> np.ndarray:

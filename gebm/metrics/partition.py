@@ -12,13 +12,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gebm.arguments import check_whole
 from gebm.errors import InputError
+from gebm.importance import LogPartition, importance_sampling, relative_ess
 from gebm.latent import Target, one_a_row
 from gebm.model import GEBM
 from gebm.networks.common import evaluating
-from gebm.objectives import log_mean_exp
 from gebm.samplers import SMC, Kernel, UnfinishedError, run
-from gebm.samplers.smc import log_partition_of
+from gebm.samplers.smc import log_weights_of
 from gebm.samplers.tempering import Tempered, excess
 
 __all__ = [
@@ -27,39 +28,9 @@ __all__ = [
 ]  # fmt: skip
 
 
-class LogPartition(NamedTuple):
-    """An estimate of log Z with its standard error (by the delta method), from n draws or particles.
-
-    relative_ess: of the weights it is the mean of (of a population: that of as many independent draws with this error);
-    when it is below a tenth the standard error is too small to be believed.
-    """
-
-    value: float
-    se: float
-    relative_ess: float
-    n: int
-
-
-def importance_sampling(log_weights: Tensor) -> LogPartition:
-    r"""log-mean-exp of log-weights (N,); with :math:`-\beta E` of base samples it estimates A(beta).
-
-    Example:
-
-        >>> e = torch.randn(100_000, generator=torch.Generator().manual_seed(0)).double()
-        >>> estimate = importance_sampling(-e)  # of log E exp(-e) = 1/2
-        >>> abs(estimate.value - 0.5) < 4 * estimate.se
-        True
-    """
-    log_weights = log_weights.double()
-    log_z = log_mean_exp(log_weights)
-    weights = torch.exp(log_weights - log_z)  # of mean one
-    return LogPartition(
-        float(log_z), float(weights.std() / len(weights) ** 0.5), relative_ess(log_weights), len(weights)
-    )
-
-
 def path(steps: int) -> list[float]:
     """Places t from 0 to 1 of an annealing path, quadratic: dense near the prior, where the weights change most."""
+    check_whole(1, steps=steps)
     return [(k / steps) ** 2 for k in range(steps + 1)]
 
 
@@ -113,13 +84,13 @@ def sequential_monte_carlo(
     Raises:
         UnfinishedError: `max_steps` were not enough.
     """
+    check_whole(1, max_steps=max_steps)
     kernel = SMC(step_size, ess)
     state = kernel.init(start, target)
     for _ in range(0, max_steps, 10):
         state = run(kernel, target, state, 10, generator=generator).state
         if float(state.extra["t"]) >= 1:
-            log_z, se = (float(x) for x in log_partition_of(state))
-            return LogPartition(log_z, se, 1 / (1 + len(start) * se**2), len(start))
+            return importance_sampling(log_weights_of(state))
     kernel.finished(state)
     raise UnfinishedError("smc: no step was allowed; give max_steps")
 
@@ -128,8 +99,8 @@ class KALEEstimate(NamedTuple):
     """KALE of an energy on one set of data, from n_fake base samples.
 
     fenchel: with the learnt c; donsker_varadhan: with the Monte-Carlo log-partition, the larger of the two;
-    log_partition: that estimate, log-mean-exp(-E), with its standard error; c: the learnt one; relative_ess: that of
-    the importance weights exp(-E) of the base samples, in (0, 1].
+    log_partition: that estimate, log-mean-exp(-E), with its standard error; c: the learnt one; relative_ess, pareto_k:
+    of the importance weights exp(-E) of the base samples; warning: as `LogPartition.warning` has it.
     """
 
     fenchel: float
@@ -140,6 +111,8 @@ class KALEEstimate(NamedTuple):
     relative_ess: float
     n_real: int
     n_fake: int
+    pareto_k: float | None
+    warning: str
 
 
 def energies(energy: nn.Module, samples: Tensor, batch_size: int = 1000) -> Tensor:
@@ -151,6 +124,7 @@ def energies(energy: nn.Module, samples: Tensor, batch_size: int = 1000) -> Tens
 
 def base_energies(model: GEBM, n: int, generator: torch.Generator | None = None, batch_size: int = 1000) -> Tensor:
     """Energies (n,) in float64 on the CPU of n base samples, both networks in evaluation mode."""
+    check_whole(1, n=n, batch_size=batch_size)
     with evaluating(model.base):
         sizes = [min(batch_size, n - i) for i in range(0, n, batch_size)]
         return torch.cat([energies(model.energy, model.generate(size, generator)) for size in sizes])
@@ -173,16 +147,6 @@ def evaluate_kale(e_real: Tensor, e_fake: Tensor, c: float) -> KALEEstimate:
         relative_ess=partition.relative_ess,
         n_real=len(e_real),
         n_fake=len(e_fake),
+        pareto_k=partition.pareto_k,
+        warning=partition.warning,
     )
-
-
-def relative_ess(log_weights: Tensor) -> float:
-    r"""Effective sample size of importance weights over their number, :math:`(\sum w)^2 / (n \sum w^2)`, in (0, 1].
-
-    Example:
-
-        >>> round(relative_ess(torch.zeros(10)), 3), round(relative_ess(torch.tensor([0.0, -100.0])), 3)
-        (1.0, 0.5)
-    """
-    w = torch.softmax(log_weights.double(), 0)
-    return float(1 / (len(w) * w.square().sum()))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gebm.errors import InputError
 from gebm.metrics.features import Extractor, Reference, metric_name
-from gebm.metrics.frechet import Moments, frechet_pseudo_values
+from gebm.metrics.frechet import Moments, frechet_pseudo_values, whiten
 from gebm.metrics.mmd import kernel_distance
 from gebm.metrics.neighbours import Neighbours, NeighbourValues
 from gebm.metrics.scores import classifier_score
@@ -20,6 +20,8 @@ __all__ = ["ClassifierScore", "Comparison", "Estimate", "Frechet", "Kernel", "Me
 __all__ += ["sample_metrics"]
 
 Interval = tuple[float, float]
+
+ROWS = 2500  # of the reference, by which its part of a Fréchet distance's error is told, to 3 %; more cost time
 
 
 class Estimate(NamedTuple):
@@ -38,15 +40,32 @@ class Comparison(NamedTuple):
     gain_ci: Interval
 
 
+class Influences(NamedTuple):
+    """What each row contributes to a figure.
+
+    samples: pseudo-values, whose mean is the figure; reference: influences (k,) of reference rows, of mean zero, none
+    where the metric takes its reference as fixed; bias: by how much the figure is expected to exceed that of infinitely
+    many rows, where the metric knows it.
+    """
+
+    samples: Tensor
+    reference: Tensor
+    bias: float = 0.0
+
+
 class Metric(ABC):
     """A figure of features (n, d) of samples: the mean of pseudo-values that are as good as independent.
 
     The pseudo-value of a row is the figure plus the row's influence on it; for a plain mean, the row's own term. Their
     spread gives the standard error. Rows of base and model are paired (they start from one latent), so the spread of
-    the differences of their pseudo-values gives that of the gain, in which what both share cancels. An interval is
-    Student's and covers the expected figure at this number of samples; what it takes as fixed, each metric says.
+    the differences of their pseudo-values gives that of the gain, in which what both share cancels. The reference rows'
+    influences, where a metric has them, add their own variance, and are paired as well: base and model are compared
+    with the same rows. An interval is Student's (Welch's of two sets of rows) and covers the expected figure at these
+    numbers of rows; what it takes as fixed, each metric says. Where a metric knows its bias, the interval of a gain is
+    widened by the difference of the two biases, so that it covers the gain between the populations as well.
 
-    Reference: Efron and Tibshirani, *An Introduction to the Bootstrap*, 1993, chapter 11 (pseudo-values).
+    References: Efron and Tibshirani, *An Introduction to the Bootstrap*, 1993, chapter 11 (pseudo-values); Welch, *The
+    generalization of "Student's" problem when several different population variances are involved*, 1947.
 
     Attributes:
         name: as printed, with the features it is on.
@@ -67,47 +86,83 @@ class Metric(ABC):
     def pseudo_values(self, features: Tensor) -> Tensor:
         """Pseudo-values, float64; sets of as many features give as many."""
 
+    def influences(self, features: Tensor) -> Influences:
+        """The pseudo-values, and what else the metric knows of its figure."""
+        values = self.pseudo_values(features)
+        return Influences(values, values.new_empty(0))
+
     def estimate(self, features: Tensor) -> Estimate:
         """The figure of features (n, d); raises InputError if they are too few or not finite."""
-        return self._estimate(self._pseudo_values(features))
+        return self._estimate(self._influences(features))
 
     def compare(self, base: Tensor, model: Tensor) -> Comparison:
         """The figures of base and model features, both (n, d), rows paired, and the gain; raises InputError as well."""
         if base.shape != model.shape:
             shapes = f"{tuple(base.shape)} and {tuple(model.shape)}"
             raise InputError(f"{self.name}: base and model features must be paired, not {shapes}")
-        pair = [self._pseudo_values(x) for x in (base, model)]
-        of_base, of_model = (self._estimate(values) for values in pair)
+        found = [self._influences(x) for x in (base, model)]
+        of_base, of_model = map(self._estimate, found)
         sign = 1 if self.better == "higher" else -1
-        gains = [_padded(values, padding) for values, padding in zip(pair, self.padding)]
         gain = sign * (of_model.value - of_base.value)
-        return Comparison(of_base, of_model, gain, _interval(sign * (gains[1] - gains[0])))
+        samples = [_padded(values.samples, padding) for values, padding in zip(found, self.padding)]
+        low, high = _interval(sign * (samples[1] - samples[0]), sign * (found[1].reference - found[0].reference))
+        by_numbers = sign * (found[1].bias - found[0].bias)  # a gain that infinitely many rows would not show
+        return Comparison(of_base, of_model, gain, (low - max(by_numbers, 0.0), high - min(by_numbers, 0.0)))
 
-    def _pseudo_values(self, features: Tensor) -> Tensor:
+    def _influences(self, features: Tensor) -> Influences:
         if len(features) < self.least:
             raise InputError(f"{self.name}: needs at least {self.least} samples, got {len(features)}: use more")
         if not features.isfinite().all():
             raise InputError("features hold NaN or infinite values: check the images and the feature extractor")
-        return self.pseudo_values(features)
+        return self.influences(features)
 
-    def _estimate(self, values: Tensor) -> Estimate:
+    def _estimate(self, found: Influences) -> Estimate:
         def clip(x: float) -> float:
             return min(max(x, self.range[0]), self.range[1])
 
-        low, high = _interval(_padded(values, self.padding[0]))
-        return Estimate(clip(float(values.mean())), (clip(low), clip(high)))
+        low, high = _interval(_padded(found.samples, self.padding[0]), found.reference)
+        return Estimate(clip(float(found.samples.mean())), (clip(low), clip(high)))
 
 
 class Frechet(Metric):
-    """The Fréchet distance to the moments of all real features, which are fixed; see `frechet_pseudo_values`."""
+    """The Fréchet distance to all real features; see `frechet_pseudo_values`.
+
+    Of a `Reference` the intervals include that the real images are a sample too; bare `Moments` count as known exactly,
+    as those of a population would be. How often two models equally far from the data were told apart, 1000 runs each of
+    2000 samples and 400 real rows in 64 dimensions, base and model paired, Gaussian / multivariate Student-t(5) rows
+    (standard errors 0.6 to 0.8 %, of the last 1.2 %): two shifts 4.5 % / 4.4 %, two scales 7.1 % / 6.1 %, a scale and a
+    shift 4.4 % / 18.4 %. With the reference as fixed it was 42 to 47 % and, of the last kind, 98 %. Gains between
+    models of unlike kinds need samples and real rows of some six times d: see the bias in `frechet_pseudo_values`.
+
+    Arguments:
+        reference: of the real images, or their moments alone.
+        name: as printed.
+    """
 
     range = (0, math.inf)
 
-    def __init__(self, reference: Moments, name: str = "FD"):
-        self.reference, self.name = reference, name
+    def __init__(self, reference: Reference | Moments, name: str = "FD"):
+        self.name = name
+        self.reference = reference if isinstance(reference, Moments) else reference.moments
+        self.rows = None if isinstance(reference, Moments) else reference.features[:ROWS]
+        self._whitened: Tensor | None = None
+
+    def caution(self, n: int) -> str:
+        """What a reader of the distance of n samples must know: that a number is below that of features, or nothing."""
+        d = len(self.reference.mean)
+        few = [f"{k:,} {what}" for k, what in ((n, "samples"), (self.reference.n, "real images")) if k < d]
+        if not few:
+            return ""
+        note = f"are fewer than the {d:,} features: {self.name} is mostly bias, compare it at these numbers only"
+        return f"{' and '.join(few)} {note}"
 
     def pseudo_values(self, features: Tensor) -> Tensor:
-        return frechet_pseudo_values(features, self.reference)
+        return self.influences(features).samples
+
+    def influences(self, features: Tensor) -> Influences:
+        if self.rows is not None and self._whitened is None:
+            self._whitened = whiten(self.rows, self.reference)
+        return Influences(*frechet_pseudo_values(features, self.reference, self.rows, self._whitened))
 
 
 class Kernel(Metric):
@@ -172,7 +227,7 @@ def sample_metrics(reference: Reference, extractor: Extractor, n: int | None = N
     """
     neighbours = Neighbours(reference.features)
     metrics: list[Metric] = [
-        Frechet(reference.moments, metric_name("FD", extractor)),
+        Frechet(reference, metric_name("FD", extractor)),
         Kernel(reference.features, metric_name("KD", extractor)),
         *(Neighbourhood(neighbours, what, metric_name(what, extractor)) for what in NeighbourValues._fields),
     ]
@@ -186,8 +241,12 @@ def _padded(values: Tensor, padding: tuple[float, ...]) -> Tensor:
     return torch.cat([values, values.new_tensor(padding)])
 
 
-def _interval(values: Tensor) -> Interval:
+def _interval(values: Tensor, of_reference: Tensor) -> Interval:
+    """95 % interval of the mean of values, to whose variance that of the mean of a reference's influences is added."""
     from scipy.special import stdtrit  # not at the top: a sixth of a second of every start
 
-    mean, half = float(values.mean()), float(stdtrit(len(values) - 1, 0.975)) * float(values.std()) / len(values) ** 0.5
+    parts = [(float(v.var()) / len(v), len(v) - 1) for v in (values, of_reference) if len(v) > 1]
+    variance = sum(part for part, _ in parts)
+    freedom = variance**2 / sum(part**2 / df for part, df in parts) if variance else 1.0
+    mean, half = float(values.mean()), float(stdtrit(freedom, 0.975)) * math.sqrt(variance)
     return mean - half, mean + half

@@ -17,8 +17,9 @@ from gebm.report.text import (
     sampler_row,
     side_by_side,
     table,
+    tail_text,
 )
 
 __all__ = ["Chains", "Neighbours", "Report", "Setting", "closeness", "ess_row", "estimate", "gain"]
 __all__ += ["kale_rows", "metric_note", "metric_rows", "mixing_rows", "mixing_warning", "nll_rows", "nearest"]
-__all__ += ["partition_rows", "render", "sampler_row", "side_by_side", "table"]
+__all__ += ["partition_rows", "render", "sampler_row", "side_by_side", "table", "tail_text"]

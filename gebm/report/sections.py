@@ -65,13 +65,24 @@ def warnings(report: Report) -> list[Html]:
         s = chains.summary
         if s.get("warning"):
             found.append((chains.title, s["warning"]))
+        found += _of_partition(chains.title, s.get("log_partition"))
         if s.get("on_floor"):
             found.append((chains.title, f"{s['on_floor']:.1%} lie on the energy's floor E = -10, where it is flat"))
     if warning := report.evaluation.get("warning"):
         found.append(("gebm evaluate", warning))
-    if (of := kale_of(report)) and of["kale"]["test"]["relative_ess"] < 0.1:
-        found.append(("Log-partition", "a few base samples decide it (relative ESS < 0.1): its error is unknown"))
+    if of := kale_of(report):
+        found += _of_partition("Log-partition", of["kale"]["test"])
+        for name, partition in of.get("partition", {}).items():
+            found += _of_partition(f"Log-partition, {name}", partition)
     return [element("p", element("strong", f"{title}: "), warning, class_="warning") for title, warning in found]
+
+
+def _of_partition(title: str, partition: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """What speaks against a log-partition; those of earlier versions have their ESS alone to go by, or nothing."""
+    partition = partition or {}
+    few = "a few base samples decide it (relative ESS < 0.1): its error is unknown"
+    warning = partition.get("warning", few if partition.get("relative_ess", 1) < 0.1 else "")
+    return [(title, warning)] if warning else []
 
 
 def figures(report: Report) -> list[Html]:

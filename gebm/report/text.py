@@ -6,6 +6,7 @@ from typing import Any
 
 __all__ = ["ess_row", "estimate", "gain", "kale_rows", "metric_note", "metric_rows", "mixing_rows", "mixing_warning"]
 __all__ += ["nll_rows", "over_fitting", "partition_rows", "rounded", "sampler_row", "side_by_side", "table"]
+__all__ += ["tail_text"]
 
 FAR = 0.05  # nats between c and the log-partition, from which on it is told
 FEW = 5  # effective samples, below which their number is not known
@@ -55,6 +56,8 @@ def metric_note(summary: Mapping[str, Any]) -> str:
         note += f"; precision to coverage: {summary['n_neighbours']} of each"
     if summary.get("sampler") == "smc":
         note += "; particles of one population are relatives, so the true intervals are wider"
+    if summary.get("distance_caution"):  # summaries of earlier versions have none
+        note += f"; {summary['distance_caution']}"
     if summary["left_out"]:
         note += f"; with more images also {', '.join(summary['left_out'])}"
     return note
@@ -124,7 +127,7 @@ def mixing_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if d["left_start"] is not None:
         rows.append(("left their start", "{left_start:.0%} of the chains".format(**d)))
     if summary["log_partition"]:
-        rows.append(("log-partition", "{value:.3f} +- {se:.3f}, of exp(-beta E)".format(**summary["log_partition"])))
+        rows += _partition_rows("log-partition", summary["log_partition"], "of exp(-beta E)")
     return rows
 
 
@@ -184,8 +187,24 @@ def _with_error(entry: Mapping[str, Any]) -> str:
 
 def partition_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Rows of the log-partition by other estimators."""
-    text = "{value:.3f} +- {se:.3f} ({n} particles)"
-    return [(f"log-partition, {name}", text.format(**found)) for name, found in summary["partition"].items()]
+    return [
+        row
+        for name, found in summary["partition"].items()
+        for row in _partition_rows(f"log-partition, {name}", found, "{n} particles".format(**found))
+    ]
+
+
+def _partition_rows(name: str, found: Mapping[str, Any], of: str) -> list[tuple[str, str]]:
+    """Row of a log-partition, and one of what speaks against it; summaries of earlier versions have less."""
+    ess = f", relative ESS {found['relative_ess']:.3f}" if "relative_ess" in found else ""
+    rows = [(name, "{value:.3f} +- {se:.3f}, ".format(**found) + of + ess + tail_text(found))]
+    return rows + ([("warning", found["warning"])] if found.get("warning") else [])
+
+
+def tail_text(found: Mapping[str, Any]) -> str:
+    """The Pareto k-hat of weights, where it is known, to go on with after their ESS."""
+    k = found.get("pareto_k")
+    return f", Pareto k-hat {k:.2f}" if k is not None and math.isfinite(k) else ""
 
 
 def over_fitting(gap: Mapping[str, Any]) -> str:
@@ -208,6 +227,7 @@ def kale_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"c = {test['c']:.3f}, Monte Carlo {test['log_partition']:.3f}, standard error "
             f"{test['log_partition_se']:.3f} ({test['n_fake']} base samples)",
         ),
-        ("relative ESS of exp(-E)", f"{test['relative_ess']:.3f}"),
+        ("relative ESS of exp(-E)", f"{test['relative_ess']:.3f}{tail_text(test)}"),
+        *([("warning", test["warning"])] if test.get("warning") else []),
         *([("note", f"c is {off:.2g} nats off the log-partition: go by the figures without c")] if off > FAR else []),
     ]

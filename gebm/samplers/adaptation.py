@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gebm.arguments import check_whole
 from gebm.errors import InputError
 from gebm.latent import Target
 from gebm.samplers.base import Kernel, State
@@ -51,7 +52,7 @@ def adapt(
     steps are not draws, and nothing is adapted after them.
 
     Raises:
-        InputError: the kernel has no acceptance to tune to, or no scale to set.
+        InputError: the kernel has no acceptance to tune to, or no scale to set; steps that are no number of 0 or more.
 
     Example:
 
@@ -64,6 +65,7 @@ def adapt(
         True
         >>> chain = run(tuned.kernel, target, tuned.state, 50)
     """
+    check_whole(0, steps=steps)
     name = type(kernel).__name__
     if kernel.goal is None:
         raise InputError(f"{name}: has no acceptance to tune to; tune MALA, HMC or RandomWalk")

@@ -9,6 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from gebm.errors import InputError
 from gebm.latent import Target
+from gebm.text import show
 
 __all__ = ["Info", "Kernel", "State", "UnfinishedError", "always_accepted", "check_precision", "evaluate"]
 __all__ += ["normal_like"]
@@ -73,8 +75,10 @@ class Kernel(ABC):
     goal: ClassVar[float | None] = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.step_size, Tensor) and not 0 < self.step_size < math.inf:
-            raise InputError(f"{type(self).__name__}: step_size {self.step_size} must be a number above 0")
+        if isinstance(self.step_size, Tensor):
+            return
+        if not isinstance(self.step_size, Real) or not 0 < self.step_size < math.inf:
+            raise InputError(f"{type(self).__name__}: step_size {show(self.step_size)} must be a number above 0")
 
     @classmethod
     def from_gamma(cls, gamma: float, **own: Any) -> "Kernel":

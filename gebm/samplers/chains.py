@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from gebm.arguments import check_whole
 from gebm.errors import InputError
 from gebm.latent import Target
 from gebm.samplers.base import Kernel, State, check_precision
@@ -72,7 +73,8 @@ def run(
     Raises:
         NonFiniteError: a potential or gradient was not finite; names the first step where.
         ValueError: an exact kernel on a target of lower precision (`LatentPosterior.frozen`).
-        InputError: a beta schedule for a kernel that takes none, or a negative number.
+        InputError: a beta schedule for a kernel that takes none, or that leaves [0, 1]; a number that is not whole, or
+            negative.
 
     Example:
 
@@ -84,8 +86,7 @@ def run(
         >>> chain.positions.shape, round(float(chain.state.position.mean()))
         (torch.Size([10, 500, 2]), 3)
     """
-    if steps < 0 or thin < 0:
-        raise InputError(f"run: {steps} steps and thin {thin} must be 0 or more")
+    check_whole(0, steps=steps, thin=thin, first_step=first_step)
     check_precision(kernel, target)
     _warn_of_training(target)
     if beta_schedule is not None and not kernel.anneals:
@@ -139,6 +140,8 @@ def _at(kernel: Kernel, step_factor: float | None, beta_factor: float | None) ->
     """The kernel with a factor on its step size and one on its inverse temperature."""
     if step_factor is not None:
         kernel = replace(kernel, step_size=kernel.step_size * step_factor)
+    if beta_factor is not None and not 0 <= beta_factor <= 1:
+        raise InputError(f"beta_schedule must give factors from 0 to 1, not {beta_factor}")
     return kernel if beta_factor is None or beta_factor == 1.0 else Tempered(kernel, beta_factor)
 
 

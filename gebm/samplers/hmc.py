@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gebm.errors import InputError
+from gebm.arguments import check_whole
 from gebm.latent import Target
 from gebm.samplers.base import Info, Kernel, State, normal_like
 from gebm.samplers.metropolis import accept
@@ -53,8 +53,7 @@ class HMC(Kernel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.leapfrog < 1:
-            raise InputError(f"HMC: leapfrog {self.leapfrog} must be 1 or more")
+        check_whole(1, leapfrog=self.leapfrog)
 
     @classmethod
     def from_gamma(cls, gamma: float, **own: Any) -> "HMC":

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gebm.arguments import check_number
 from gebm.errors import InputError
 from gebm.latent import Target
 from gebm.samplers.base import Info, Kernel, State, always_accepted, normal_like
@@ -55,8 +56,7 @@ class KineticLangevin(Kernel):
         super().__post_init__()
         if self.splitting not in ("ABOBA", "BAOAB"):
             raise InputError(f"KineticLangevin: splitting {self.splitting!r}: choose ABOBA or BAOAB")
-        if not self.friction >= 0:
-            raise InputError(f"KineticLangevin: friction {self.friction} must be 0 or more")
+        check_number(0, friction=self.friction)
 
     @classmethod
     def from_gamma(cls, gamma: float, **own: Any) -> "KineticLangevin":

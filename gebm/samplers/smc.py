@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -11,9 +12,11 @@ from gebm.latent import Target
 from gebm.samplers.base import Info, Kernel, State, UnfinishedError
 from gebm.samplers.mala import MALA
 from gebm.samplers.tempering import Tempered, excess
+from gebm.text import show
 
-__all__ = ["SMC", "family_totals", "log_partition_of"]
+__all__ = ["SMC", "family_totals", "log_partition_of", "log_weights_of"]
 
+POPULATION = 100  # particles that make one that is worth having
 RESAMPLE = 0.5  # relative effective sample size below which the population is resampled
 RATE = 0.5  # of the adaptation of the step size: d log h for an acceptance that is off by one
 BISECTIONS = 20
@@ -36,9 +39,9 @@ class SMC(Kernel):
     Once t is 1 a step is a MALA step. Starts must be draws from the prior.
 
     Target: exp(-U) as N grows, at a rate of one over N; Z is unbiased for :math:`\int e^{-U}`, up to the adaptation.
-    Cost: one value-and-gradient a step. Extra: t, log_z, variance (of Z / E Z, see `log_partition_of`) and log_h (the
-    log of the factor on h), all 0-dimensional, and weights (N,), all float64; ancestor (N,), the start that each
-    particle descends from.
+    Cost: one value-and-gradient a step. Extra: t, log_z and log_h (the log of the factor on h), 0-dimensional, weights
+    (N,) and families (N,), the weight of all descendants of a start at the end of the path (see `log_weights_of`), all
+    float64; ancestor (N,), the start that each particle descends from.
 
     Arguments:
         step_size: h of the first MALA step.
@@ -62,12 +65,28 @@ class SMC(Kernel):
     moves = False
     anneals = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.ess, Real) or not 0 < self.ess < 1:
+            raise InputError(f"SMC: ess must be a number between 0 and 1, not {show(self.ess)}")
+
+    @staticmethod
+    def check_populations(n: int, chunk: int) -> None:
+        """Raise InputError where n particles, `chunk` at a time, leave a last population that is too small."""
+        least, last = POPULATION if n > chunk >= POPULATION else 2, n % chunk or min(n, chunk)
+        if last < least:
+            raise InputError(
+                f"SMC: n={n} with chunk={chunk} leaves a last population of {last}, and one takes {least} or more; "
+                "give an n that chunk divides, or another chunk"
+            )
+
     def init(self, position: Tensor, target: Target) -> State:
         n = len(position)
         if n < 2:
-            raise InputError("SMC: one particle is no population; give hundreds or more")
+            raise InputError(f"SMC: needs a population, and n is {n}: give hundreds or more")
         zero = torch.zeros((), dtype=torch.float64, device=position.device)
-        extra = {"t": zero, "log_z": zero, "variance": zero, "log_h": zero, "weights": (zero + 1 / n).repeat(n)}
+        weights = (zero + 1 / n).repeat(n)
+        extra = {"t": zero, "log_z": zero, "log_h": zero, "weights": weights, "families": weights}
         extra["ancestor"] = torch.arange(n, device=position.device)
         return super().init(position, target)._replace(extra=extra)
 
@@ -79,8 +98,7 @@ class SMC(Kernel):
         t = extra["t"] + further
         log_w = weights.log() + _exponents(phi, further)
         log_sum, weights = torch.logsumexp(log_w, 0), torch.softmax(log_w, 0)
-        total = family_totals(weights, ancestor).square().sum()
-        variance = torch.where(further > 0, 1 - (1 - total) / (1 - 1 / len(phi)), extra["variance"])
+        families = torch.where(further > 0, family_totals(weights, ancestor), extra["families"])
 
         n, everyone = len(phi), torch.arange(len(phi), device=phi.device)
         resample = (1 / (n * weights.square().sum()) < RESAMPLE) | ((t >= 1) & (further > 0)) | torch.isinf(phi).any()
@@ -91,8 +109,8 @@ class SMC(Kernel):
         h = self.step_size * torch.exp(extra["log_h"])
         moved, info = Tempered(MALA(h), t).step(chosen, target, generator)
         log_h = extra["log_h"] + RATE * ((weights * info.acceptance).sum() - MALA.goal)
-        now = {"t": t, "log_z": extra["log_z"] + log_sum, "variance": variance, "log_h": log_h, "weights": weights}
-        return moved._replace(extra={**now, "ancestor": ancestor[keep]}), info
+        now = {"t": t, "log_z": extra["log_z"] + log_sum, "log_h": log_h, "weights": weights}
+        return moved._replace(extra={**now, "families": families, "ancestor": ancestor[keep]}), info
 
     def finished(self, state: State) -> "SMC":
         t = float(state.extra["t"])
@@ -127,7 +145,17 @@ def log_partition_of(state: State) -> tuple[Tensor, Tensor]:
     further factor N / (N - 1) per resampling is the noise of multinomial resampling, which systematic resampling has
     not). It grows large, rightly, when all particles descend from few starts.
     """
-    return state.extra["log_z"], state.extra["variance"].clamp(min=0).sqrt()
+    n, total = len(state.position), state.extra["families"].square().sum()
+    return state.extra["log_z"], (1 - (1 - total) / (1 - 1 / n)).clamp(min=0).sqrt()
+
+
+def log_weights_of(state: State) -> Tensor:
+    """Log-weights (N,) of the starts, whose mean weight is Z: log (N Z W_a), W_a as in `log_partition_of`.
+
+    To this mean a start contributes as a draw does in importance sampling, with an error of the same form.
+    """
+    families = state.extra["families"]
+    return state.extra["log_z"] + torch.log(len(families) * families)
 
 
 def family_totals(values: Tensor, ancestor: Tensor) -> Tensor:

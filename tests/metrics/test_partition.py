@@ -14,7 +14,6 @@ from gebm.metrics.partition import (
     evaluate_kale,
     importance_sampling,
     path,
-    relative_ess,
     sequential_monte_carlo,
 )
 from gebm.model import GEBM, Architecture
@@ -29,25 +28,6 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=seeded(seed), dtype=torch.float64)
 
 
-@pytest.mark.parametrize(
-    "weights, expected",
-    [([1, 1, 1, 1], 1), ([1, 0, 0, 0], 1 / 4), ([1, 1, 0, 0], 1 / 2), ([3, 1], 16 / 20), ([2.0], 1)],
-)
-def test_relative_ess_known(weights, expected):
-    log_weights = torch.tensor(weights, dtype=torch.float32).log()
-    for shift in (0.0, -3000.0, 3000.0):
-        assert relative_ess(log_weights + shift) == pytest.approx(expected, rel=1e-3)
-
-
-def test_relative_ess_of_a_shifted_gaussian():
-    """Weights dN(m, 1) / dN(0, 1) have 1 / E[w^2] = exp(-m^2)."""
-    m, n = 0.5, 200_000
-    x = normal(n)
-    w = torch.exp(m * x - m**2 / 2)
-    se = math.exp(-m * m) * float(w.square().std()) / float(w.square().mean()) / math.sqrt(n)
-    assert abs(relative_ess(m * x) - math.exp(-m * m)) < 4 * se
-
-
 def test_evaluate_kale_direct():
     e_real, e_fake, c = normal(50), normal(70, seed=1) + 2, -1.3
     result = evaluate_kale(e_real, e_fake, c)
@@ -58,6 +38,8 @@ def test_evaluate_kale_direct():
     assert result.log_partition_se == pytest.approx(w.std(ddof=1) / w.mean() / np.sqrt(70))
     assert result.relative_ess == pytest.approx(w.sum() ** 2 / (70 * (w**2).sum()))
     assert (result.c, result.n_real, result.n_fake) == (c, 50, 70)
+    partition = importance_sampling(-e_fake)
+    assert (result.pareto_k, result.warning) == (partition.pareto_k, partition.warning)
     assert result.donsker_varadhan >= result.fenchel
 
 
@@ -103,7 +85,8 @@ def test_sequential_monte_carlo(d, n, repeats, largest_se):
     assert_calibrated(estimates, exact(d), largest_se)
     assert {e.n for e in estimates} == {n}
     # Relative ESS and error are of the same weights, however many resamplings ago they were equal.
-    assert estimates[0].relative_ess == pytest.approx(1 / (1 + n * estimates[0].se ** 2))
+    assert estimates[0].relative_ess == pytest.approx(1 / (1 + (n - 1) * estimates[0].se ** 2))
+    assert not any(e.warning for e in estimates)
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
@@ -119,6 +102,7 @@ def test_sequential_monte_carlo(d, n, repeats, largest_se):
 def test_annealed_importance_sampling(d, n, places, kernel, repeats, largest_se, reverse):
     estimates = [anneal(d, n, places, kernel, reverse, seed) for seed in range(repeats)]
     assert_calibrated(estimates, exact(d), largest_se)
+    assert sum(e.warning != "" for e in estimates) <= 1  # k-hat itself has an error, of 0.2 at 500 weights
 
 
 def test_forward_and_reverse_annealing_bracket_the_truth():
@@ -129,6 +113,7 @@ def test_forward_and_reverse_annealing_bracket_the_truth():
         off = sign * (np.array([e.value for e in estimates]) - exact(20))
         assert off.mean() > 3 * off.std(ddof=1) / math.sqrt(repeats)
         assert np.mean([e.relative_ess for e in estimates]) < 0.2
+        assert np.mean([e.warning != "" for e in estimates]) > 0.7
 
 
 def test_annealing_between_two_places_is_importance_sampling():
@@ -140,16 +125,6 @@ def test_annealing_between_two_places_is_importance_sampling():
 
 def test_path():
     assert path(4) == [0, 1 / 16, 1 / 4, 9 / 16, 1]
-
-
-def test_importance_sampling_of_log_normal_weights():
-    """log E[exp(s x)] = s^2 / 2, with variance (exp(s^2) - 1) / n of the mean over its square."""
-    s, n = 0.8, 100_000
-    for shift in (0.0, 1e5):
-        estimate = importance_sampling(s * normal(n) + shift)
-        assert estimate.se == pytest.approx(math.sqrt((math.exp(s * s) - 1) / n), rel=0.05)
-        assert abs(estimate.value - shift - s * s / 2) < 3 * estimate.se
-        assert estimate.relative_ess == pytest.approx(math.exp(-s * s), rel=0.05) and estimate.n == n
 
 
 def test_sequential_monte_carlo_needs_steps():

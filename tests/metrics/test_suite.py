@@ -144,5 +144,5 @@ def test_a_mean_has_the_usual_interval_and_covers():
 
 
 def test_a_distance_of_nothing_is_not_below_zero():
-    value, (low, high) = Frechet(Moments.of(REAL)).estimate(REAL)
+    value, (low, high) = Frechet(REFERENCE).estimate(REAL)
     assert (value, low, high) == pytest.approx((0, 0, 0), abs=1e-9) and low >= 0

@@ -1,8 +1,18 @@
 """Rows of text about chains and likelihoods."""
 
-import pytest
+import json
 
-from gebm.report import ess_row, kale_rows, nll_rows
+import pytest
+import torch
+
+from gebm.importance import importance_sampling
+from gebm.metrics import Frechet, Reference
+from gebm.metrics.partition import evaluate_kale
+from gebm.report import ess_row, kale_rows, metric_note, nll_rows, partition_rows
+
+
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 @pytest.mark.parametrize(
@@ -33,3 +43,30 @@ def test_a_likelihood_that_is_not_finite_is_said():
     unknown = {**infinite, "value": None, "se": None}  # as JSON has it
     _, row = nll_rows({"nll": {"test": {"base": finite, "gebm": infinite, "gain": unknown}}})
     assert row == ("test, 9 rows", "1.0000 +- 0.5000", "infinite", "infinite")
+
+
+def test_a_log_partition_has_its_tail_and_its_warning_beside_it():
+    good, bad = importance_sampling(torch.zeros(1000)).summary(), importance_sampling(3 * normal(1000)).summary()
+    stored = {"value": 1.0, "se": 0.5, "relative_ess": 0.5, "n": 9}  # by an earlier version
+    rows = partition_rows({"partition": {"smc": json.loads(json.dumps(bad)), "ais": {**good, "pareto_k": None}}})
+    names, texts = zip(*rows)
+    assert names == ("log-partition, smc", "warning", "log-partition, ais")
+    assert f"1000 particles, relative ESS {bad['relative_ess']:.3f}, Pareto k-hat {bad['pareto_k']:.2f}" in texts[0]
+    assert "few of the 1,000 weights" in texts[1] and texts[2] == "0.000 +- 0.000, 1000 particles, relative ESS 1.000"
+    assert partition_rows({"partition": {"smc": stored}}) == [
+        ("log-partition, smc", "1.000 +- 0.500, 9 particles, relative ESS 0.500")
+    ]
+
+
+def test_a_kale_whose_log_partition_cannot_be_trusted_says_so():
+    of_split = evaluate_kale(torch.zeros(9), 3 * normal(1000), 0.0)._asdict()
+    rows = dict(kale_rows({"kale": {"train": of_split, "test": of_split}, "kale_gap": {"value": 0.0, "se": 1.0}}))
+    assert "Pareto k-hat" in rows["relative ESS of exp(-E)"] and "few of the 1,000 weights" in rows["warning"]
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_fewer_images_than_features_are_told(said):
+    summary = {"n_fake": 9, "n_real": 9, "split": "digits test", "metrics": {}, "left_out": []}
+    caution = Frechet(Reference.of(normal(9, 16)), "FD(pixels)").caution(9) if said else ""
+    assert ("FD(pixels) is mostly bias" in metric_note({**summary, "distance_caution": caution})) == said
+    assert "bias" not in metric_note(summary)  # of an earlier version
