@@ -272,8 +272,8 @@ class LatentPosterior:
             rows: positions that go through the networks at a time, which bounds the memory; 0: all.
 
         Raises:
-            InputError: a dtype for plain functions, `rows` below 0; a network that cannot be copied, or fails on latents
-                or samples.
+            InputError: a dtype for plain functions, or `rows` below 0; a network that cannot be copied, or fails on
+                latents or samples.
         """
         check_whole(0, rows=rows)
         with torch.inference_mode(False), _no_tf32():

@@ -140,7 +140,7 @@ class TrainingLog:
         if self.below_zero == BELOW_ZERO:
             self.warn(
                 f"KALE with c has been below zero for {BELOW_ZERO} lines: a flat energy would do better. Where the "
-                "value in (dv) is far above it, the weights of base samples are too uneven for batches of this size: raise "
+                "value in (dv) is far above it, the weights of base samples are too uneven for such batches: raise "
                 "--penalty_lambda, --b_size or --noise_factor, or lower --lr"
             )
 
