@@ -61,6 +61,7 @@ def save_pairs(path: str | Path, groups: Mapping[str, np.ndarray], columns: Sequ
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    columns = [name.replace("$", r"\$") for name in columns]  # or matplotlib takes what follows for a formula
     shown = min(len(columns), PAIRS)
     pairs = [(i, j) for i in range(shown) for j in range(i + 1, shown)] or [(0, 0)]
     everything = np.concatenate(list(groups.values()))
