@@ -133,6 +133,15 @@ def test_switches(argv, value):
     assert parse(argv)[0].eval_fid is value
 
 
+@pytest.mark.parametrize(
+    "word, meant", [("yes", "yes"), ("no", "no"), ("true", "yes"), ("auto", "auto"), ("'no'", "no")]
+)
+def test_yes_and_no_of_yaml_are_the_words(word, meant, write):
+    config, _ = parse(["--config", write(f"header: {word}\n")], "score")
+    assert config.header == meant
+    assert Config.load(write(config.to_yaml(), "again.yaml")).header == meant
+
+
 def test_texts_become_typed_values():
     config, _ = parse("--lr 1 --dtype 64 --grad_clip 10 --optimizer sgd --g_model my.nets:Nets.base --seed 7".split())
     assert (config.lr, config.dtype, config.grad_clip) == (1.0, 64, 10.0)

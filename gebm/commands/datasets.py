@@ -40,7 +40,8 @@ def dataset_for(model: GEBM, config: Config) -> ImageData | TableData:
     """The data the flags name, which must have the shape of the model's samples."""
     data, shape = dataset(config), model.built_as.shape
     if data.shape != shape and len(shape) == 1:
-        raise InputError(f"--dataset {config.dataset}: rows of {data.shape}, the model's have {shape}")
+        advice = "see --columns, --drop and --header"
+        raise InputError(f"--dataset {config.dataset}: rows of {data.shape}, the model's have {shape}; {advice}")
     if data.shape != shape:
         raise InputError(f"--dataset {config.dataset}: images {data.shape}, the model's are {shape}; see --image_size")
     return data
