@@ -12,9 +12,9 @@ Everything is done by the command line, called from here; in a shell it is
     gebm score novelty/new.csv --g_path novelty/runs/benign
 
 The base is a flow, which has a density by itself; the energy on top corrects it. The scores hold both, `log_density`
-and `log_density_base`, and `quantile`: the share of held-out benign rows that are at most as likely. A row below 0.05
-is one that a twentieth of benign samples would be as odd as. A single Gaussian stands beside them, as the simplest
-rival.
+and `log_density_base`, and `quantile`: (k + 1) / (n + 1), where k of n held-out benign rows are at most as likely. A
+row below 0.05 is one that a twentieth of benign samples would be as odd as. A single Gaussian stands beside them, as
+the simplest rival.
 """
 
 import argparse

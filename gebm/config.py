@@ -42,6 +42,7 @@ TRAINING = (*TRAIN, "demo")
 UNTRUSTED = ("sample", "evaluate", "score")  # commands that take somebody else's run
 CHAINS = ("sample", "evaluate")
 PAIRS = (*TRAINING, *UNTRUSTED, "convert")
+OF_A_TABLE = (*TRAIN, *CHAINS, "data")  # commands that read one whole
 RUNS = (*TRAINING, "sample")  # commands that make a run's folder
 
 # Each class below is a group of flags; its docstring is the group's title, `commands` are those that read it (all).
@@ -98,7 +99,22 @@ class Data:
         choices=("standard", "paper"),
     )
     scaling: str = flag(
-        "whiten", "tables: what the networks see; likelihoods are of whitened rows", choices=("whiten", "standardise")
+        "standardise",
+        "tables: what the networks see; likelihoods are of whitened rows",
+        choices=("whiten", "standardise"),
+    )
+    columns: str = flag("", "tables: the columns to learn; empty: all", text="names with commas between", of=OF_A_TABLE)
+    drop: str = flag(
+        "",
+        "tables: the columns to leave out, which in a CSV may hold anything",
+        text="names with commas between",
+        of=OF_A_TABLE,
+    )
+    header: str = flag(
+        "auto",
+        "CSV: whether the first line names the columns; auto: by what it looks like",
+        choices=("auto", "yes", "no"),
+        of=(*OF_A_TABLE, "score"),
     )
     fresh_noise: bool = flag(
         False, "tables of rounded values: draw the training rows' noise anew in each batch", of=TRAIN

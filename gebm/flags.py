@@ -81,6 +81,8 @@ def check(f: Field[Any], value: Any, where: str = "") -> Any:
     Raises:
         InputError: the value has another type, is not a choice, or is out of bounds.
     """
+    if isinstance(value, bool) and {"yes", "no"} <= set(f.metadata["choices"]):  # which YAML takes for truth values
+        value = "yes" if value else "no"
     for kind in kinds(f):
         try:
             converted = convert(kind, value)

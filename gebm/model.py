@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +29,7 @@ OF_ROWS = {*FLOWS, "mlp"}  # networks of rows of a table; the others are of imag
 LARGEST = 1 << 20  # number in a stored architecture
 
 if TYPE_CHECKING:
+    from gebm.data import TableData
     from gebm.samplers import Kernel
 
 
@@ -107,6 +109,7 @@ class GEBM(Pretrained, nn.Module):
         like = self.posterior()._like  # latents are drawn like c
         dtype = torch.promote_types(like.dtype, torch.float32)
         self.log_partition = nn.Parameter(torch.zeros((), dtype=dtype, device=like.device), requires_grad=False)
+        self.units: TableData | None = None  # of the columns, of a model of a table that was loaded from its run
 
     @property
     def built_as(self) -> Architecture:
@@ -169,6 +172,26 @@ class GEBM(Pretrained, nn.Module):
         log_g = one_a_row(self.base.log_prob(x), x, "the base's log_prob")
         return log_g - one_a_row(self.energy(x), x, "the energy") - log_partition
 
+    def log_density(self, rows: np.ndarray, log_partition: float | Tensor | None = None, seed: int = 0) -> Tensor:
+        """Log-densities (N,), float64, of rows of a table in its own units, whatever units the networks work in.
+
+        Arguments:
+            rows: (N, d), the columns `model.units.columns` in that order.
+            log_partition: as in `log_prob`.
+            seed: of the noise that rows of rounded values get, as those trained on did.
+
+        Raises:
+            InputError: the model was not loaded from a run or an export of a table, or the base has no density.
+        """
+        if self.units is None:
+            raise InputError("log_density: the units of the columns are not known; load the model from its run")
+        rows = np.asarray(rows, np.float64)
+        if rows.ndim != 2 or rows.shape[1] != len(self.units.columns):
+            wanted = ", ".join(self.units.columns)
+            raise InputError(f"log_density: rows of shape {rows.shape}; the model's have the columns {wanted:.200}")
+        x = torch.from_numpy(self.units.with_noise(self.units.whiten(rows), seed)).to(self.log_partition)
+        return self.log_prob(x, log_partition).double() + self.units.log_det
+
     def posterior(self, beta: float = 1.0) -> LatentPosterior:
         """Latent posterior at inverse temperature beta, of the networks as they are; `.frozen()` is faster."""
         return LatentPosterior(self.prior, self.base, self.energy, beta)
@@ -197,7 +220,7 @@ class GEBM(Pretrained, nn.Module):
         return target.decode(chain.state.position)
 
     def save(self, folder: str | Path) -> None:
-        """Write `base.safetensors` and `energy.safetensors` (with c) into an existing folder.
+        """Write `base.safetensors` and `energy.safetensors` (with c), and its units, into an existing folder.
 
         Raises:
             ValueError: the model has no architecture to store.
@@ -205,6 +228,10 @@ class GEBM(Pretrained, nn.Module):
         architecture = self.built_as
         for name, tensors in (("base", self.base.state_dict()), ("energy", self._energy_state())):
             write_weights(Path(folder) / f"{name}.safetensors", tensors, architecture)
+        if self.units is not None and len(self.units.valid):  # of an export, which has no rows, they stay in it
+            from gebm.data.units import save_units  # here, as the data stand above the model
+
+            save_units(Path(folder), self.units)
 
     @classmethod
     def load(
@@ -239,6 +266,12 @@ class GEBM(Pretrained, nn.Module):
             model = cls.build(replace(ours, energy=theirs.energy, trunc=theirs.trunc), dtype)
         model.load_base(base)
         model.load_energy(energy)
+        if len(ours.shape) == 1:
+            from gebm.data.units import units_beside  # here, as the data stand above the model
+
+            model.units = units_beside(base)
+            if model.units is not None and model.units.shape != ours.shape:
+                raise InputError(f"{base}: a model of {ours.shape} rows beside a table of {model.units.shape}")
         return model.eval()
 
     def load_base(self, path: str | Path) -> None:

@@ -74,9 +74,9 @@ def save_pairs(path: str | Path, groups: Mapping[str, np.ndarray], columns: Sequ
             axis.plot(rows[:DOTS, i], rows[:DOTS, j], ".", markersize=2, alpha=0.5, color="#0072b2")
             axis.set(xlim=(low[i] - margin[i], high[i] + margin[i]), ylim=(low[j] - margin[j], high[j] + margin[j]))
             axis.tick_params(labelsize=6)
-            axis.set_ylabel(columns[j], fontsize=7)
-        row[0].set_title(name, fontsize=8, loc="left")
+            axis.set_ylabel(columns[j], fontsize=7, parse_math=False)  # a name may hold a $
+        row[0].set_title(name, fontsize=8, loc="left", parse_math=False)
     for axis, (i, _) in zip(axes[-1], pairs):
-        axis.set_xlabel(columns[i], fontsize=7)
+        axis.set_xlabel(columns[i], fontsize=7, parse_math=False)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)

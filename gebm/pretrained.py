@@ -21,6 +21,7 @@ from gebm.files import atomic_folder, atomic_write
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from gebm.data import TableData
     from gebm.model import Architecture
 
 __all__ = ["CONFIG", "WEIGHTS", "Pretrained", "check_new", "configuration", "read_config", "write_weights"]
@@ -40,6 +41,7 @@ class Pretrained:
         base: nn.Module
         energy: nn.Module
         log_partition: nn.Parameter
+        units: TableData | None
 
         def whole_state(self) -> dict[str, Tensor]: ...
 
@@ -128,6 +130,11 @@ def configuration(model: "Pretrained", about: Mapping[str, Any] = NONE) -> dict[
     """What `config.json` holds of a model: enough to build it, in plain numbers and texts."""
     if model.architecture is None:
         raise ValueError("a model of bare networks has no architecture to export: use GEBM.build")
+    units: Mapping[str, Any] = NONE
+    if model.units is not None:
+        from gebm.data.units import as_json  # here, as the data stand above
+
+        units = {"table": as_json(model.units)}
     c = model.log_partition.detach()
     parts = {"base": model.base, "energy": model.energy}
     return {
@@ -138,6 +145,7 @@ def configuration(model: "Pretrained", about: Mapping[str, Any] = NONE) -> dict[
         "dtype": str(c.dtype).removeprefix("torch."),
         "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
         "c": float(c),
+        **units,
         **about,
     }
 

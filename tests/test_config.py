@@ -42,7 +42,8 @@ USED_WITHOUT_LISTING = {
     "fid_split": "test", "fid_features": "auto", "fid_weights": "", "inception_weights": "", "lmc_splitting": "ABOBA",
     "adapt": False,
     "adapt_steps": 200, "precondition": False, "beta_ramp": 0, "thin": 0, "eval_partition": False, "json": "",
-    "protocol": "standard", "scaling": "whiten", "fresh_noise": False, "n_splits": 1, "dropout": 0.0,
+    "protocol": "standard", "scaling": "standardise", "columns": "", "drop": "", "header": "auto",
+    "fresh_noise": False, "n_splits": 1, "dropout": 0.0,
     "ml_epochs": 0, "ml_lr": 0.0, "refine_epochs": 0, "cd_steps": 20, "patience": 0, "partition_samples": 20_000,
     "output": "", "precision": "auto", "fast": "auto", "format": "safetensors",
     "from_untrusted": "", "keep": 2, "on_divergence": "stop", "loss_limit": 1e8, "max_rollbacks": 3,
@@ -130,6 +131,15 @@ def test_documented_device_is_printed_with_a_dash():
 )
 def test_switches(argv, value):
     assert parse(argv)[0].eval_fid is value
+
+
+@pytest.mark.parametrize(
+    "word, meant", [("yes", "yes"), ("no", "no"), ("true", "yes"), ("auto", "auto"), ("'no'", "no")]
+)
+def test_yes_and_no_of_yaml_are_the_words(word, meant, write):
+    config, _ = parse(["--config", write(f"header: {word}\n")], "score")
+    assert config.header == meant
+    assert Config.load(write(config.to_yaml(), "again.yaml")).header == meant
 
 
 def test_texts_become_typed_values():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from gebm.pictures import grid, save_gif, save_grid
+from gebm.pictures import grid, save_gif, save_grid, save_pairs
 
 
 def pictures(n: int, channels: int, height: int = 4, width: int = 4, seed: int = 0) -> np.ndarray:
@@ -61,3 +61,10 @@ def test_gif(tmp_path):
     for picture, images in zip(shown, frames):
         tiles(Image.fromarray(picture), images, 2, scale=picture.shape[1] // (2 * 5 + 1))
     assert [p.name for p in tmp_path.iterdir()] == ["chains.gif"]
+
+
+def test_names_of_columns_are_no_formulas(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(30, 3))
+    save_pairs(tmp_path / "pairs.png", {"rows": rows}, ["price ($) of $x^$", "$", r"\$_{"])
+    with Image.open(tmp_path / "pairs.png") as picture:
+        assert picture.format == "PNG"

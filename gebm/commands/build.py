@@ -24,6 +24,7 @@ from gebm.metrics import Frechet, Moments, extract, frechet_distance, metric_nam
 from gebm.metrics.features import Pixels
 from gebm.model import GEBM
 from gebm.networks import DensityRatio
+from gebm.networks.flows import GaussianFlow
 from gebm.objectives import OBJECTIVES
 from gebm.parallel import processes
 from gebm.precision import for_training
@@ -68,7 +69,8 @@ def build_trainer(
         log.info("%s", precision.reason)
     if config.criterion == "ml" and not model.has_density:
         raise InputError("--criterion ml: the base has no density (log_prob); take another criterion")
-    if schedule_of(config, len(data.train)).ml_steps and not model.has_density:
+    ml_steps = schedule_of(config, len(data.train)).ml_steps
+    if ml_steps and not model.has_density:
         raise InputError(f"--ml_epochs {config.ml_epochs}: the base has no density (log_prob); give --ml_epochs 0")
     images: np.ndarray = data.train
     held_out, noise, selection = None, None, None
@@ -78,6 +80,10 @@ def build_trainer(
         rows = torch.from_numpy(np.array(data.valid)).to(model.log_partition)
         if model.has_density:
             selection = EarlyStopping(ValidationNLL(rows, data.shift, config.seed), config.patience)
+        if ml_steps and isinstance(model.base, GaussianFlow):
+            of_bins = None if noise is None else torch.from_numpy(np.array(noise)).to(device)
+            model.base.fit(torch.from_numpy(np.array(images)).to(device), of_bins)
+            log.info("base: the Gaussian of greatest likelihood, in closed form, so without steps")
     elif config.refine_kale and schedule_of(config).refines:
         images, aside = set_aside(images)
         held_out = from_uint8(torch.tensor(aside)).to(model.log_partition)
@@ -107,8 +113,9 @@ def build_trainer(
         autocast=torch.bfloat16 if precision.precision == "bf16" else None,
         graphs=config.fast == "graphs",
     )
-    if schedule_of(config, len(data.train)).ml_steps:
+    if ml_steps:
         trainer.counters.stage = "base"
+        trainer.counters.ml_step = ml_steps if isinstance(model.base, GaussianFlow) else 0
     if config.train_mode == "energy":
         trainer.start("refine")
     if config.train_mode == "base":

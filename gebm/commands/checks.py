@@ -20,7 +20,8 @@ OF_IMAGES_ALONE = {
 }  # fmt: skip
 OF_TABLES_ALONE = {
     "ml_epochs": "", "ml_lr": "", "refine_epochs": "see --refine_iter", "patience": "see --refine_kale", "n_splits": "",
-    "protocol": "", "scaling": "", "fresh_noise": "", "dropout": "", "num_blocks": "", "bn": "",
+    "protocol": "", "scaling": "", "columns": "", "drop": "", "header": "", "fresh_noise": "", "dropout": "",
+    "num_blocks": "", "bn": "",
 }  # fmt: skip
 SCHEDULERS_OF = {
     "milestone": ("MultiStepLR",), "scheduler_gamma": ("MultiStepLR", "ExponentialLR"), "lr_decay": ("mmd",)

@@ -8,6 +8,7 @@ from gebm.commands.tables import of_table
 from gebm.config import Config
 from gebm.data import ImageData, TableData, load_images, load_table
 from gebm.data.images import SOURCES
+from gebm.data.table_files import names_of
 from gebm.errors import InputError
 from gebm.flags import check_mapping
 from gebm.model import GEBM
@@ -23,9 +24,14 @@ def dataset(config: Config) -> ImageData | TableData:
     """The images, or the rows, the flags name."""
     with parallel.in_waves():  # the first use makes a cache
         if of_table(config):
+            columns, drop = names_of(config.columns), names_of(config.drop)
             return load_table(
-                config.dataset, config.data_path, protocol=config.protocol, scaling=config.scaling, seed=config.seed
-            )
+                config.dataset, config.data_path, protocol=config.protocol, scaling=config.scaling, seed=config.seed,
+                columns=columns, drop=drop, header=config.header,
+            )  # fmt: skip
+        for flag in ("columns", "drop", "header"):
+            if (value := getattr(config, flag)) != getattr(Config, flag):
+                raise InputError(f"--{flag} {value}: --dataset {config.dataset} is images, not a table; leave it out")
         paths = config.imagenet_train_path, config.imagenet_test_path
         return load_images(config.dataset, config.data_path, config.image_size or None, imagenet_paths=paths)
 
@@ -34,7 +40,8 @@ def dataset_for(model: GEBM, config: Config) -> ImageData | TableData:
     """The data the flags name, which must have the shape of the model's samples."""
     data, shape = dataset(config), model.built_as.shape
     if data.shape != shape and len(shape) == 1:
-        raise InputError(f"--dataset {config.dataset}: rows of {data.shape}, the model's have {shape}")
+        advice = "see --columns, --drop and --header"
+        raise InputError(f"--dataset {config.dataset}: rows of {data.shape}, the model's have {shape}; {advice}")
     if data.shape != shape:
         raise InputError(f"--dataset {config.dataset}: images {data.shape}, the model's are {shape}; see --image_size")
     return data
@@ -48,13 +55,14 @@ def made_with(folder: Path) -> Config | None:
         data = read_config(folder).get("data", {})
         if not isinstance(data, dict):
             raise InputError(f"{folder / CONFIG}: its data are {show(data)}, flags and values are needed; export again")
-        return Config(**check_mapping(Config, data, f"{folder / CONFIG}: "))
+        # Once the default of scaling, which was left out of the file.
+        return Config(**check_mapping(Config, {"scaling": "whiten", **data}, f"{folder / CONFIG}: "))
     return None
 
 
 def with_data_of(stored: Config, config: Config, given: frozenset[str]) -> Config:
     """The configuration with the data of `stored` where its flags are not given."""
-    fields = "dataset", "image_size", "dataset_type", "protocol", "scaling"
+    fields = "dataset", "image_size", "dataset_type", "protocol", "scaling", "columns", "drop", "header"
     return replace(config, **{field: getattr(stored, field) for field in fields if field not in given})
 
 

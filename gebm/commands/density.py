@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gebm.bounded import read_json, reason
-from gebm.commands.pairs import folder_of
+from gebm.bounded import read_json
 from gebm.commands.setup import log
 from gebm.config import Config
 from gebm.data import TableData
-from gebm.data.arrays import load_npz
+from gebm.data.csv_files import write_csv
+from gebm.data.units import exported, load_units
 from gebm.errors import InputError
 from gebm.files import atomic_write, write_json
 from gebm.metrics.likelihood import NLL, base_log_prob, log_partition, model_log_prob, nll
@@ -24,17 +24,17 @@ from gebm.metrics.partition import energies, importance_sampling
 from gebm.model import GEBM
 from gebm.networks.common import evaluating
 from gebm.pictures import save_pairs
-from gebm.pretrained import CONFIG, WEIGHTS, read_config
+from gebm.pretrained import CONFIG
 from gebm.report import nll_rows, table, tail_text
 from gebm.sampling import Draws
 from gebm.seeds import stream
 from gebm.training.trainer import Trainer
 
 __all__ = ["ValidationNLL", "check_split", "evaluate_table", "mean_over_splits"]
-__all__ += ["LIKELIHOOD", "load_units", "partition_of", "save_units", "write_rows", "text_of", "write_table"]
-__all__ += ["exported", "likelihood_notes", "validation_log_prob"]
+__all__ += ["LIKELIHOOD", "likelihood_notes", "partition_of", "text_of", "validation_log_prob", "write_rows"]
+__all__ += ["write_table"]
 
-LIKELIHOOD, UNITS = "likelihood.json", "table.npz"
+LIKELIHOOD = "likelihood.json"
 SPLITS = ("train", "valid", "test")
 VALIDATION_SAMPLES = 20_000  # of the base, for the log-partition of a validation likelihood
 WIDE = 0.1  # standard error of a log-partition, in nats, from which on it is warned of
@@ -143,79 +143,6 @@ def write_table(folder: Path, summary: Mapping[str, Any], text: str) -> None:
     log.info("\n%s", text)
 
 
-def save_units(run: Path, data: TableData) -> None:
-    """Write `table.npz` into a run: whitening, columns and validation rows, which sampling and scoring go by."""
-    noise: dict[str, Any] = {} if data.noise is None else {"noise": data.noise}
-    with atomic_write(run / UNITS) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(
-            file, name=data.name, columns=np.array(data.columns), valid=data.valid, mean=data.mean,
-            whitening=data.whitening, shift=data.shift, protocol=data.protocol, seed=data.seed, key=data.key,
-            width=data.width, **noise,
-        )  # fmt: skip
-
-
-def load_units(weights: Path) -> TableData:
-    """The table that a run was trained on, of which `save_units` kept the validation rows, from one of its weights; of
-    an exported folder, which has none of them."""
-    export = exported(weights)
-    if export is not None:
-        return _units(folder_of(weights) / CONFIG, _arrays_of(export))
-    folder = folder_of(weights).absolute()
-    folders = (folder, folder.parent.parent) if folder.parent.name == "checkpoints" else (folder,)
-    file = next((folder / UNITS for folder in folders if (folder / UNITS).is_file()), None)
-    if file is None:
-        raise InputError(f"{weights}: no {UNITS} of a run beside it, so the units of its columns are not known")
-    try:
-        arrays = load_npz(file)
-        if not len(arrays["valid"]):
-            raise ValueError("no validation rows")
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{file}: damaged ({reason(error)}); train again") from None
-    return _units(file, arrays)
-
-
-def exported(weights: Path) -> dict[str, Any] | None:
-    """The configuration of the exported folder that weights are of; None: they are a run's."""
-    folder = folder_of(weights)
-    return read_config(folder) if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file() else None
-
-
-def _arrays_of(export: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The arrays of `table.npz` from `config.json`; no rows, and nothing at all if they are not of numbers."""
-    table = export.get("table")
-    if not isinstance(table, dict):
-        return {}
-    try:
-        optional = ("noise",) if "noise" in table else ()
-        numbers = {key: np.array(table[key], np.float64) for key in ("mean", "whitening", "shift", *optional)}
-        texts = {key: np.array(table[key]) for key in ("name", "columns", "protocol", "seed", "key")}
-        texts["width"] = np.array(table.get("width", 0))
-        return {**numbers, **texts, "valid": np.empty((0, len(table["columns"])), np.float32)}
-    except (KeyError, TypeError, ValueError):
-        return {}
-
-
-def _units(file: Path, arrays: Mapping[str, np.ndarray]) -> TableData:
-    try:
-        d = len(arrays["columns"])
-        noise = arrays.get("noise", np.zeros((d, d)))
-        shapes = [array.shape for array in (arrays["mean"], arrays["whitening"], noise)], arrays["valid"].shape[1:]
-        finite = all(np.isfinite(arrays[key]).all() for key in ("mean", "whitening", "valid", "shift"))
-        if shapes != ([(d,), (d, d), (d, d)], (d,)) or not (finite and np.isfinite(noise).all()):
-            raise ValueError("arrays of the wrong shape, or not finite")
-        if not np.isfinite(np.linalg.slogdet(arrays["whitening"])[1]):
-            raise ValueError("its whitening has no inverse")
-        none = np.empty((0, d), np.float32)
-        return TableData(
-            name=str(arrays["name"]), columns=tuple(map(str, arrays["columns"])), train=none, valid=arrays["valid"],
-            test=none, mean=arrays["mean"], whitening=arrays["whitening"], protocol=str(arrays["protocol"]),
-            seed=int(arrays["seed"]), key=str(arrays["key"]), notes=(), shift=float(arrays["shift"]),
-            noise=noise.astype(np.float32) if "noise" in arrays else None, width=int(arrays.get("width", 0)),
-        )  # fmt: skip
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
-        raise InputError(f"{file}: the units of its columns are missing or damaged ({reason(error)})") from None
-
-
 def validation_log_prob(model: GEBM, units: TableData, base: Path, energy: Path, partition: float) -> np.ndarray:
     """Log-densities of the run's validation rows under the model, in the units it works in, sorted: (N,), float64.
 
@@ -260,10 +187,9 @@ def partition_of(
 def write_rows(folder: Path, draws: Draws, units: TableData, n: int) -> None:
     """Write `samples.csv` and `base.csv` in original units, `samples.npz` as drawn, and `pairs.png`."""
     samples, base = (units.unwhiten(rows[:n]) for rows in (draws.images, draws.start))
-    header = ",".join(f'"{column}"' for column in units.columns)
     for name, rows in (("samples", samples), ("base", base)):
         with atomic_write(folder / f"{name}.csv") as temporary:
-            np.savetxt(temporary, rows, "%.8g", ",", header=header, comments="")
+            write_csv(temporary, units.columns, rows.tolist())
     with atomic_write(folder / "samples.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
             file, samples=samples, base=base, latents=draws.latents[:n].numpy(), energies=draws.energies[:n].numpy()
@@ -285,8 +211,8 @@ def check_split(weights: Path, data: TableData) -> None:
     made, asked = ((t.name, t.protocol, f"seed {t.seed}") for t in (trained, data))
     if made == asked:
         raise InputError(
-            f"{weights}: was trained on {' '.join(made)}, whose rows, or --scaling, have changed since; evaluate with "
-            "those that it was trained on, or train again"
+            f"{weights}: was trained on {' '.join(made)}, whose rows, or --scaling, --columns, --drop or --header, "
+            "have changed since; evaluate with those that it was trained on, or train again"
         )
     raise InputError(
         f"{weights}: was trained on {' '.join(made)}, in other rows or units than these, {' '.join(asked)}, of which "

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from gebm.bounded import read_json, read_json_lines
-from gebm.commands.density import LIKELIHOOD, likelihood_notes, load_units
+from gebm.commands.density import LIKELIHOOD, likelihood_notes
 from gebm.commands.pairs import find_pair, folder_of, load_pair
 from gebm.commands.setup import log, start_log
 from gebm.commands.tables import of_table
 from gebm.config import Config
+from gebm.data.units import as_json, load_units
 from gebm.errors import InputError
 from gebm.files import check_writable
 from gebm.metrics.likelihood import model_log_prob
@@ -25,7 +26,7 @@ from gebm.report import kale_rows, metric_note, metric_rows, nll_rows, sampler_r
 __all__ = ["main"]
 
 DATA = ("dataset", "dataset_type", "image_size")
-TABLE_DATA = (*DATA, "protocol", "scaling", "seed")  # which say the split and its units
+TABLE_DATA = (*DATA, "protocol", "columns", "drop", "header", "seed")  # which with --scaling say split and units
 TRAINING = ("criterion", "penalty_type", "penalty_lambda", "b_size", "optimizer", "lr", "lr_generator", "ema", "seed")
 COUNTERS = {
     "ml_step": "likelihood_steps",
@@ -93,6 +94,8 @@ def _about(run: Path, model: GEBM, base: Path, energy: Path) -> dict[str, Any]:
     if trained is not None:
         values = {flag: getattr(trained, flag) for flag in (TABLE_DATA if of_table(trained) else DATA)}
         values = {flag: value for flag, value in values.items() if value != getattr(Config, flag) or flag == "dataset"}
+        if of_table(trained):
+            values["scaling"] = trained.scaling  # always, as its default was another
         about["data"] = {flag: _public(value) for flag, value in values.items()}
         about["training"] = {flag: getattr(trained, flag) for flag in TRAINING} | _counters(energy)
     found = {name: _json(run / name) for name in ("evaluation.json", "summary.json", LIKELIHOOD)}
@@ -157,14 +160,7 @@ def _sampler(summary: Mapping[str, Any]) -> dict[str, Any]:
 def _table(model: GEBM, base: Path, energy: Path, likelihood: Mapping[str, Any]) -> dict[str, Any]:
     """Units of the columns, and how likely the validation rows are; the rows themselves stay here."""
     units = load_units(base)
-    about: dict[str, Any] = {
-        "table": {
-            "name": units.name, "columns": list(units.columns), "mean": units.mean.tolist(),
-            "whitening": units.whitening.tolist(), "shift": units.shift, "protocol": units.protocol, "seed": units.seed,
-            "key": units.key, "width": units.width,
-            **({} if units.noise is None else {"noise": units.noise.tolist()}),
-        }
-    }  # fmt: skip
+    about: dict[str, Any] = {"table": as_json(units)}
     if model.has_density:
         valid = torch.from_numpy(np.array(units.valid)).to(model.log_partition)
         about["table"]["valid_log_density"] = np.sort(model_log_prob(model, valid, 0.0).numpy()).tolist()

@@ -21,7 +21,7 @@ from gebm.commands.chains import (
     with_precision,
 )
 from gebm.commands.datasets import check_named, dataset_for, made_with, with_data_of
-from gebm.commands.density import load_units, write_rows
+from gebm.commands.density import write_rows
 from gebm.commands.metrics import check_features, compare, distances_along, features_of, observed_features
 from gebm.commands.pairs import folder_of, load_pair
 from gebm.commands.report import code_of, write_report
@@ -30,6 +30,7 @@ from gebm.commands.setup import choose_device, interrupt_on_sigterm, join, log, 
 from gebm.commands.tables import settled, with_table_defaults
 from gebm.config import Config
 from gebm.data import ImageData, TableData
+from gebm.data.units import load_units
 from gebm.errors import InputError
 from gebm.files import atomic_folder, atomic_write, write_json
 from gebm.model import GEBM

@@ -19,7 +19,6 @@ from gebm.commands.density import (
     check_split,
     evaluate_table,
     mean_over_splits,
-    save_units,
     text_of,
     write_table,
 )
@@ -30,6 +29,7 @@ from gebm.commands.setup import choose_device, join, log, schedule_of, start_log
 from gebm.commands.tables import settled
 from gebm.config import Config
 from gebm.data import ImageData, TableData
+from gebm.data.units import save_units
 from gebm.errors import InputError
 from gebm.files import alone, atomic_folder, check_writable, sweep
 from gebm.model import GEBM
@@ -203,7 +203,8 @@ def _announce(run: Path, config: Config, data: ImageData | TableData, schedule: 
     log.info("training on %s: %d %s %s, in %s", data.name, len(data.train), what, data.shape, run)
     if len(data.train) < config.b_size:
         log.info("fewer than a batch of %d: %s repeat within it; see --b_size", config.b_size, what)
-    likelihood = f"{schedule.ml_steps} steps of maximum likelihood on the base, " if schedule.ml_steps else ""
+    ml_steps = schedule.ml_steps if trainer.counters.ml_step < schedule.ml_steps else 0
+    likelihood = f"{ml_steps} steps of maximum likelihood on the base, " if ml_steps else ""
     log.info("%s%d base steps, then %d energy steps with the base frozen", likelihood, joint, refine)
     lr_schedule = trainer.lr_schedule
     if isinstance(lr_schedule, ThreeSample) and joint <= lr_schedule.first:

@@ -1,24 +1,24 @@
 """Tables of numbers in files, CSV or .npz of numpy, as they are: neither split nor whitened."""
 
 import csv
-import math
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
-from gebm.data.arrays import MAX_BYTES, headers, load_npz
+from gebm.data.arrays import headers, load_npz
+from gebm.data.csv_files import Sheet, numbered
+from gebm.data.csv_header import is_number
 from gebm.errors import InputError
+from gebm.text import hint
 
-__all__ = ["Table", "bounded_lines", "check_size", "numbered", "numbers", "read_csv", "read_npz", "read_rows"]
+__all__ = ["Table", "chosen", "names_of", "numbers", "read_csv", "read_npz", "read_rows"]
 
-SEPARATORS = (",", ";", "\t")
-SNIFFED = 20  # lines that show the separator
-MAX_LINE = 1 << 20  # characters
+ROWS = 20  # fewer that are numbered 1, 2, 3, ... may be so by chance
+
+log = logging.getLogger("gebm")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +28,8 @@ class Table:
     Attributes:
         columns: names of the columns.
         values: float64 (N, d), finite.
+        named: whether the names are the columns' own, not numbers.
+        width: columns of the file, of which these may be some; 0: these are all.
         notes: lines on how it was read.
         n_valid, n_test: that many rows at the end are for validation and, last, for testing; 0: to be drawn.
         paper_test: test rows to draw under the paper's protocol; 0: a tenth.
@@ -39,17 +41,14 @@ class Table:
     columns: tuple[str, ...]
     values: np.ndarray
     notes: tuple[str, ...] = ()
+    named: bool = True
+    width: int = 0
     n_valid: int = 0
     n_test: int = 0
     paper_test: int = 0
     dequantise: bool = False
     decorrelate: bool = False
     whiten: bool = True
-
-
-def numbered(count: int) -> tuple[str, ...]:
-    """Names x1, x2, ... for columns without any."""
-    return tuple(f"x{i + 1}" for i in range(count))
 
 
 def numbers(title: str, array: np.ndarray) -> np.ndarray:
@@ -62,69 +61,76 @@ def numbers(title: str, array: np.ndarray) -> np.ndarray:
     return array
 
 
-def bounded_lines(stream: TextIO, path: Path) -> Iterator[str]:
-    """The lines of a text; raises InputError at one of more than `MAX_LINE` characters."""
-    for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE + 1), ""), 1):
-        if len(line) > MAX_LINE:
-            raise InputError(f"{path} line {number}: longer than {MAX_LINE:,} characters, which no row is")
-        yield line
+def names_of(text: str) -> tuple[str, ...]:
+    """The names in a text with commas between them; one that has a comma stands in double quotes."""
+    names = next(csv.reader([text], skipinitialspace=True), [])
+    return tuple(name.strip() for name in names if name.strip())
 
 
-def _first(lines: Iterator[str]) -> list[str]:
-    """The lines that show the separator: no more than that many, nor than `MAX_LINE` characters after the first."""
-    found: list[str] = []
-    for line in islice(lines, SNIFFED):
-        found.append(line)
-        if sum(map(len, found)) > MAX_LINE:
-            break
-    return found
-
-
-def check_size(path: Path, size: int) -> None:
-    """Raise InputError if a file of that many bytes, unpacked, is too large to be read whole."""
-    if size > MAX_BYTES:
-        raise InputError(f"{path}: {size:,} bytes unpacked, at most {MAX_BYTES:,} are read; take fewer rows")
-
-
-def read_csv(path: str | Path) -> Table:
-    """Read numbers separated by commas, semicolons or tabs; a first line without any number names the columns.
+def chosen(title: str, names: Sequence[str], columns: Sequence[str], drop: Sequence[str]) -> list[int]:
+    """Places of the columns to take: those named, or all but those to drop, in the order of the table.
 
     Raises:
-        InputError: no such file; text, an empty cell, NaN or infinity, or a line of another length: the message names
-            the file, the line and the column.
+        InputError: no column of that name, or none is left.
     """
-    path = Path(path)
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "no such file"
-        raise InputError(f"{path}: {found}; name a table of numbers (.csv)")
-    check_size(path, path.stat().st_size)
-    separator, header = ",", False
-    columns: tuple[str, ...] = ()
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as stream:
-            lines = _first(line for line in bounded_lines(stream, path) if line.strip())
-        if not lines:
-            raise InputError(f"{path}: is empty; it must hold rows of numbers")
-        separator = _separator(lines)
-        first = next(csv.reader(lines, delimiter=separator))
-        header = not any(map(_is_number, first))
-        if header and len(lines) == 1:
-            raise InputError(f"{path}: a header and no rows; it must hold rows of numbers")
-        columns = _names(path, first) if header else numbered(len(first))
-        with open(path, encoding="utf-8-sig", newline="") as stream:
-            rest = bounded_lines(stream, path)
-            while header and not next(rest).strip():
-                pass  # blank lines before the header, then itself
-            values = np.loadtxt(rest, delimiter=separator, quotechar='"', comments=None, ndmin=2)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file in UTF-8 ({error.reason}); export it as CSV") from error
-    except (ValueError, csv.Error) as error:
-        if isinstance(error, InputError):
-            raise
-        raise _complaint(path, separator, columns, header, str(error)) from error
-    if values.shape[1] != len(columns) or not np.isfinite(values).all():
-        raise _complaint(path, separator, columns, header, "not a table of finite numbers")
-    return Table(columns, values)
+    if columns and drop:
+        raise InputError("--columns and --drop: give one of the two")
+    flag, named = ("columns", columns) if columns else ("drop", drop)
+    for name in named:
+        if name not in names:
+            known = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+            raise InputError(f"--{flag} {name}: {title} has no such column{hint(name, names)}; it has {known}")
+    taken = [i for i, name in enumerate(names) if (name in columns if columns else name not in drop)]
+    if not taken:
+        raise InputError(f"--drop {', '.join(drop)}: are all columns of {title}; leave one")
+    return taken
+
+
+def read_csv(path: str | Path, columns: Sequence[str] = (), drop: Sequence[str] = (), header: str = "auto") -> Table:
+    """Read numbers separated by commas, semicolons, tabs, | or blanks.
+
+    A first column without a name that counts, or labels, the rows is left out unless it is among `columns`.
+
+    Arguments:
+        columns: names of the columns to read; empty: all.
+        drop: names of those to leave out, which may hold anything.
+        header: yes or no: whether the first line names the columns; auto: by what it looks like.
+
+    Raises:
+        InputError: no such file or column; text, an empty cell, NaN or infinity, or a line of another length: the
+            message names the file, the line and the column.
+    """
+    sheet = Sheet.open(path, header)
+    path, notes = sheet.path, list(sheet.notes)
+    used = [i for i in chosen(str(path), sheet.columns, columns, drop) if i not in sheet.twins]
+    if twice := [name for i, name in enumerate(sheet.columns) if i in sheet.twins and sheet.twins[i] in used]:
+        notes.append(f"columns of the same name and values as an earlier one left out: {', '.join(twice)}")
+    labels = 0 in used and not columns and len(used) > 1
+    if labels and 0 in sheet.unnamed and not all(row and is_number(row[0]) for row in sheet.sample):
+        used, labels = used[1:], False
+        notes.append("first column left out: it has no name and labels the rows")
+    values = sheet.read(used, "mend or remove it, or leave the column out with --drop")
+    if labels and (0 in sheet.unnamed or not sheet.header) and _counts(values[:, 0], strictly=not sheet.header):
+        used, values = used[1:], values[:, 1:]
+        notes.append(f"first column left out: it has no name and numbers the rows (--columns {_list(sheet)} keeps it)")
+    for i, column in zip(used, values.T):
+        if sheet.header and _counts(column, strictly=True):
+            name = sheet.columns[i]
+            notes.append(f"column {name} counts the rows and is learnt like any other; --drop {name} leaves it out")
+    names = tuple(sheet.columns[i] for i in used)
+    return Table(names, values, tuple(notes), named=sheet.header, width=len(sheet.columns))
+
+
+def _list(sheet: Sheet) -> str:
+    return ",".join(sheet.columns) if len(sheet.columns) < 5 else f"{sheet.columns[0]},..."
+
+
+def _counts(column: np.ndarray, strictly: bool) -> bool:
+    """Whether a column numbers the rows: 0, 1, 2, ... or 1, 2, 3, ...; or, not `strictly`, by numbers of their own."""
+    if strictly:
+        return len(column) >= ROWS and bool((np.diff(column) == 1).all()) and column[0] in (0, 1)
+    whole = bool((column == np.floor(column)).all()) and len(np.unique(column)) == len(column)
+    return whole or bool((np.diff(column) > 0).all())
 
 
 def read_npz(path: str | Path) -> Table:
@@ -135,7 +141,8 @@ def read_npz(path: str | Path) -> Table:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such file; name an .npz of numpy")
+        found = "a folder" if path.is_dir() else "no such file"
+        raise InputError(f"{path}: {found}; name one .npz of numpy")
     there = list(headers(path))
     names: list[str] = [name for name in ("train", "valid", "test") if name in there]
     if not {"train", "test"} <= set(names):
@@ -150,89 +157,61 @@ def read_npz(path: str | Path) -> Table:
         raise InputError(f"{path}: its arrays have {' and '.join(map(str, sorted(widths)))} columns; they must agree")
     rows = {name: len(array) for name, array in arrays.items()} if len(arrays) > 1 else {}
     values = np.concatenate(list(arrays.values()))
-    return Table(numbered(widths.pop()), values, n_valid=rows.get("valid", 0), n_test=rows.get("test", 0))
+    return Table(numbered(widths.pop()), values, named=False, n_valid=rows.get("valid", 0), n_test=rows.get("test", 0))
 
 
-def read_rows(path: str | Path, columns: Sequence[str], width: int = 0) -> np.ndarray:
-    """The rows of a CSV or .npz file as float64 (N, d), its columns ordered as `columns`.
+def read_rows(
+    path: str | Path,
+    columns: Sequence[str],
+    width: int = 0,
+    *,
+    optional: Sequence[str] = (),
+    named: bool | None = None,
+    header: str = "auto",
+) -> np.ndarray:
+    """The rows of a CSV or .npz file as float64 (N, d + k): `columns`, then those of `optional`, NaN where missing.
 
-    Columns are found by name; others are left out. Where the file or `columns` have no names (but x1, x2, ...) there
-    must be as many as are wanted, or `width`, of which these are the columns of those numbers.
+    Columns are found by name; others are not read. Where the file has no names, or `columns` have none, there must be
+    as many as are wanted, or `width`, of which x1, x2, ... are the columns of those numbers.
+
+    Arguments:
+        named: whether `columns` are names of the table they are of, not numbers; None: by what they look like.
+        header: as in `read_csv`.
 
     Raises:
         InputError: as of `read_csv` and `read_npz`, or a column is missing.
     """
     path = Path(path)
-    table = read_npz(path) if path.suffix == ".npz" else read_csv(path)
-    found, wanted = len(table.columns), len(columns)
-    unnamed = table.columns == numbered(found), set(columns) <= set(numbered(width or wanted))
-    if (not any(unnamed) or (all(unnamed) and found == width)) and set(columns) <= set(table.columns):
-        return table.values[:, [table.columns.index(name) for name in columns]]
-    if any(unnamed) and found == wanted:
-        return table.values
-    count = f"{path}: {found} column{'s' if found > 1 else ''}, where {wanted} are needed"
-    if unnamed[1]:
-        raise InputError(f"{count}, in the order of those trained on, which had no names; leave the others out")
-    missing = [name for name in columns if name not in table.columns]
-    raise InputError(f"{count}, and none named {', '.join(missing[:5])}; name them in a header")
+    if named is None:
+        named = not set(columns) <= set(numbered(width or len(columns)))
+    if path.suffix == ".npz":
+        table = read_npz(path)
+        names, by_name, blank = table.columns, False, False
+    else:
+        sheet = Sheet.open(path, header, columns)
+        names, by_name, blank = sheet.columns, sheet.header, 0 in sheet.unnamed
+        for note in sheet.notes:
+            log.info("%s: %s", path, note)
+    if set(columns) <= set(names) and by_name:
+        places = {name: names.index(name) for name in (*columns, *optional) if name in names}
+    elif not named and width and len(names) - width in (0, int(blank)):
+        places = {name: int(name[1:]) - 1 + len(names) - width for name in (*columns, *optional)}
+    elif not (named and by_name) and len(names) - len(columns) in (0, int(blank)):
+        places = {name: i + len(names) - len(columns) for i, name in enumerate(columns)}
+    else:
+        raise _not_there(path, names, columns, named)
+    if (named or by_name) and not (by_name and set(columns) <= set(names)):
+        log.info("%s: its columns are taken in the order of those trained on", path)
+    used = list(places.values())
+    values = table.values[:, used] if path.suffix == ".npz" else sheet.read(used)
+    rows = np.full((len(values), len(columns) + len(optional)), np.nan)
+    rows[:, [i for i, name in enumerate((*columns, *optional)) if name in places]] = values
+    return rows
 
 
-def _separator(lines: list[str]) -> str:
-    """The one that makes most of the cells numbers, and of those the one that makes most cells."""
-
-    def score(separator: str) -> tuple[float, int]:
-        try:
-            cells = [cell for row in csv.reader(lines, delimiter=separator) for cell in row]
-        except csv.Error:  # a field is too long: the line has another separator
-            return -1.0, 0
-        numeric = sum(_is_number(cell) or (separator != "," and _has_decimal_comma(cell)) for cell in cells)
-        return numeric / len(cells), len(cells)
-
-    return max(SEPARATORS, key=score)
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _has_decimal_comma(cell: str) -> bool:
-    return _is_number(cell.replace(",", ".", 1))
-
-
-def _names(path: Path, header: list[str]) -> tuple[str, ...]:
-    names = tuple(name.strip() or default for name, default in zip(header, numbered(len(header))))
-    if len(set(names)) < len(names):
-        (twice, _), *_ = Counter(names).most_common(1)
-        raise InputError(f"{path} line 1: two columns are named {twice[:40]!r}; rename one")
-    return names
-
-
-def _complaint(path: Path, separator: str, columns: tuple[str, ...], header: bool, reason: str) -> InputError:
-    """What is wrong with the first bad line; read once more, as the fast reader does not say where it failed."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as stream:
-            for line, row in islice(_lines(stream, separator), int(header), None if columns else 0):
-                if len(row) != len(columns):
-                    found = f"{len(row)} columns, the first line has {len(columns)}"
-                    if columns[0].startswith("#"):
-                        found = f"{len(row)} columns, after a first line that is no row of names"
-                    return InputError(f"{path} line {line}: {found}; mend or remove it")
-                for name, cell in zip(columns, row):
-                    if not (_is_number(cell) and math.isfinite(float(cell))):
-                        found = f"is {cell.strip()[:40]!r}, not a finite number" if cell.strip() else "is empty"
-                        advice = "mend or remove it" if len(row) > 1 else "separate columns by comma, semicolon or tab"
-                        if separator != "," and _has_decimal_comma(cell):
-                            advice = "write decimals with a point"
-                        return InputError(f"{path} line {line}, column {name[:40]}: {found}; {advice}")
-    except csv.Error as error:
-        reason = str(error)
-    return InputError(f"{path}: cannot be read as a table ({' '.join(reason.split())[:200]}); export it again")
-
-
-def _lines(stream: Iterator[str], separator: str) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(stream, delimiter=separator)
-    return ((reader.line_num, row) for row in reader if row)
+def _not_there(path: Path, names: Sequence[str], columns: Sequence[str], named: bool) -> InputError:
+    count = f"{path}: {len(names)} column{'s' if len(names) > 1 else ''}, where {len(columns)} are needed"
+    if not named:
+        return InputError(f"{count}, in the order of those trained on, which had no names; leave the others out")
+    missing = [name for name in columns if name not in names]
+    return InputError(f"{count}, and none named {', '.join(missing[:5])}; name them in a header")

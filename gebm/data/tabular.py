@@ -2,14 +2,16 @@
 
 import hashlib
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from gebm.data import toy, uci
-from gebm.data.table_files import Table, numbered, numbers, read_csv, read_npz
+from gebm.data.columns import CORRELATION, Dropped, constant, copies, dependent, discrete, dropped
+from gebm.data.csv_files import HEADERS, numbered
+from gebm.data.table_files import Table, chosen, numbers, read_csv, read_npz
 from gebm.errors import InputError
 from gebm.registry import resolve
 from gebm.seeds import stream
@@ -20,8 +22,6 @@ PROTOCOLS, SCALINGS = ("standard", "paper"), ("whiten", "standardise")
 FORMAT = 1  # raise it when the same table, protocol and seed come to mean other arrays
 MOST_VALID = 1000  # rows
 LARGEST = 1e100  # value: the squares of larger ones have no sum
-CORRELATION = 0.98  # from which on a column is a copy of another
-SINGULAR = 1e-10  # least eigenvalue of a correlation matrix that can be whitened
 PAPER_SVD_ROWS = 10_000
 
 log = logging.getLogger("gebm")
@@ -44,6 +44,8 @@ class TableData:
         key: hash of content, protocol, scaling and seed; equal keys mean equal arrays.
         notes: lines on what was done to the rows, for reports.
         width: columns of the file, kept or not.
+        named: whether the names of the columns are their own; None: not known, of a run from before it was kept.
+        dropped: columns that those kept determine, constant ones among them; None: not known.
     """
 
     name: str
@@ -61,6 +63,8 @@ class TableData:
     exact: np.ndarray | None = None
     noise: np.ndarray | None = None
     width: int = 0
+    named: bool | None = None
+    dropped: Dropped | None = None
 
     @property
     def shape(self) -> tuple[int]:
@@ -99,7 +103,6 @@ TABLES: dict[str, Callable[[Path], Table]] = {
     "hepmass": uci.hepmass,
     "miniboone": uci.miniboone,
 }
-FILES: dict[str, Callable[[str], Table]] = {"csv": read_csv, "npz": read_npz}
 
 
 def load_table(
@@ -107,27 +110,33 @@ def load_table(
     data_path: str | Path = "data",
     *,
     protocol: str = "standard",
-    scaling: str = "whiten",
+    scaling: str = "standardise",
     seed: int = 0,
+    columns: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    header: str = "auto",
 ) -> TableData:
     """Loads a table and prepares it.
 
     `standard`: the seed draws 10 % test rows and 10 % of the rest (at most 1,000) for validation; rounded values get
-    uniform noise within their own bin; constant columns, and of Parkinsons those that copy another, are dropped; mean
-    and covariance of the training rows whiten all. `paper`: the procedure behind the published figures, whose one split
-    is that of seed 1: noise of twice the bin's width, columns in random order, whitening fitted on all rows, test rows
-    included. The order of the columns is folded into `whitening`.
+    uniform noise within their own bin; constant columns, those that others determine linearly, and of Parkinsons those
+    that copy another, are dropped; mean and covariance of the training rows whiten all. `paper`: the procedure behind
+    the published figures, whose one split is that of seed 1: noise of twice the bin's width, columns in random order,
+    whitening fitted on all rows, test rows included. The order of the columns is folded into `whitening`.
 
     Args:
         dataset: a name in `TABLES`; `csv:PATH`; `npz:PATH`, one array (N, d) or train and test (and valid); `toy:NAME`,
             drawn by the seed and left as it is; or a dotted path `package.module:factory` to a function of (data_path,
             seed) that returns an array (N, d) or a `TableData`.
-        scaling: `whiten`, or `standardise`: each column to mean 0 and variance 1, on its own axis.
+        scaling: `standardise`: each column to mean 0 and variance 1, on its own axis; or `whiten`. Training takes the
+            same default.
         data_path: where the files of the sets in `TABLES` lie, or its folder `uci`; else they are downloaded to that.
+        columns, drop: names of the columns to take, or of those to leave out, which in a CSV may hold anything.
+        header: of a CSV, whether its first line names the columns: yes, no, or auto, by what it looks like.
 
     Raises:
-        InputError: an unknown data set or protocol; a file that is missing, damaged or holds anything but finite
-            numbers; too few rows; columns that depend on each other linearly.
+        InputError: an unknown data set, protocol or column; a file that is missing, damaged or holds anything but
+            finite numbers; too few rows.
 
     Example:
 
@@ -142,8 +151,17 @@ def load_table(
         raise InputError(f"--scaling {scaling!r}: choose {' or '.join(SCALINGS)}")
     kind, _, rest = dataset.partition(":")
     name = dataset
-    if rest and kind in FILES:
-        name, table = f"{kind}:{Path(rest).resolve().name}", FILES[kind](rest)
+    if header not in HEADERS:
+        raise InputError(f"--header {header!r}: choose {', '.join(HEADERS)}")
+    if header != "auto" and kind != "csv":
+        raise InputError(f"--header {header}: is of CSV files, and --dataset {dataset} is none; leave it out")
+    if rest and kind == "csv":
+        name, table = f"csv:{Path(rest).resolve().name}", read_csv(rest, columns, drop, header)
+        for note in table.notes:
+            log.warning("%s: %s", name, note)
+        return _prepared(name, table, protocol, scaling, seed)
+    if rest and kind == "npz":
+        name, table = f"npz:{Path(rest).resolve().name}", read_npz(rest)
     elif rest and kind == "toy":
         table = toy.table(rest, seed)
     elif dataset in TABLES:
@@ -152,9 +170,15 @@ def load_table(
         known = TABLES | dict.fromkeys(("csv:PATH", "npz:PATH", "toy:NAME"))  # these for the error message
         made = resolve(dataset, known, "--dataset")(data_path, seed)
         if isinstance(made, TableData):
+            if columns or drop:
+                raise InputError(f"--columns, --drop: --dataset {dataset} has chosen its columns; leave them out")
             return made
         values = numbers(f"--dataset {dataset}: what it made", np.asarray(made))
-        table = Table(numbered(values.shape[1]), values)
+        table = Table(numbered(values.shape[1]), values, named=False)
+    taken = chosen(dataset, table.columns, columns, drop)
+    if len(taken) < len(table.columns):
+        names = tuple(table.columns[i] for i in taken)
+        table = replace(table, columns=names, values=table.values[:, taken], width=len(table.columns))
     return _prepared(name, table, protocol, scaling, seed)
 
 
@@ -171,19 +195,22 @@ def _prepared(name: str, table: Table, protocol: str, scaling: str, seed: int) -
     notes = [*table.notes, *_shared(rows, splits)]
 
     fitted = slice(None) if paper else splits[0]
-    kept, dropped = _kept(name, rows[fitted], table)
-    notes += dropped
+    kept, determined, dropping = _kept(name, rows[fitted], table, n_train)
+    rest = dropped([table.columns[i] for i in determined], rows[fitted][:, kept], rows[fitted][:, determined])
+    dropping += _news(rest, rows[n_train:][:, kept], rows[n_train:][:, determined])
+    for note in dropping:
+        log.warning("%s: %s", name, note)
+    notes += dropping
     rows, columns = rows[:, kept], tuple(table.columns[i] for i in kept)
     exact, width = rows[splits[0]].copy(), None
     if table.dequantise:
         width = _dequantise(rows, rng, bins=2 if paper else 1)
         noise = "twice the bin's width, as published" if paper else "one bin's width"
         notes.append(f"uniform noise added, {noise} (bin: median gap between a column's values)")
-    notes += _discrete(rows, columns)
+    notes += discrete(rows, columns)
 
     if table.whiten:
         order = rng.permutation(len(columns)) if paper else np.arange(len(columns))
-        _check_rank(name, rows[fitted], columns, n_train)
         mean, whitening = _whitening(rows[fitted], order, PAPER_SVD_ROWS if paper else None)
         if paper:
             notes.append("whitening fitted on all rows, test included, as published")
@@ -202,7 +229,7 @@ def _prepared(name: str, table: Table, protocol: str, scaling: str, seed: int) -
         tuple(notes), shift,
         exact=None if width is None else ((exact - mean) @ whitening).astype(np.float32),
         noise=None if width is None else (width[:, None] * whitening).astype(np.float32),
-        width=len(table.columns),
+        width=table.width or len(table.columns), named=table.named, dropped=rest,
     )  # fmt: skip
 
 
@@ -218,31 +245,31 @@ def _sizes(name: str, table: Table, paper: bool) -> tuple[int, int, int]:
     return n_train, n_valid, n_test
 
 
-def _kept(name: str, rows: np.ndarray, table: Table) -> tuple[list[int], list[str]]:
-    """The columns to keep, by what they are on `rows`, and notes on those dropped."""
-    spread = rows.min(0) < rows.max(0)
-    kept, notes = np.flatnonzero(spread).tolist(), []
+def _kept(name: str, rows: np.ndarray, table: Table, n_train: int) -> tuple[list[int], list[int], list[str]]:
+    """The columns to keep, those that these determine, by what they are on `rows`, and notes on those dropped."""
+    same, notes = constant(rows), []
+    kept = np.flatnonzero(~same).tolist()
     if not kept:
-        raise InputError(f"--dataset {name}: all {len(spread)} columns are constant; there is nothing to learn")
-    if len(kept) < len(spread):
-        constant = ", ".join(table.columns[i] for i in np.flatnonzero(~spread))
-        notes.append(f"constant columns dropped: {constant}")
-        log.warning("%s: %s", name, notes[-1])
-    if table.decorrelate and (copies := [kept[i] for i in _copies(rows[:, kept])]):
-        names = ", ".join(table.columns[i] for i in copies)
+        raise InputError(f"--dataset {name}: all {len(same)} columns are constant; there is nothing to learn")
+    if same.any():
+        notes.append(f"constant columns dropped: {_listed(table, np.flatnonzero(same))}")
+    if table.decorrelate and (copied := [kept[i] for i in copies(rows[:, kept])]):
+        names = ", ".join(table.columns[i] for i in copied)
         notes.append(f"columns dropped, correlation above {CORRELATION} with another: {names}")
-        kept = [i for i in kept if i not in copies]
-    return kept, notes
+        kept = [i for i in kept if i not in copied]
+    determined = np.flatnonzero(same).tolist()
+    if table.whiten:
+        if n_train <= len(kept):
+            raise InputError(f"--dataset {name}: {n_train} training rows of {len(kept)} columns; more rows are needed")
+        if follow := [kept[i] for i in dependent(rows[:, kept])]:
+            notes.append(f"columns dropped, which others determine linearly: {_listed(table, follow)}")
+            kept = [i for i in kept if i not in follow]
+            determined += follow
+    return kept, determined, notes
 
 
-def _copies(rows: np.ndarray) -> list[int]:
-    """The columns to drop, first one first, until no two are closer than `CORRELATION`."""
-    close = np.abs(np.atleast_2d(np.corrcoef(rows.T))) > CORRELATION
-    copies = []
-    while (copied := close.sum(0) > 1).any():  # each is close to itself
-        copies.append(int(copied.argmax()))
-        close[copies[-1]] = close[:, copies[-1]] = False
-    return copies
+def _listed(table: Table, places: Iterable[int]) -> str:
+    return ", ".join(table.columns[i] for i in places)
 
 
 def _dequantise(rows: np.ndarray, rng: np.random.RandomState, bins: int) -> np.ndarray:
@@ -270,16 +297,6 @@ def _whitening(rows: np.ndarray, order: np.ndarray, first: int | None) -> tuple[
     return mean, whitening
 
 
-def _check_rank(name: str, rows: np.ndarray, columns: tuple[str, ...], n_train: int) -> None:
-    if n_train <= len(columns):
-        raise InputError(f"--dataset {name}: {n_train} training rows of {len(columns)} columns; more rows are needed")
-    values, vectors = np.linalg.eigh(np.atleast_2d(np.corrcoef(rows.T)))
-    if values[0] < SINGULAR:
-        weights = np.abs(vectors[:, 0])
-        named = ", ".join(columns[i] for i in np.flatnonzero(weights > 0.01 * weights.max())[:6])
-        raise InputError(f"--dataset {name}: the columns {named} depend on each other linearly; remove one of them")
-
-
 def _shared(rows: np.ndarray, splits: tuple[slice, slice, slice]) -> list[str]:
     """Notes on held-out rows that equal a training row."""
     train, valid, test = (list(map(bytes, rows[split] + 0.0)) for split in splits)  # + 0.0: -0 equals 0
@@ -290,12 +307,11 @@ def _shared(rows: np.ndarray, splits: tuple[slice, slice, slice]) -> list[str]:
     return notes
 
 
-def _discrete(rows: np.ndarray, columns: tuple[str, ...]) -> list[str]:
-    """A note on columns with few distinct values."""
-    few = [name for name, column in zip(columns, rows.T) if 10 * len(np.unique(column)) <= len(rows)]
-    if not few:
-        return []
-    return [f"few distinct values, so no density and a likelihood without bound: {', '.join(few)}"]
+def _news(rest: Dropped, kept: np.ndarray, values: np.ndarray) -> list[str]:
+    """A note on held-out rows that are new in a dropped column, of which likelihoods say nothing."""
+    counts = dict(zip(rest.columns, rest.differ(kept, values).sum(0).tolist()))
+    found = [f"{name} ({count:,})" for name, count in counts.items() if count]
+    return [f"held-out rows that do not follow it, judged by the other columns alone: {', '.join(found)}"] * bool(found)
 
 
 def _key(table: Table, protocol: str, scaling: str, seed: int) -> str:

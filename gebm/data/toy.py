@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gebm.data.table_files import Table, numbered
+from gebm.data.csv_files import numbered
+from gebm.data.table_files import Table
 from gebm.errors import InputError
 from gebm.seeds import stream
 from gebm.text import hint
@@ -57,7 +58,7 @@ def table(name: str, seed: int) -> Table:
         raise InputError(f"--dataset toy:{name}: choose {', '.join(TOYS)}{hint(name, TOYS)}")
     toy = TOYS[name]
     rows = toy.sample(ROWS, torch.Generator().manual_seed(stream(seed, "toy")))
-    return Table(numbered(toy.dim), rows.double().numpy(), whiten=False)
+    return Table(numbered(toy.dim), rows.double().numpy(), named=False, whiten=False)
 
 
 def _line(n: int, generator: torch.Generator | None = None) -> Tensor:

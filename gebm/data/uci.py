@@ -20,7 +20,8 @@ import numpy as np
 from gebm.bounded import Bounded, most_unpacked, reason
 from gebm.data.archives import ARCHIVE_ERRORS, MAX_UNPACKED, tar_members
 from gebm.data.arrays import MAX_BYTES, load_npy, load_npz
-from gebm.data.table_files import Table, bounded_lines, check_size, numbers, read_csv
+from gebm.data.csv_files import bounded_lines, check_size
+from gebm.data.table_files import Table, numbers, read_csv
 from gebm.errors import InputError
 from gebm.files import atomic_write, check_writable
 

@@ -121,8 +121,32 @@ class Flow(nn.Module):
 class GaussianFlow(Flow):
     r"""Gaussian of full covariance: :math:`x = L z + \mu`, L lower triangular with positive diagonal.
 
-    One map without networks: `width`, `blocks`, `bn` and `dropout` change nothing.
+    One map without networks: `width`, `blocks`, `bn` and `dropout` change nothing. Its maximum likelihood is known in
+    closed form, which `fit` takes.
     """
+
+    @torch.no_grad()
+    def fit(self, x: Tensor, noise: Tensor | None = None) -> None:
+        r"""Take the parameters of greatest likelihood: mean and covariance of rows (N, d), the latter over N.
+
+        Arguments:
+            noise: a map (d, d); the expected likelihood of rows x + u @ noise, u uniform on [-1, 1]^d, is what is then
+                greatest, and its covariance is that of x and noise^T noise / 3.
+
+        Raises:
+            InputError: the columns depend on each other linearly, so that no density is the best.
+        """
+        x = x.double()
+        mean = x.mean(0)
+        covariance = (x - mean).mT @ (x - mean) / len(x)
+        if noise is not None:
+            covariance += noise.double().mT @ noise.double() / 3
+        factor, failed = torch.linalg.cholesky_ex(covariance)
+        if bool(failed):
+            raise InputError("gaussian: the columns depend on each other linearly, so no density is best; drop some")
+        (standardise,) = self.maps
+        standardise.get_parameter("mean").copy_(mean)
+        standardise.get_parameter("factor").copy_(factor.tril(-1) + factor.diagonal().log().diag())
 
     def _blocks(self, width: float, blocks: int, dropout: float) -> list[LazyTransform]:
         mean, factor = torch.zeros(self.dim), torch.zeros(self.dim, self.dim)

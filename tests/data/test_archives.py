@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gebm.bounded import SMALL, Bounded
-from gebm.data import cifar10, load_images, load_table, read_rows, table_files
+from gebm.data import cifar10, csv_files, load_images, load_table, read_rows
 from gebm.data.archives import open_zip, read_pickled
 from gebm.data.arrays import headers, load_npy, load_npz
 from gebm.errors import InputError
@@ -227,7 +227,7 @@ def table(tmp_path):
 
 def test_lines_without_an_end(table, refused):
     refused(lambda: read_rows(table(b"1," * 600_000), ("a",)), "t.csv line 1: longer than 1,048,576 characters")
-    late = b"1,2\n" * 40 + b"1" * (table_files.MAX_LINE + 2)
+    late = b"1,2\n" * 40 + b"1" * (csv_files.MAX_LINE + 2)
     refused(lambda: read_rows(table(late), ("x1", "x2")), "t.csv line 41: longer")
 
 

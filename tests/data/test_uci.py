@@ -53,7 +53,7 @@ def published(values: np.ndarray, seed: int, dequantise: bool) -> tuple[np.ndarr
 @pytest.mark.parametrize("name, file", [("redwine", "winequality-red.csv"), ("whitewine", "winequality-white.csv")])
 def test_wines(originals, name, file):
     raw = np.genfromtxt(originals / "uci" / file, delimiter=";", skip_header=1)[:, :-1]
-    data = load_table(name, originals, protocol="paper", seed=1)
+    data = load_table(name, originals, protocol="paper", scaling="whiten", seed=1)
     for ours, theirs in zip((data.train, data.valid, data.test), published(raw.copy(), 1, True)):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
     assert data.columns[0] == "fixed acidity" and data.columns[-1] == "alcohol" and len(data.columns) == 11
@@ -74,7 +74,7 @@ def test_parkinsons(originals):
     header = file.read_text().splitlines()[0].split(",")
     copies = ["Jitter(%)", "Jitter:RAP", "Shimmer", "Shimmer:APQ3"]
     kept = [i for i, column in enumerate(header) if i >= 3 and column not in copies]
-    data = load_table("parkinsons", originals, protocol="paper", seed=1)
+    data = load_table("parkinsons", originals, protocol="paper", scaling="whiten", seed=1)
     assert data.columns == tuple(header[i] for i in kept) and data.shape == (15,)
     for ours, theirs in zip((data.train, data.valid, data.test), published(raw[:, kept], 1, False)):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
@@ -90,7 +90,7 @@ def test_long_tables(tmp_path):
     rows = RNG.normal(size=(12_000, 3)) @ RNG.normal(size=(3, 3))
     rows[:5000] *= 2  # so the axes of the first 10,000, as drawn, are not those of all
     np.savez(tmp_path / "long.npz", rows)
-    data = load_table(f"npz:{tmp_path / 'long.npz'}", protocol="paper", seed=2)
+    data = load_table(f"npz:{tmp_path / 'long.npz'}", protocol="paper", scaling="whiten", seed=2)
     for ours, theirs in zip((data.train, data.valid, data.test), published(rows.copy(), 2, False)):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
     assert len(data.valid) == 1000

@@ -32,7 +32,6 @@ from gebm.cli import _subjects
 from gebm.commands.build import build_trainer
 from gebm.commands.chains import check_sampler
 from gebm.commands.checks import check_flags, check_kind, check_scheduler
-from gebm.commands.density import load_units, save_units
 from gebm.commands.evaluate import _read_npz, _setting
 from gebm.commands.pairs import load_pair
 from gebm.commands.report import _about, collect
@@ -42,6 +41,7 @@ from gebm.config import Config
 from gebm.data import celeba, cifar10, imagenet32, labelled_digits, load_table, npz, read_rows, uci
 from gebm.data.images import ImageData
 from gebm.data.transform import as_they_are, decoded, files_from
+from gebm.data.units import load_units, save_units
 from gebm.errors import InputError
 from gebm.metrics.resnet56 import ResNet56, find_weights
 from gebm.model import GEBM, Architecture

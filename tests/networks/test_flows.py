@@ -424,3 +424,21 @@ def test_folded_ratio():
         next(iter(energy.base.parameters())).add_(1.0)
     torch.testing.assert_close(fast(x), folded(fast)(x))
     assert not torch.allclose(fast(x), energy(x))
+
+
+def test_a_gaussian_takes_its_closed_form():
+    x = rows(500) @ torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(3), dtype=torch.float64) + 7
+    flow = FLOWS["gaussian"]((DIM,)).double()
+    flow.fit(x)
+    best = torch.distributions.MultivariateNormal(x.mean(0), torch.cov(x.mT, correction=0))
+    torch.testing.assert_close(flow.log_prob(x), best.log_prob(x))
+    flow.log_prob(x).mean().backward()
+    assert all(parameter.grad.abs().max() < 1e-8 for parameter in flow.parameters())  # nothing is better
+    noise = 0.3 * torch.eye(DIM, dtype=torch.float64) + 0.1
+    flow.fit(x, noise)
+    z = torch.randn(200_000, DIM, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    u = torch.rand(400, *x.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64) * 2 - 1
+    noisy = (x + u @ noise).flatten(0, 1)
+    torch.testing.assert_close(torch.cov(flow(z).mT), torch.cov(noisy.mT), rtol=0.03, atol=0.05)
+    with pytest.raises(InputError, match="depend on each other"):
+        flow.fit(x[:, [0, 0, 1, 2, 3]])

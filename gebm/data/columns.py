@@ -1,0 +1,83 @@
+"""Columns that a density cannot be of, constants and those that others determine: found, left out, kept in mind."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Dropped", "constant", "copies", "dependent", "discrete", "dropped"]
+
+CORRELATION = 0.98  # from which on a column is a copy of another
+SINGULAR = 1e-10  # least eigenvalue of a correlation matrix that can be whitened
+ROUNDING = 1e-9  # relative error of a value that others determine
+
+
+@dataclass(frozen=True, eq=False)
+class Dropped:
+    """Columns that those kept determine: offset + kept @ weights, up to the tolerance; constants have weights of 0.
+
+    Attributes:
+        columns: their names.
+        offset, tolerance: float64 (k,).
+        weights: float64 (d, k).
+    """
+
+    columns: tuple[str, ...]
+    offset: np.ndarray
+    weights: np.ndarray
+    tolerance: np.ndarray
+
+    def differ(self, kept: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Which values (N, k) of these columns are not what rows (N, d) of those kept say, bool; NaN is not told of."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            away = np.abs(values - self.offset - kept @ self.weights)
+            scale = np.abs(self.offset) + np.abs(kept) @ np.abs(self.weights)
+            wrong: np.ndarray = away > self.tolerance + ROUNDING * scale
+        return wrong
+
+
+def dropped(names: Sequence[str], kept: np.ndarray, values: np.ndarray) -> Dropped:
+    """How columns `values` (N, k) follow from those kept (N, d), by least squares."""
+    mean, scale = kept.mean(0), kept.std(0)
+    standard, middle = (kept - mean) / scale, values.mean(0)
+    weights = np.linalg.lstsq(standard, values - middle, rcond=None)[0] / scale[:, None]
+    weights[:, constant(values)] = 0.0
+    offset = np.where(constant(values), values[0], middle - mean @ weights)
+    tolerance = 2 * np.abs(values - offset - kept @ weights).max(0)
+    return Dropped(tuple(names), offset, weights, tolerance)
+
+
+def constant(rows: np.ndarray) -> np.ndarray:
+    """Which columns of rows (N, d) have one value alone, up to the last digits of a float64: bool (d,)."""
+    same: np.ndarray = rows.max(0) - rows.min(0) <= 1e-13 * np.abs(rows).max(0)
+    return same
+
+
+def copies(rows: np.ndarray) -> list[int]:
+    """The columns to drop, first one first, until no two are closer than `CORRELATION`."""
+    close = np.abs(np.atleast_2d(np.corrcoef(rows.T))) > CORRELATION
+    found = []
+    while (copied := close.sum(0) > 1).any():  # each is close to itself
+        found.append(int(copied.argmax()))
+        close[found[-1]] = close[:, found[-1]] = False
+    return found
+
+
+def dependent(rows: np.ndarray) -> list[int]:
+    """The columns to drop until none is a linear function of others; of equal ones the first stays."""
+    correlation = np.atleast_2d(np.corrcoef(rows.T))
+    kept, found = list(range(len(correlation))), list[int]()
+    while True:
+        values, vectors = np.linalg.eigh(correlation[np.ix_(kept, kept)])
+        if values[0] >= SINGULAR:
+            return sorted(found)
+        weights = np.abs(vectors[:, 0])
+        found.append(kept.pop(int(np.flatnonzero(weights > 0.1 * weights.max())[-1])))
+
+
+def discrete(rows: np.ndarray, columns: Sequence[str]) -> list[str]:
+    """A note on columns with few distinct values."""
+    few = [name for name, column in zip(columns, rows.T) if 10 * len(np.unique(column)) <= len(rows)]
+    if not few:
+        return []
+    return [f"few distinct values, so no density and a likelihood without bound: {', '.join(few)}"]

@@ -1,0 +1,101 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from gebm import GEBM
+from gebm.data import load_table
+from gebm.data.units import as_json, load_units, save_units, units_beside
+from gebm.errors import InputError
+from gebm.metrics.likelihood import base_log_prob
+from gebm.model import Architecture
+
+RNG = np.random.default_rng(0)
+ROWS = RNG.normal(size=(200, 3)) @ [[2.0, 0.1, 0.0], [0.0, 1.0, 0.3], [0.0, 0.0, 0.01]] + [10, 0, -5]
+TEXTS = ("name", "columns", "protocol", "seed", "key", "width", "named")
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A table with a constant column and a total."""
+    rows = np.column_stack([ROWS, np.full(200, 5.0), ROWS.sum(1)])
+    np.savetxt(tmp_path / "t.csv", rows, "%.17g", ",", header="a,b,c,flag,total", comments="")
+    return load_table(f"csv:{tmp_path / 't.csv'}", seed=2)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return GEBM.build(Architecture("nvp", "mlp", (3,), 3, width=0.1, blocks=2)).eval()
+
+
+def alike(ours, theirs) -> None:
+    assert all(getattr(ours, field) == getattr(theirs, field) for field in TEXTS)
+    assert ours.dropped.columns == theirs.dropped.columns == ("flag", "total")
+    for part in ("offset", "weights", "tolerance"):
+        np.testing.assert_array_equal(getattr(ours.dropped, part), getattr(theirs.dropped, part))
+    for part in ("mean", "whitening"):
+        np.testing.assert_array_equal(getattr(ours, part), getattr(theirs, part))
+
+
+def test_units_come_back(data, tmp_path):
+    save_units(tmp_path, data)
+    alike(load_units(tmp_path), data)
+    np.testing.assert_array_equal(load_units(tmp_path).valid, data.valid)
+
+
+def test_units_of_a_run_from_before_columns_were_kept_in_mind(data, tmp_path):
+    save_units(tmp_path, data)
+    with np.load(tmp_path / "table.npz") as stored:
+        old = {key: stored[key] for key in stored.files if key != "named" and not key.startswith("dropped")}
+    np.savez(tmp_path / "table.npz", **old)
+    units = load_units(tmp_path)
+    assert units.named is None and units.dropped is None and units.columns == ("a", "b", "c")
+
+
+def test_units_of_no_dropped_column(tmp_path, model):
+    data = load_table("toy:flower")
+    save_units(tmp_path, data)
+    assert load_units(tmp_path).dropped.columns == () and load_units(tmp_path).named is False
+    model.units = data
+    model.save_pretrained(tmp_path / "out")
+    assert units_beside(tmp_path / "out").dropped.weights.shape == (3, 0)
+
+
+@pytest.mark.parametrize("part, value", [("offset", [0.0]), ("weights", [[1.0]]), ("tolerance", [np.nan, 0.0])])
+def test_damaged_columns_are_refused(data, tmp_path, part, value):
+    save_units(tmp_path, data)
+    with np.load(tmp_path / "table.npz") as stored:
+        np.savez(tmp_path / "table.npz", **{**stored, f"dropped_{part}": np.array(value)})
+    with pytest.raises(InputError, match="missing or damaged"):
+        load_units(tmp_path)
+
+
+def test_a_model_has_its_units_with_it(data, model, tmp_path):
+    """Whatever --scaling it was trained with, rows are in the units of their file."""
+    model.save(tmp_path)
+    save_units(tmp_path, data)
+    rows = data.unwhiten(data.test)
+    loaded = GEBM.load(tmp_path)
+    expected = base_log_prob(model, torch.from_numpy(np.array(data.test))) + data.log_det
+    found = loaded.log_density(rows, 0.0) + loaded.energy(torch.from_numpy(data.whiten(rows))).double()
+    torch.testing.assert_close(found.detach(), expected.double(), atol=1e-4, rtol=1e-5)
+    for folder in ("again", "out"):  # as its weights, and as an export
+        (tmp_path / "again").mkdir(exist_ok=True)
+        loaded.save(tmp_path / "again") if folder == "again" else loaded.save_pretrained(tmp_path / "out")
+        alike(GEBM.load(tmp_path / folder).units, data)
+        torch.testing.assert_close(GEBM.load(tmp_path / folder).log_density(rows), loaded.log_density(rows))
+    assert as_json(data) == json.loads((tmp_path / "out" / "config.json").read_text())["table"]
+    with pytest.raises(InputError, match="the columns a, b, c"):
+        loaded.log_density(rows[:, :2])
+    with pytest.raises(InputError, match="not known; load the model from its run"):
+        model.log_density(rows)
+
+
+def test_training_and_tables_have_one_scaling():
+    from gebm.commands.tables import settled
+    from gebm.config import Config
+
+    config, _ = settled(Config(dataset="toy:moons"), frozenset())
+    assert config.scaling == Config.scaling == load_table.__kwdefaults__["scaling"]
