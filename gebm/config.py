@@ -125,7 +125,9 @@ class Data:
     data_path: str = flag("data", "folder of the datasets and their caches", text="a folder")
     imagenet_train_path: str = flag("", "train batches of imagenet32; empty: below `data_path`", text="a folder, a zip")
     imagenet_test_path: str = flag("", "val batches of imagenet32; empty: below `data_path`", text="a folder, a zip")
-    image_size: int = flag(0, "height and width of the images; 0: the dataset's own", choices=(0, 8, 16, 32, 64))
+    image_size: int = flag(
+        0, "height and width of the images; 0: the dataset's own; built-in networks: 8, 16, 28, 32, 64", ge=0, lt=2049
+    )
     num_workers: int = flag(4, "accepted, no effect: batches are cut on the device, without worker processes", ge=0)
 
 

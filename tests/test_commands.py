@@ -541,7 +541,7 @@ BAD = {  # name -> (arguments, what the line says, what is prepared)
     "wrong type": ("train --b_size many", "b_size many", None),
     "impossible choice": ("train --g_model dcgann", "did you mean dcgan", None),
     "out of bounds": ("train --ema 1", "ema 1", None),
-    "image size": ("train --image_size 33", "8, 16, 32, 64", None),
+    "image size": ("train --image_size 33", "built-in networks take 8, 16, 28, 32, 64", None),
     "unknown command": ("trane", "did you mean train", None),
     "missing CIFAR": ("train --dataset cifar10", "no CIFAR-10 there", None),
     "truncated CIFAR": ("train --dataset cifar10", "30,730,000", lambda t: truncated_cifar()),

@@ -65,7 +65,7 @@ def test_bash_flags(bash):
     assert bash("train", "--bn", "--lmc_k") == {"--lmc_kappa"}  # a switch takes no value
 
 
-@pytest.mark.parametrize("name", ["latent_sampler", "criterion", "g_model", "optimizer", "image_size"])
+@pytest.mark.parametrize("name", ["latent_sampler", "criterion", "g_model", "optimizer", "dtype"])
 def test_bash_choices(bash, name):
     choices = {str(choice) for choice in by_name(Config)[name].metadata["choices"]}
     assert bash("train", f"--{name}", "") == choices

@@ -390,3 +390,11 @@ def test_own_networks_in_float64_are_sampled_and_c_is_beside_them():
             InputError, match=r"the base fails on inputs \(\d+, 3\), torch.float32 \(mat1.*give the prior"
         ):
             act(2)
+
+
+@pytest.mark.parametrize("name", ["dcgan", "sngan", "resnet-sn"])
+def test_built_in_pairs_say_which_sizes_they_take(name):
+    for shape in (1, 20, 20), (1, 28, 32), (1, 56, 56):
+        line = f"images of {shape[1]} x {shape[2]}: .* squares of 8, 16, 28, 32 or 64; see --image_size"
+        with pytest.raises(InputError, match=line):
+            GEBM.build(Architecture(name, name, shape=shape, width=0.1))

@@ -8,7 +8,8 @@ from gebm.commands.setup import schedule_of
 from gebm.commands.tables import of_table
 from gebm.config import Config
 from gebm.errors import InputError
-from gebm.networks import BASES, FLOWS
+from gebm.networks import BASES, ENERGIES, FLOWS
+from gebm.networks.common import IMAGE_SIZES
 
 __all__ = ["check_flags", "check_kind", "check_processes", "check_scheduler"]
 
@@ -38,6 +39,10 @@ def check_flags(config: Config) -> None:
     if config.train_mode == "energy" and schedule_of(config, 1).refine_steps == 0:
         flag = "--refine_epochs passes of" if of_table(config) else "--refine_iter"
         raise InputError(f"--train_mode energy takes {flag} energy steps, and that is 0: give a number")
+    own = (config.g_path or config.g_model not in BASES) and (config.d_path or config.d_model not in ENERGIES)
+    if config.image_size not in (0, *IMAGE_SIZES) and not own:
+        allowed = ", ".join(map(str, IMAGE_SIZES))
+        raise InputError(f"--image_size {config.image_size}: the built-in networks take {allowed}; choose one of these")
     if config.train_mode == "base" and not config.d_path and not (of_table(config) and not config.total_epochs):
         raise InputError("--train_mode base trains against a frozen energy: give it with --d_path")
     if config.fast == "graphs" and (of_table(config) or config.criterion in ("ml", "cd")):

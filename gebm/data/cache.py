@@ -48,13 +48,15 @@ class Source(NamedTuple):
         fingerprint: hash of the content; another one where the files have changed.
         read: read(size) is the train and the test split as images of (size, size); only called to fill the cache.
         transform: what `read` does to an image, in words.
-        size: the one to take where none is asked for; 0: one must be asked for.
+        size: the one to take where none is asked for; 0: the images are taken as they are, `read(0)`.
+        native: height and width of the images where they are known to agree.
     """
 
     fingerprint: str
     read: Callable[[int], tuple[Images, Images]]
     transform: str
     size: int = 32
+    native: tuple[int, int] | None = None
 
 
 def from_array(array: np.ndarray) -> Images:

@@ -44,7 +44,7 @@ def find(data_path: Path) -> Source:
         train, test = _read(source)
         return from_array(resize(train, size)), from_array(resize(test, size))
 
-    return Source(_fingerprint(source), read, BILINEAR)
+    return Source(_fingerprint(source), read, BILINEAR, native=(32, 32))
 
 
 def _fetch(data_path: Path) -> Path:

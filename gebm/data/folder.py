@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from gebm.data.cache import Images, Source, fingerprint
-from gebm.data.transform import SQUARE, all_grey, decoded, files_from, tenth
+from gebm.data.transform import SQUARE, all_grey, common_size, decoded, files_from, tenth
 from gebm.errors import InputError
 
 __all__ = ["find", "image_files"]
@@ -15,7 +15,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 def find(root: str | Path) -> Source:
     """The images below `root`, sorted: those of `train/` and `test/` where both exist, else a fixed split of them.
 
-    They are grey, (N, 1, H, W), if all files are.
+    They are grey, (N, 1, H, W), if all files are. Their size is by default their own where some hundred of them are
+    squares of one size, else 32.
 
     Raises:
         InputError: not a folder, or too few images in it; a file cannot be decoded.
@@ -34,7 +35,9 @@ def find(root: str | Path) -> Source:
         train, test = (decoded(len(split), partial(files_from, split), size, grey) for split in splits)
         return train, test
 
-    return Source(fingerprint(*splits), read, SQUARE)
+    native = common_size(files_from([file for split in splits for file in split[:: max(1, len(split) // 100)]]))
+    side = native[0] if native is not None and native[0] == native[1] else 32
+    return Source(fingerprint(*splits), read, SQUARE, side, native)
 
 
 def image_files(folder: Path, at_least: int) -> list[Path]:

@@ -38,7 +38,11 @@ def find(data_path: Path, train_path: str | Path = "", test_path: str | Path = "
     test = _place("Imagenet32_val", data_path, test_path, "--imagenet_test_path"), {"val_data": TEST}
     places = [_batches(*split).values() if split[0].is_dir() else [split[0]] for split in (train, test)]
     files = [[file for file in group if isinstance(file, Path)] for group in places]  # all: none is within an archive
-    return Source(fingerprint(*files), lambda size: (_images(*train, size), _images(*test, size)), BILINEAR)
+
+    def read(size: int) -> tuple[Images, Images]:
+        return _images(*train, size), _images(*test, size)
+
+    return Source(fingerprint(*files), read, BILINEAR, native=(32, 32))
 
 
 def _place(name: str, data_path: Path, given: str | Path, flag: str) -> Path:

@@ -1,6 +1,7 @@
 """Image data sets as one uint8 array a split."""
 
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,10 @@ from gebm.registry import resolve
 __all__ = ["DATASETS", "ImageData", "at_random", "from_uint8", "labelled_digits", "load_images", "set_aside"]
 __all__ += ["to_uint8"]
 
-IMAGE_SIZES = (8, 16, 32, 64)
+SMALLEST, LARGEST = 4, 2048  # sides
 DIGITS_TEST = 400
+
+log = logging.getLogger("gebm")
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -81,7 +84,8 @@ def load_images(
             `hub:NAME`, a data set of the Hugging Face hub; or a dotted path `package.module:factory` to a function of
             (data_path, image_size) that returns an `ImageData` or a pair (train, test) of uint8 arrays (N, C, H, W).
         data_path: where the data lie or are downloaded to, and where the cache of arrays is kept.
-        image_size: side of the square images, 8, 16, 32 or 64; None is the data set's own (of other files: 32).
+        image_size: side of the square images, 4 to 2048; None is the data set's own, of files of several sizes 32.
+            Where images are resized, the log says so. Which sizes a network takes is its own matter.
         imagenet_paths: the train and the test files of imagenet32; empty: below `data_path`.
 
     Raises:
@@ -94,9 +98,8 @@ def load_images(
         ((1397, 1, 8, 8), (400, 1, 8, 8))
     """
     data_path = Path(data_path)
-    if image_size is not None and image_size not in IMAGE_SIZES:
-        allowed = ", ".join(map(str, IMAGE_SIZES))
-        raise InputError(f"--image_size {image_size}: not supported, choose one of the powers of two {allowed}")
+    if image_size is not None and not SMALLEST <= image_size <= LARGEST:
+        raise InputError(f"--image_size {image_size}: choose a side from {SMALLEST} to {LARGEST}")
     kind, _, rest = dataset.partition(":")
     if rest and kind in SOURCES:
         name = dataset if kind == "hub" else f"{kind}:{Path(rest).resolve().name}"
@@ -114,11 +117,15 @@ def load_images(
 def _prepared(name: str, source: Source, data_path: Path, image_size: int | None) -> ImageData:
     """The images of a source, from the cache."""
     size = image_size or source.size
-    if size not in IMAGE_SIZES:
-        sizes = ", ".join(map(str, IMAGE_SIZES))
-        raise InputError(f"--dataset {name}: its images are not squares of {sizes}; say with --image_size what to make")
+    if size and source.native != (size, size):
+        _tell_of_resizing(name, source.native, size)
     recipe = {"source": source.fingerprint, "transform": source.transform, "image_size": size}
     return ImageData(name, *cached(data_path, name, recipe, lambda: source.read(size)))
+
+
+def _tell_of_resizing(name: str, native: tuple[int, int] | None, size: int) -> None:
+    before = "of their own sizes" if native is None else f"of {native[0]} x {native[1]}"
+    log.info("%s: images %s are resized to %d x %d (--image_size)", name, before, size, size)
 
 
 def _from_arrays(name: str, arrays: Arrays) -> ImageData:
@@ -163,6 +170,8 @@ def labelled_digits(image_size: int | None = None) -> Arrays:
 
 def _digits(data_path: Path, image_size: int | None) -> Arrays:
     images, _ = labelled_digits(image_size)
+    if image_size not in (None, 8):
+        _tell_of_resizing("digits", (8, 8), image_size)
     return images[:-DIGITS_TEST], images[-DIGITS_TEST:]
 
 

@@ -17,8 +17,8 @@ EXPECTED = "uint8 (N, C, H, W), (N, H, W, C) or (N, H, W), C 1 or 3"
 def find(path: str | Path) -> Source:
     """The arrays `train` and `test` of a file, or its only array, of which a fixed tenth is the test split.
 
-    Each is uint8 (N, C, H, W), (N, H, W, C) or (N, H, W), C 1 or 3, H and W at least 4, and is read whole. The default
-    size is their own where they are square.
+    Each is uint8 (N, C, H, W), (N, H, W, C) or (N, H, W), C 1 or 3, H and W at least 4, and is read whole. By
+    default the images are taken as they are, of any size.
 
     Raises:
         InputError: not an .npz, or other arrays than these.
@@ -42,11 +42,11 @@ def find(path: str | Path) -> Source:
         raise InputError(f"{path}: one image; at least 2 are needed, one to train on and one to test on")
 
     def read(size: int) -> tuple[Images, Images]:
-        arrays = [resize(array, size) for array in _read(path, layouts)]
+        arrays = [resize(array, size) if size else array for array in _read(path, layouts)]
         train, test = arrays if pair else (arrays[0][part] for part in tenth(len(arrays[0])))
         return from_array(train), from_array(test)
 
-    return Source(fingerprint([path]), read, SQUARE, size=height if height == width else 0)
+    return Source(fingerprint([path]), read, SQUARE, height if height == width else 0, (height, width))
 
 
 def _layout(title: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, int, int]:

@@ -1,6 +1,7 @@
 """What is done to an image on its way into the cache: decoded, short side resized, centre cropped."""
 
 import io
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +19,18 @@ from PIL import Image, ImageOps
 from gebm.data.cache import CHUNK, Images
 from gebm.errors import InputError
 
-__all__ = ["BILINEAR", "SQUARE", "Files", "all_grey", "as_they_are", "decoded", "files_from", "resize", "tenth"]
+__all__ = [
+    "BILINEAR",
+    "SQUARE",
+    "Files",
+    "all_grey",
+    "as_they_are",
+    "common_size",
+    "decoded",
+    "files_from",
+    "resize",
+    "tenth",
+]
 
 BILINEAR = "bilinear"
 SQUARE = "short side resized bilinear, centre crop"
@@ -30,6 +42,8 @@ GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes and resizes without Python's lock
 
 T = TypeVar("T")
+
+log = logging.getLogger("gebm")
 
 _one_at_a_time = Lock()
 
@@ -43,12 +57,15 @@ def decoded(count: int, files: Callable[[int], Files], size: int, grey: bool = F
     """
 
     def blocks(start: int) -> Iterator[np.ndarray]:
-        rest = iter(files(start))
+        rest, resized = iter(files(start)), 0
         with ThreadPoolExecutor(THREADS) as pool:
             while chunk := list(islice(rest, CHUNK)):
                 with _quiet():  # here, as it sets the state of all threads
                     images = list(pool.map(partial(_decode, size=size, grey=grey), chunk))
-                yield np.stack(images)
+                resized += sum(changed for _, changed in images)
+                yield np.stack([pixels for pixels, _ in images])
+        if resized:
+            log.info("%d of %d images were resized or cropped to %d x %d", resized, count - start, size, size)
 
     return Images((count, 1 if grey else 3, size, size), blocks)
 
@@ -77,6 +94,18 @@ def all_grey(files: Files) -> bool:
         return all(_opened(file, lambda image: image.mode in GREY) for file in files)
 
 
+def common_size(files: Files) -> tuple[int, int] | None:
+    """Height and width, if all files agree. Only headers are read, and none after the first of another size."""
+    first = None
+    with _quiet():
+        for file in files:
+            size = _opened(file, lambda image: (image.height, image.width))
+            if first not in (None, size):
+                return None
+            first = size
+    return first
+
+
 def resize(images: np.ndarray, size: int) -> np.ndarray:
     """Resizes uint8 (N, C, H, W) to (N, C, size, size): as `decoded` does, plane by plane."""
     count, channels, height, width = images.shape
@@ -93,10 +122,10 @@ def tenth(count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[n_test:]), np.sort(order[:n_test])
 
 
-def _decode(file: tuple[str, Path | bytes], size: int, grey: bool) -> np.ndarray:
-    """One image as uint8 (C, size, size)."""
-    image = _opened(file, lambda image: _square(_rgb(image), size))
-    return np.asarray(image.convert("L"))[None] if grey else np.asarray(image).transpose(2, 0, 1)
+def _decode(file: tuple[str, Path | bytes], size: int, grey: bool) -> tuple[np.ndarray, bool]:
+    """One image as uint8 (C, size, size), and whether it had another size."""
+    image, changed = _opened(file, lambda image: (_square(_rgb(image), size), image.size != (size, size)))
+    return np.asarray(image.convert("L"))[None] if grey else np.asarray(image).transpose(2, 0, 1), changed
 
 
 def _opened(file: tuple[str, Path | bytes], use: Callable[[Image.Image], T]) -> T:

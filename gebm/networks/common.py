@@ -14,9 +14,10 @@ from torch.nn.utils.parametrizations import spectral_norm
 from gebm.errors import InputError
 
 __all__ = ["ENERGY_FLOOR", "HasDensity", "ImageEnergy", "doublings", "evaluating", "initialise", "ladder", "scaled"]
-__all__ += ["called", "floats", "spectral_norm", "upsampler", "weights_once"]
+__all__ += ["IMAGE_SIZES", "called", "floats", "spectral_norm", "upsampler", "weights_once"]
 
 ENERGY_FLOOR = -10.0
+IMAGE_SIZES = (8, 16, 28, 32, 64)  # sides that the networks of images take
 
 
 @runtime_checkable
@@ -26,11 +27,19 @@ class HasDensity(Protocol):
     def log_prob(self, x: Tensor, /) -> Tensor: ...
 
 
-def doublings(image_size: int, start: int = 4) -> int:
-    """Number of factor-two steps from `start` to `image_size` (a power of two from 8 to 64)."""
-    if image_size not in (8, 16, 32, 64):
-        raise InputError(f"image size {image_size}: these networks take 8, 16, 32 or 64; see --image_size")
-    return int(math.log2(image_size // start))
+def doublings(image_shape: tuple[int, int, int]) -> tuple[int, int]:
+    """The coarsest side, 4 or 7, and the number of factor-two steps from there to the side of images (C, S, S).
+
+    Raises:
+        InputError: the images are not squares of a side in `IMAGE_SIZES`.
+    """
+    _, height, width = image_shape
+    if height != width or height not in IMAGE_SIZES:
+        *sizes, last = IMAGE_SIZES
+        allowed = f"squares of {', '.join(map(str, sizes))} or {last}"
+        raise InputError(f"images of {height} x {width}: these networks take {allowed}; see --image_size")
+    side = 7 if height % 7 == 0 else 4
+    return side, int(math.log2(height // side))
 
 
 def scaled(channels: int, width: float) -> int:
@@ -43,9 +52,12 @@ def ladder(levels: int, width: float) -> list[int]:
     return [scaled(min(64 * 2**k, 512), width) for k in range(levels)]
 
 
-def upsampler(latent_dim: int, channels: Sequence[int]) -> list[nn.Module]:
-    """Layers from latents (N, d) to (N, channels[-1], S, S): linear to 4x4, then BN, ReLU, ConvT k4 s2 per doubling."""
-    layers: list[nn.Module] = [nn.Linear(latent_dim, channels[0] * 16), nn.Unflatten(1, (channels[0], 4, 4))]
+def upsampler(latent_dim: int, channels: Sequence[int], side: int) -> list[nn.Module]:
+    """Layers from latents (N, d) to (N, channels[-1], S, S): linear to `side` squared, then BN, ReLU, ConvT k4 s2 per
+    doubling.
+    """
+    first = (channels[0], side, side)
+    layers: list[nn.Module] = [nn.Linear(latent_dim, math.prod(first)), nn.Unflatten(1, first)]
     for before, after in pairwise(channels):
         layers += [nn.BatchNorm2d(before), nn.ReLU(), nn.ConvTranspose2d(before, after, 4, 2, 1)]
     return layers

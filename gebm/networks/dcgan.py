@@ -15,7 +15,7 @@ class DCGANBase(nn.Module):
     """Transposed convolutions k4 s2 with batch normalisation, the last one straight to the image; tanh.
 
     Arguments:
-        image_shape: (C, H, W), H = W a power of two from 8 to 64.
+        image_shape: (C, H, W), H = W 8, 16, 28, 32 or 64.
         latent_dim: dimension d of z.
         width: factor on every channel count.
 
@@ -24,8 +24,9 @@ class DCGANBase(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int], latent_dim: int = 100, width: float = 1.0):
         super().__init__()
-        channels = [*ladder(doublings(image_shape[1]), width)[::-1], image_shape[0]]
-        self.layers = nn.Sequential(*upsampler(latent_dim, channels), nn.Tanh())
+        side, levels = doublings(image_shape)
+        channels = [*ladder(levels, width)[::-1], image_shape[0]]
+        self.layers = nn.Sequential(*upsampler(latent_dim, channels, side), nn.Tanh())
         initialise(self, _normal)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -34,13 +35,13 @@ class DCGANBase(nn.Module):
 
 
 class DCGANEnergy(ImageEnergy):
-    """Convolutions k4 s2 with LeakyReLU(0.2) down to 4x4 and a linear head.
+    """Convolutions k4 s2 with LeakyReLU(0.2) down to 4x4 (28x28 images: to 7x7) and a linear head.
 
     DCGAN's critic has batch normalisation; an energy is a function of one image, so there is none here, and
     smoothness is left to the gradient penalty.
 
     Arguments:
-        image_shape: (C, H, W), H = W a power of two from 8 to 64.
+        image_shape: (C, H, W), H = W 8, 16, 28, 32 or 64.
         width: factor on every channel count.
         trunc: floor the energy at -10.
 
@@ -49,9 +50,9 @@ class DCGANEnergy(ImageEnergy):
 
     def __init__(self, image_shape: tuple[int, int, int], width: float = 1.0, trunc: bool = True):
         layers: list[nn.Module] = []
-        channels = image_shape[0]
-        for out in ladder(doublings(image_shape[1]), width):
+        channels, (side, levels) = image_shape[0], doublings(image_shape)
+        for out in ladder(levels, width):
             layers += [nn.Conv2d(channels, out, 4, 2, 1), nn.LeakyReLU(0.2)]
             channels = out
-        super().__init__(nn.Sequential(*layers), nn.Linear(channels * 16, 1), trunc)
+        super().__init__(nn.Sequential(*layers), nn.Linear(channels * side**2, 1), trunc)
         initialise(self, _normal)

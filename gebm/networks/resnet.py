@@ -54,7 +54,7 @@ class ResNetBase(nn.Module):
     conv3; bypass nearest x2); BN, ReLU, conv3 to the image; tanh.
 
     Arguments:
-        image_shape: (C, H, W), H = W a power of two from 8 to 64.
+        image_shape: (C, H, W), H = W 8, 16, 28, 32 or 64.
         latent_dim: dimension d of z.
         width: factor on the 128 channels.
 
@@ -63,11 +63,11 @@ class ResNetBase(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int], latent_dim: int = 100, width: float = 1.0):
         super().__init__()
-        channels = scaled(128, width)
+        channels, (side, levels) = scaled(128, width), doublings(image_shape)
         self.layers = nn.Sequential(
-            _xavier(nn.Linear(latent_dim, channels * 16)),
-            nn.Unflatten(1, (channels, 4, 4)),
-            *(_up_block(channels) for _ in range(doublings(image_shape[1]))),
+            _xavier(nn.Linear(latent_dim, channels * side**2)),
+            nn.Unflatten(1, (channels, side, side)),
+            *(_up_block(channels) for _ in range(levels)),
             nn.BatchNorm2d(channels),
             nn.ReLU(),
             _xavier(nn.Conv2d(channels, image_shape[0], 3, 1, 1)),
@@ -83,10 +83,10 @@ class ResNetEnergy(ImageEnergy):
     """Residual blocks with spectral norm everywhere, mean pooling, spectrally normalised head.
 
     At 32x32x3 (paper.md section 4): first block 3->128 down, one block down, two blocks plain, ReLU, mean over 8x8,
-    linear to one. Other sizes halve down to 8x8 (8x8 images to 4x4) and keep the two plain blocks.
+    linear to one. Other sizes halve down to 8x8 (8x8 images to 4x4, 28x28 to 7x7) and keep the two plain blocks.
 
     Arguments:
-        image_shape: (C, H, W), H = W a power of two from 8 to 64.
+        image_shape: (C, H, W), H = W 8, 16, 28, 32 or 64.
         width: factor on the 128 channels.
         trunc: floor the energy at -10.
 
@@ -94,8 +94,8 @@ class ResNetEnergy(ImageEnergy):
     """
 
     def __init__(self, image_shape: tuple[int, int, int], width: float = 1.0, trunc: bool = True):
-        channels = scaled(128, width)
-        downs = max(1, doublings(image_shape[1], start=8))
+        channels, (side, levels) = scaled(128, width), doublings(image_shape)
+        downs = max(1, levels - 1) if side == 4 else levels  # to 8x8, or 7x7
         features = nn.Sequential(
             _energy_block(image_shape[0], channels, down=True, first=True),
             *(_energy_block(channels, channels, down=True) for _ in range(downs - 1)),

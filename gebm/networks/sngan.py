@@ -14,7 +14,7 @@ class SNGANBase(nn.Module):
     BN, ReLU, ConvT k3 to the image; tanh. Xavier initialisation.
 
     Arguments:
-        image_shape: (C, H, W), H = W a power of two from 8 to 64.
+        image_shape: (C, H, W), H = W 8, 16, 28, 32 or 64.
         latent_dim: dimension d of z.
         width: factor on every channel count.
 
@@ -30,8 +30,9 @@ class SNGANBase(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int], latent_dim: int = 100, width: float = 1.0):
         super().__init__()
-        channels = ladder(doublings(image_shape[1]) + 1, width)[::-1]
-        layers = upsampler(latent_dim, channels)
+        side, levels = doublings(image_shape)
+        channels = ladder(levels + 1, width)[::-1]
+        layers = upsampler(latent_dim, channels, side)
         layers += [nn.BatchNorm2d(channels[-1]), nn.ReLU(), nn.ConvTranspose2d(channels[-1], image_shape[0], 3, 1, 1)]
         self.layers = nn.Sequential(*layers, nn.Tanh())
         initialise(self, nn.init.xavier_uniform_)
@@ -48,7 +49,7 @@ class SNGANEnergy(ImageEnergy):
     flatten 8192; linear to one, without spectral norm.
 
     Arguments:
-        image_shape: (C, H, W), H = W a power of two from 8 to 64.
+        image_shape: (C, H, W), H = W 8, 16, 28, 32 or 64.
         width: factor on every channel count.
         trunc: floor the energy at -10.
 
@@ -56,13 +57,14 @@ class SNGANEnergy(ImageEnergy):
     """
 
     def __init__(self, image_shape: tuple[int, int, int], width: float = 1.0, trunc: bool = True):
-        first, *rest = ladder(doublings(image_shape[1]) + 1, width)
+        side, levels = doublings(image_shape)
+        first, *rest = ladder(levels + 1, width)
         convolutions = [nn.Conv2d(image_shape[0], first, 3, 1, 1)]
         channels = first
         for out in rest:
             convolutions += [nn.Conv2d(channels, out, 4, 2, 1), nn.Conv2d(out, out, 3, 1, 1)]
             channels = out
-        head = nn.Linear(channels * 16, 1)
+        head = nn.Linear(channels * side**2, 1)
         for layer in [*convolutions, head]:
             initialise(layer, nn.init.xavier_uniform_)
         layers = [part for conv in convolutions for part in (spectral_norm(conv), nn.LeakyReLU(0.1))]

@@ -29,13 +29,25 @@ def test_planes_alone_and_an_array_alone(tmp_path):
     assert np.array_equal(data.train[:, 0], np.delete(images, [4, 20, 22, 25], axis=0))
 
 
-def test_other_sizes_are_asked_for_and_cropped(tmp_path, refused):
+@pytest.mark.parametrize("size", [(28, 28), (28, 56), (5, 4)])
+def test_images_of_any_size_go_through_unchanged(size, tmp_path, caplog):
+    caplog.set_level("INFO")
+    train, test = pixels(5, *size), pixels(2, *size)
+    np.savez(tmp_path / "a.npz", train=train, test=test)
+    for _ in range(2):  # made, and from the cache
+        data = load_images(f"npz:{tmp_path / 'a.npz'}", tmp_path)
+        assert np.array_equal(data.train[:, 0], train) and np.array_equal(data.test[:, 0], test)
+    assert not any("resized" in message for message in caplog.messages)
+
+
+def test_other_sizes_are_asked_for_and_cropped(tmp_path, caplog):
+    caplog.set_level("INFO")
     images = np.zeros((2, 28, 56), np.uint8)
     images[:, :, 14:42] = 200
     np.savez(tmp_path / "a.npz", images)
-    refused(f"npz:{tmp_path / 'a.npz'}", tmp_path, "not squares of 8, 16, 32, 64; say with --image_size what to make")
     data = load_images(f"npz:{tmp_path / 'a.npz'}", tmp_path, 8)
     assert data.shape == (1, 8, 8) and data.train[..., 1:-1].min() == 200 and data.train.min() > 80
+    assert "npz:a.npz: images of 28 x 56 are resized to 8 x 8 (--image_size)" in caplog.messages
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from gebm.model import OF_ROWS
 from gebm.networks.common import ENERGY_FLOOR
 
 BASES, ENERGIES = ({k: v for k, v in r.items() if k not in OF_ROWS} for r in (networks.BASES, networks.ENERGIES))
-SHAPES = [(3, 32, 32), (1, 8, 8), (1, 16, 16), (3, 64, 64)]
+SHAPES = [(3, 32, 32), (1, 8, 8), (1, 16, 16), (1, 28, 28), (3, 64, 64)]
 LATENT = 7
 
 
@@ -103,9 +103,9 @@ def test_width_multiplies_channels(registry, name):
 
 
 @pytest.mark.parametrize("registry, name", [(r, n) for r in (BASES, ENERGIES) for n in r])
-@pytest.mark.parametrize("size", [4, 33, 48, 128])
+@pytest.mark.parametrize("size", [4, 33, 48, 56, 128])
 def test_other_sizes_are_refused(registry, name, size):
-    with pytest.raises(InputError, match=f"image size {size}: .* 8, 16, 32 or 64"):
+    with pytest.raises(InputError, match=f"images of {size} x {size}: .* squares of 8, 16, 28, 32 or 64"):
         make(registry, name, (3, size, size))
 
 
