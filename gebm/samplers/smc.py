@@ -91,6 +91,8 @@ class SMC(Kernel):
         return super().init(position, target)._replace(extra=extra)
 
     def step(self, state: State, target: Target, generator: torch.Generator | None = None) -> tuple[State, Info]:
+        if "families" not in state.extra:
+            raise InputError("SMC: this population lacks its families: it is of another version; start it anew")
         extra, weights, ancestor = state.extra, state.extra["weights"], state.extra["ancestor"]
         phi = excess(state).double()
         phi = torch.where(torch.isfinite(phi), phi, torch.inf)

@@ -192,3 +192,11 @@ def test_too_few_steps():
 def test_has_its_own_schedule_of_beta():
     with pytest.raises(InputError, match="leave beta_schedule out"):
         run(SMC(0.1), gaussian(), normal(100, 2, 0), 3, beta_schedule=ramp(2), generator=seeded(0))
+
+
+def test_a_population_of_another_version_is_refused_in_a_line():
+    kernel, target = SMC(0.1), gaussian()
+    state = kernel.init(torch.zeros(10, 2), target)
+    del state.extra["families"]
+    with pytest.raises(InputError, match="lacks its families: .* start it anew"):
+        kernel.step(state, target)
