@@ -158,6 +158,11 @@ class ImageEnergy(nn.Module):
         self.head = head
         self.trunc = trunc
 
+    @property
+    def floor(self) -> float | None:
+        """The lowest energy there is; None: no bound."""
+        return ENERGY_FLOOR if self.trunc else None
+
     def forward(self, x: Tensor) -> Tensor:
         phi: Tensor = self.features(x).flatten(1)
         with torch.autocast(x.device.type, enabled=False):
@@ -166,4 +171,4 @@ class ImageEnergy(nn.Module):
         return e.clamp(min=ENERGY_FLOOR) if self.trunc else e
 
     def extra_repr(self) -> str:
-        return f"floor={ENERGY_FLOOR if self.trunc else None}"
+        return f"floor={self.floor}"

@@ -209,6 +209,23 @@ def test_the_mean_step_of_kale_is_that_of_its_fenchel_form_at_the_log_partition(
     assert donsker_error.abs().max() > 2 * kale_error.abs().max()
 
 
+@pytest.mark.parametrize("name", ["kale", "donsker"])
+def test_energies_are_kept_off_their_floor(name):
+    """Where nothing holds the level, a push that takes it down ends on the floor, and there is no way back."""
+    real, fake = data(200)
+    slope = {}
+    for floor in (None, -10.0):
+        for level in (0.0, -9.0):
+            energy = Quadratic()
+            energy.shift, energy.floor = nn.Parameter(torch.tensor(level)), floor
+            objective = OBJECTIVES[name](energy, parameter(0.0), "none")
+            objective.remember(energy(fake).detach())
+            objective(real, fake)[0].backward()
+            slope[floor, level] = float(energy.shift.grad)
+    assert abs(slope[None, 0.0]) < 1e-5 and abs(slope[None, -9.0]) < 1e-5 and abs(slope[-10.0, 0.0]) < 1e-5
+    assert slope[-10.0, -9.0] == pytest.approx(-(9.0 + C_STAR - 2.0), abs=0.2)  # descent takes the level up
+
+
 @pytest.mark.parametrize("shift, weight", [(-30.0, 2.0), (30.0, 0.5), (0.0, 1.0)])
 def test_no_batch_counts_for_more_than_two_or_less_than_a_half(shift, weight):
     """The step is `weight` times that of Donsker-Varadhan, however far c is from the log-partition of the batch."""
