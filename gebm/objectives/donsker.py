@@ -20,9 +20,9 @@ class DonskerVaradhan(Objective):
     worse the farther the energy is from flat. c has no part in it, and follows all the same.
 
     The level of the energies is free, and may drift. An energy with a floor f < 0 (attribute `floor`, as the built-in
-    ones of images have) has no gradient there and does not come back, so half the square of what a batch's log-partition
-    has above -f / 5 is added: where the level is not that low, nothing. KALE has the same optimum for energies of any
-    level.
+    ones of images have) has no gradient there and does not come back, so half the square of what a batch's
+    log-partition has above -f / 5 is added: where the level is not that low, nothing. KALE has the same optimum for
+    energies of any level.
     """
 
     def criterion(self, e_real: Tensor, e_fake: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from gebm.objectives.donsker import DonskerVaradhan
 
 __all__ = ["KALE", "Fenchel"]
 
-LARGEST_WEIGHT = 2.0  # of a batch, and the inverse of the smallest
+FACTOR = 2.0  # by which the weight of a batch may differ from 1
 
 
 class KALE(DonskerVaradhan):
@@ -22,14 +22,15 @@ class KALE(DonskerVaradhan):
     log-partition of the batch, an energy step descends on
 
     .. math:: w \, \bigl( \overline{E(x)} + \log \overline{\exp(-E(y))} + \lambda \, \text{penalty} \bigr), \qquad
-              w = \exp(\tilde c - c), \quad \tfrac12 \le w \le 2,
+              w = \exp(\tilde c - c) \text{ if } \tfrac12 \le \exp(\tilde c - c) \le 2, \text{ else } 1,
 
     with no gradient in w. Base sample j so has the weight exp(-(E(y_j) + c)) / M that F gives it. Data and penalty
     have w in the place of 1: its mean over batches is 1 at the best c, so the mean gradient is that of -F, and as data
     and base samples weigh the same in each batch, noise in c cannot push all energies up or down together.
-    `DonskerVaradhan` counts each batch alike, w = 1, which is what biases it. The bounds on w limit what one rare base
-    sample of very low energy can do; where they act, as with energies of many nats, the step is between those of F and
-    of `DonskerVaradhan`.
+    `DonskerVaradhan` counts each batch alike, w = 1, which is what biases it. Beyond a factor of two a batch counts 1
+    too: there one rare base sample of very low energy decides, and neither c nor the batch tells the log-partition.
+    So no sample can do more than twice what it does to `DonskerVaradhan`, and where weights are so uneven that most
+    batches are like that, as with energies of many nats in joint training on images, the two criteria are nearly one.
 
     Example:
 
@@ -49,7 +50,7 @@ class KALE(DonskerVaradhan):
 
     def weight(self, e_fake: Tensor) -> Tensor:
         ratio = torch.exp(log_mean_exp(-e_fake) - self.log_partition.detach())
-        return ratio.clamp(1 / LARGEST_WEIGHT, LARGEST_WEIGHT)
+        return torch.where((ratio >= 1 / FACTOR) & (ratio <= FACTOR), ratio, 1.0)
 
 
 class Fenchel(Objective):

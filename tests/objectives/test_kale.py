@@ -226,8 +226,8 @@ def test_energies_are_kept_off_their_floor(name):
     assert slope[-10.0, -9.0] == pytest.approx(-(9.0 + C_STAR - 2.0), abs=0.2)  # descent takes the level up
 
 
-@pytest.mark.parametrize("shift, weight", [(-30.0, 2.0), (30.0, 0.5), (0.0, 1.0)])
-def test_no_batch_counts_for_more_than_two_or_less_than_a_half(shift, weight):
+@pytest.mark.parametrize("shift, weight", [(-30.0, 1.0), (-0.6, 1 / 0.549), (0.6, 0.549), (0.8, 1.0), (30.0, 1.0)])
+def test_a_batch_counts_by_its_partition_up_to_a_factor_of_two(shift, weight):
     """The step is `weight` times that of Donsker-Varadhan, however far c is from the log-partition of the batch."""
     real, fake = data(100)
     objective = kale(Quadratic(), memory=50)
@@ -237,7 +237,7 @@ def test_no_batch_counts_for_more_than_two_or_less_than_a_half(shift, weight):
     objective.recent.copy_(objective.log_partition + objective.level)
     donsker = gradient(DonskerVaradhan(Quadratic(), parameter(0.0), "none"), real, fake)
     ratio = gradient(objective, real, fake) / donsker
-    torch.testing.assert_close(ratio, torch.full((2,), weight), rtol=0.03, atol=0)
+    torch.testing.assert_close(ratio, torch.full((2,), weight), rtol=0.04, atol=0)
 
 
 def test_energy_gradient_of_the_fenchel_form():
