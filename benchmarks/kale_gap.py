@@ -39,7 +39,7 @@ SETS: dict[str, dict[str, Any]] = {
 def log_partition(trainer: Trainer, n: int) -> float:
     """That of n base samples as the stage sees them, with nothing of the trainer moved."""
     model = trainer.model
-    generator = torch.Generator().manual_seed(trainer.counters.e_step)
+    generator = torch.Generator().manual_seed(10**6 + trainer.counters.e_step)  # not the latents that c is set from
     if trainer.counters.stage == "refine":
         return float(log_mean_exp(-base_energies(model, n, generator)))
     state = {key: value.clone() for key, value in model.state_dict().items()}

@@ -189,7 +189,7 @@ class Training:
     penalty_type: str = flag("gradient_l2", "penalty on the energy", choices=("gradient_l2", "gradient", "l2", "none"))
     penalty_lambda: float = flag(0.1, "weight of the penalty", ge=0)
     initialize_log_partition: bool = flag(False, "start the log-partition c from a Monte-Carlo estimate")
-    c_memory: int = flag(20, "batches whose base samples c is the log-partition of", ge=1)
+    c_memory: int = flag(20, "batches that c is the log-partition of; kale with 1 is donsker, fenchel has none", ge=1)
     total_gen_iter: int = flag(150000, "base steps of the joint training", ge=0)
     ml_epochs: int = flag(0, "tables: passes of maximum likelihood on the base, a flow, before all else", ge=0)
     ml_lr: float = flag(0.0, "tables: learning rate of the base in those passes, falling to 0; 0: `lr_generator`", ge=0)

@@ -44,11 +44,13 @@ class Objective(nn.Module, ABC):
     batch k and :math:`\ell_k` the level of the energies then,
 
     .. math:: c = \log \frac1K \sum_{k} \exp(\tilde c_k + \ell_k - \ell), \qquad
-              \ell \leftarrow \ell + \tfrac14 (\overline{E(y)} - \ell).
+              \ell \leftarrow \ell + \tfrac14 (\operatorname{median} E(y) - \ell).
 
-    The level is a smoothed mean energy. A constant added to all energies lowers the log-partition by as much and
-    changes nothing else, and this level moves fast while an energy is trained; so the earlier batches are carried along
-    with it. Without a change of level, exp(c) is the plain mean of exp(-E) over the base samples of K batches.
+    The level is a smoothed median, which no energy of a rare sample moves. A constant added to all energies lowers the
+    log-partition by as much and changes nothing else, and this level moves fast while an energy is trained; so the
+    earlier batches are carried along with it. Without a change of level exp(c) is the mean of exp(-E) over the base
+    samples of K batches, and so has the mean Z; c itself lies below log Z by about Var(W) / (2 K M) for weights
+    W = exp(-E) / Z and M samples a batch, and by more where that is not small. With K = 1 it is that of the batch.
 
     Arguments:
         energy: network samples -> (N,).
@@ -60,11 +62,13 @@ class Objective(nn.Module, ABC):
     Attributes:
         fake_from: whose samples an energy step is given, the 'base''s or the 'model''s.
         base_sees_data: whether base steps draw data.
+        maximises_kale: whether it is a form of KALE, so that a value below zero is worse than that of a flat energy.
         c_by_gradient: whether c is moved by its gradient, in place of the above.
     """
 
     fake_from: ClassVar[str] = "base"
     base_sees_data: ClassVar[bool] = False
+    maximises_kale: ClassVar[bool] = False
     c_by_gradient: ClassVar[bool] = False
     recent: Tensor
     level: Tensor
@@ -133,13 +137,14 @@ class Objective(nn.Module, ABC):
             generator: randomness of the gradient penalty.
         """
         e_real, e_fake, penalty = self._energies(real, fake, generator)
-        if self.training and not self.c_by_gradient:
+        of_base = self.fake_from == "base"
+        if self.training and of_base and not self.c_by_gradient:
             self.follow(e_fake.detach())
         loss = self.weight(e_fake.detach()) * (self.criterion(e_real, e_fake) + self.penalty_lambda * penalty)
         c, c_batch = self.log_partition.detach(), self.batch_log_partition(e_fake.detach())
         stats = {"energy_real": e_real.mean(), "c": c, "penalty": penalty}
         if len(e_fake):
-            stats |= {"energy_fake": e_fake.mean(), "relative_ess": _relative_ess(e_fake)}
+            stats |= {"energy_fake": e_fake.mean()} | ({"relative_ess": _relative_ess(e_fake)} if of_base else {})
         if c_batch is not None:
             donsker_varadhan = -stats["energy_real"] - c_batch
             d = c_batch - c
@@ -165,18 +170,23 @@ class Objective(nn.Module, ABC):
         """Take a batch of energies of base samples (M,) into c; none leave it as it is."""
         if not len(e_fake):
             return
-        mean = e_fake.mean()
+        self.recent, self.level = self.recent.to(self.log_partition), self.level.to(self.log_partition)
+        median = e_fake.median().to(self.level)  # of some infinite energies too, whose weight is 0
         first = (self.recent == -torch.inf).all()
-        self.level.copy_(torch.where(first, mean, torch.lerp(self.level, mean, SMOOTHING)))
-        newest = log_mean_exp(-e_fake) + self.level
+        self.level.copy_(torch.where(first, median, torch.lerp(self.level, median, SMOOTHING)))
+        newest = log_mean_exp(-e_fake).to(self.level) + self.level
         self.recent.copy_(torch.cat([self.recent[1:], newest[None]]))
         batches = (self.recent > -torch.inf).sum()
         self.log_partition.copy_(torch.logsumexp(self.recent, 0) - batches.log() - self.level)
 
+    def forget(self) -> None:
+        """Let c begin anew with the next batch."""
+        self.recent.fill_(-torch.inf)
+
     @torch.no_grad()
     def remember(self, e_fake: Tensor) -> None:
         """Set c to the log-partition of many base samples, given by their energies (M,), as if of all batches."""
-        self.level.copy_(e_fake.mean())
+        self.level.copy_(e_fake.median())
         self.log_partition.copy_(log_mean_exp(-e_fake))
         self.recent.copy_(self.log_partition + self.level)
 

@@ -28,6 +28,3 @@ class ContrastiveDivergence(Objective):
 
     def batch_log_partition(self, e_fake: Tensor) -> None:
         return None
-
-    def follow(self, e_fake: Tensor) -> None:
-        """Leave c as it is."""

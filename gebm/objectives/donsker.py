@@ -21,12 +21,16 @@ class DonskerVaradhan(Objective):
 
     The level of the energies is free, and may drift. An energy with a floor f < 0 (attribute `floor`, as the built-in
     ones of images have) has no gradient there and does not come back, so half the square of what a batch's
-    log-partition has above -f / 5 is added: where the level is not that low, nothing. KALE has the same optimum for
-    energies of any level.
+    log-partition has above -f / 5 is added. Most often that is nothing; a level that is low, or a base sample near the
+    floor among others far from it, makes it act. KALE has the same optimum for energies of any level.
     """
+
+    maximises_kale = True
 
     def criterion(self, e_real: Tensor, e_fake: Tensor) -> Tensor:
         c_batch = log_mean_exp(-e_fake)
         loss = e_real.mean() + c_batch
         floor = getattr(self.energy, "floor", None)
-        return loss if floor is None else loss + F.relu(c_batch + CLEARANCE * floor).square() / 2
+        if not isinstance(floor, float) or floor >= 0:  # a user's network may have something else of that name
+            return loss
+        return loss + F.relu(c_batch + CLEARANCE * floor).square() / 2

@@ -25,7 +25,8 @@ class KALE(DonskerVaradhan):
               w = \exp(\tilde c - c) \text{ if } \tfrac12 \le \exp(\tilde c - c) \le 2, \text{ else } 1,
 
     with no gradient in w. Base sample j so has the weight exp(-(E(y_j) + c)) / M that F gives it. Data and penalty
-    have w in the place of 1: its mean over batches is 1 at the best c, so the mean gradient is that of -F, and as data
+    have w in the place of 1: its mean over batches is 1 at the best c, so where no batch is off by more than a factor
+    of two the mean gradient is that of -F, and as data
     and base samples weigh the same in each batch, noise in c cannot push all energies up or down together.
     `DonskerVaradhan` counts each batch alike, w = 1, which is what biases it. Beyond a factor of two a batch counts 1
     too: there one rare base sample of very low energy decides, and neither c nor the batch tells the log-partition.
@@ -62,6 +63,7 @@ class Fenchel(Objective):
     exp(-(E + c)) of a base sample: on images, `KALE` trains better.
     """
 
+    maximises_kale = True
     c_by_gradient = True
 
     def criterion(self, e_real: Tensor, e_fake: Tensor) -> Tensor:

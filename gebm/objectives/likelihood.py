@@ -30,7 +30,7 @@ class MaximumLikelihood(DonskerVaradhan):
     energy log Z is the batch's log-mean-exp, and an energy step is that of `DonskerVaradhan`.
 
     A base step minimises :math:`-\mathbb E_P[\log g]`, whatever the energy is; it draws no samples, so that in
-    `--train_mode base` an unknown log-partition has to be estimated afterwards.
+    `--train_mode base` an unknown log-partition is estimated only at the end of the stage.
     """
 
     base_sees_data = True

@@ -15,7 +15,8 @@ from gebm.manifest import damage, read_manifest, write_manifest
 from gebm.training.trainer import Counters, Trainer
 from gebm.weights import read_tensors
 
-__all__ = ["Measure", "best_before", "best_checkpoint", "load_checkpoint", "measure_of", "save_checkpoint"]
+__all__ = ["Measure", "best_before", "best_checkpoint", "load_checkpoint", "measure_of"]
+__all__ += ["name_of", "save_checkpoint"]
 
 
 class Measure(NamedTuple):

@@ -133,7 +133,7 @@ class TrainingLog:
 
     def _watch_kale(self, kale: float | None) -> None:
         """Warn once when KALE has stayed below zero, which an energy that says nothing at all would reach."""
-        if kale is None or kale >= 0:
+        if kale is None or kale >= 0 or not self.trainer.objective.maximises_kale:
             self.below_zero = 0
             return
         self.below_zero += 1

@@ -14,7 +14,7 @@ from torch import Tensor
 from gebm import parallel
 from gebm.checkpoints import checkpoints
 from gebm.metrics.partition import base_energies, energies, evaluate_kale
-from gebm.training.checkpoint import Measure, best_before, save_checkpoint
+from gebm.training.checkpoint import Measure, best_before, name_of, save_checkpoint
 from gebm.training.guard import LOSS_LIMIT, DivergenceError, Guard
 from gebm.training.log import SilentLog, TrainingLog
 from gebm.training.schedules import energy_steps, remaining
@@ -119,7 +119,9 @@ def train(
     counters = trainer.counters
     log = TrainingLog(run, trainer) if parallel.is_first() else SilentLog(run, trainer)
     guard = Guard(trainer, loss_limit)
-    last_saved, saved_at = next(reversed(checkpoints(run)), None), None
+    last_saved = next(reversed(checkpoints(run)), None)
+    # What is finished is not written again: a run that goes on where its newest checkpoint stands has it already.
+    saved_at = replace(counters) if last_saved is not None and last_saved.name == name_of(counters) else None
     measured: Measure | None = None
 
     def checkpoint() -> None:
@@ -135,7 +137,7 @@ def train(
             if trainer.selection is not None:
                 log.latest |= trainer.selection.look(trainer)
 
-        def after_step(step: int) -> None:
+        def after_step(step: int, last: bool) -> None:
             nonlocal measured
             look()
             if step % schedule.log_every == 0:
@@ -154,6 +156,8 @@ def train(
                             measured = found
                         elif found.far_worse(best[1]):
                             log.fell_back(found, *best)
+            if last:  # the end of the stage saves, when the weights and c are those that stay
+                return
             if measured or step % schedule.checkpoint_every == 0:  # after all evaluations, some of which have a state
                 log.grid()
                 checkpoint()
@@ -216,16 +220,17 @@ def train(
             while getattr(counters, counter) < steps and not reached():
                 step()
                 log.advance()
-                after_step(getattr(counters, counter))
-                stop_if_asked()
+                done = getattr(counters, counter)
+                after_step(done, done == steps)
+                if done < steps:
+                    stop_if_asked()
             log.grid()
-            if trainer.selection is not None:
-                trainer.selection.restore(trainer)
-                saved_at = None  # at these counters other weights may have been saved
-            if trainer.end_stage():
-                saved_at = None
+            chosen = trainer.selection is not None and trainer.selection.restore(trainer)
+            if trainer.end_stage() or chosen:
+                saved_at = None  # at these counters other weights or another c may have been saved
             checkpoint()
             log.write()
+            stop_if_asked()
         checkpoint()  # where no stage had a step
 
 

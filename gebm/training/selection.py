@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -47,12 +48,15 @@ class EarlyStopping:
         """Whether the stage has gone `patience` passes without a lower loss."""
         return bool(self.patience) and epoch - self.best_epoch >= self.patience
 
-    def restore(self, trainer: "Trainer") -> None:
-        """Give the model the weights that were kept, if there are any."""
-        if self.weights:
-            trainer.sampled_model.load_state_dict(self.weights)
-            if trainer.average is not None:
-                trainer.model.base.load_state_dict(trainer.average.module.state_dict())
+    def restore(self, trainer: "Trainer") -> bool:
+        """Give the model the weights that were kept, if there are any; return whether it had others."""
+        now = trainer.sampled_model.state_dict()
+        if all(torch.equal(now[key], weight) for key, weight in self.weights.items()):
+            return False
+        trainer.sampled_model.load_state_dict(self.weights)
+        if trainer.average is not None:
+            trainer.model.base.load_state_dict(trainer.average.module.state_dict())
+        return True
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "best_epoch": self.best_epoch, "seen": self.seen, "weights": self.weights}

@@ -77,7 +77,7 @@ class Trainer:
         negatives: where the samples of an energy step come from; None: new ones of the base.
         noise_factor: such samples for each one of the data.
         grad_clip: largest gradient norm of a step; 0: no limit.
-        ema: decay of the moving average of the base, to which it rises from 0.1 (`schedules.ramped`); 0: no average.
+        ema: decay of the moving average of the base, to which it rises (`schedules.ramped`); 0: no average.
         lr_schedule: of both learning rates in the joint stage; None: constant.
         rollback_factor: on both learning rates, once more for each rollback.
         selection: of each stage's weights, and of its end; None: the last ones are kept.
@@ -204,6 +204,8 @@ class Trainer:
         of its last batches, unless the criterion does not follow them.
         """
         slow = getattr(self.model.base, "sequential", False) is True and self.objective.fake_from == "base"
+        if slow:  # and the weights may be earlier ones, of which the last batches say nothing
+            self.objective.forget()
         if self.counters.stage == "base" or slow or self.objective.c_is_known:
             return False
         generator = torch.Generator(self.model.log_partition.device).manual_seed(self.counters.e_step)
@@ -259,7 +261,7 @@ class Trainer:
         self._record()
 
     def scale_lr(self, factor: float, base_lr: float | None = None) -> None:
-        """Set the learning rates of both networks and of c to `factor` times the configured ones, lower by rollbacks.
+        """Set the learning rates of both networks to `factor` times the configured ones, lower by rollbacks.
 
         base_lr: in the place of that of the base.
         """
@@ -352,9 +354,11 @@ class Trainer:
         torch.set_rng_state(state["torch_rng"].cpu())
         if self._of_device is not None and state.get("device_rng") is not None:
             self._of_device.set_state(state["device_rng"].cpu())
-        for name in ("recent", "level"):  # absent in runs from before there were any: c starts with the next batch
-            if name in state:
-                getattr(self.objective, name).copy_(state[name])
+        if "recent" in state:  # absent in older runs: c starts with the next batch
+            self.objective.forget()
+            recent, kept = self.objective.recent, state["recent"][-len(self.objective.recent) :]
+            recent[len(recent) - len(kept) :] = kept.to(recent)  # of another --c_memory too
+            self.objective.level.copy_(state["level"])
         if self.counters.stage == "refine":
             self.average = None
             self._freeze_base()

@@ -138,7 +138,7 @@ def test_c_settles_at_the_log_partition_and_not_at_the_mean_of_the_batches():
 def test_c_is_the_log_partition_of_the_last_batches_together():
     objective = kale(Quadratic(), memory=3)
     batches = [torch.randn(7, generator=torch.Generator().manual_seed(i)) for i in range(5)]
-    batches = [b - b.mean() for b in batches]  # one level
+    batches = [b - b.median() for b in batches]  # one level
     for i, batch in enumerate(batches):
         objective.follow(batch)
         torch.testing.assert_close(
@@ -165,11 +165,31 @@ def test_what_c_was_set_to_counts_as_many_batches():
     objective = kale(Quadratic(), memory=4)
     objective.remember(torch.full((10,), 2.0))
     assert objective.log_partition.item() == -2.0
-    objective.follow(torch.full((5,), 2.0))
-    assert objective.log_partition.item() == pytest.approx(-2.0)
+    objective.follow(torch.tensor([1.0, 2.0, 3.0]))  # the same level
+    z = (3 * math.exp(-2) + (math.exp(-1) + math.exp(-2) + math.exp(-3)) / 3) / 4
+    assert objective.log_partition.item() == pytest.approx(math.log(z))
     objective.eval()
     objective(*data(100))
-    assert objective.log_partition.item() == pytest.approx(-2.0)  # nothing is taken in while it is evaluated
+    assert objective.log_partition.item() == pytest.approx(math.log(z))  # nothing is taken in while it is evaluated
+    objective.train().forget()
+    objective.follow(torch.full((5,), 7.0))
+    assert objective.log_partition.item() == pytest.approx(-7.0)
+
+
+@pytest.mark.parametrize("outlier, share", [(500.0, 0.01), (2000.0, 0.002), (math.inf, 0.02)])
+def test_samples_that_weigh_nothing_do_not_move_c(outlier, share):
+    """Energies far above the others have no part in the partition; their mean would carry what c remembers."""
+    generator = torch.Generator().manual_seed(0)
+    objective, error = kale(Quadratic()), []
+    for _ in range(300):
+        energies = torch.randn(64, generator=generator)
+        energies[torch.rand(64, generator=generator) < share] = outlier
+        objective.follow(energies)
+        error.append(float(objective.log_partition) - 0.5 - math.log(1 - share))
+    late = torch.tensor(error[50:])
+    se = math.sqrt((math.e - 1) / 64 / 20)
+    assert late.abs().max() < 5 * se + 0.15  # the level's own noise
+    assert abs(late.mean()) < 0.05
 
 
 def test_a_memory_without_batches_is_refused():
@@ -233,7 +253,7 @@ def test_a_batch_counts_by_its_partition_up_to_a_factor_of_two(shift, weight):
     objective = kale(Quadratic(), memory=50)
     energies = objective.energy(fake).detach()
     objective.remember(energies - shift)
-    objective.level.copy_(energies.mean())  # c is off, and the energies have not moved
+    objective.level.copy_(energies.median())  # c is off, and the energies have not moved
     objective.recent.copy_(objective.log_partition + objective.level)
     donsker = gradient(DonskerVaradhan(Quadratic(), parameter(0.0), "none"), real, fake)
     ratio = gradient(objective, real, fake) / donsker
