@@ -31,8 +31,8 @@ from gebm.commands.tables import of_table, settled
 from gebm.config import Config
 from gebm.data import ImageData, TableData
 from gebm.data.arrays import load_npz
-from gebm.data.folder import SUFFIXES
 from gebm.data.transform import as_they_are
+from gebm.data.walk import SUFFIXES, image_files, say_left_out
 from gebm.errors import InputError
 from gebm.files import check_writable, write_json
 from gebm.metrics import extract
@@ -308,7 +308,8 @@ def _read_npz(file: Path) -> dict[str, np.ndarray]:
 
 def _read_folder(folder: Path, shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
     """The images of a folder as they are: resized, they would be other samples."""
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    files, left_out = image_files(folder, deep=False)
     if len(files) < 2:
         raise InputError(f"{folder}: neither a run nor at least 2 images ({', '.join(SUFFIXES)}) directly in it")
+    say_left_out(folder, left_out)
     return {"samples": as_they_are(files, shape)}

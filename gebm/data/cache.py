@@ -49,12 +49,14 @@ class Source(NamedTuple):
         read: read(size) is the train and the test split as images of (size, size); only called to fill the cache.
         transform: what `read` does to an image, in words.
         size: the one to take where none is asked for; 0: one must be asked for.
+        drawn: whether the files do not say which images are for testing, so that these are drawn by content.
     """
 
     fingerprint: str
     read: Callable[[int], tuple[Images, Images]]
     transform: str
     size: int = 32
+    drawn: bool = False
 
 
 def from_array(array: np.ndarray) -> Images:

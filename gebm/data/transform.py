@@ -16,9 +16,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from gebm.data.cache import CHUNK, Images
+from gebm.data.levels import eight_bits, is_grey
 from gebm.errors import InputError
 
-__all__ = ["BILINEAR", "SQUARE", "Files", "all_grey", "as_they_are", "decoded", "files_from", "resize", "tenth"]
+__all__ = ["BILINEAR", "SQUARE", "Files", "all_grey", "as_they_are", "decoded", "files_from", "resize"]
 
 BILINEAR = "bilinear"
 SQUARE = "short side resized bilinear, centre crop"
@@ -26,7 +27,6 @@ MAX_PIXELS = 50_000_000  # of one image, as its header says before it is decoded
 MAX_ENCODED = 256 << 20  # bytes of an image file
 LARGE = 2_000_000  # pixels; of larger images one is decoded at a time, in up to 12 bytes a pixel
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # whatever the suffix says, Pillow tries no others
-GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes and resizes without Python's lock
 
 T = TypeVar("T")
@@ -72,9 +72,9 @@ def as_they_are(paths: list[Path], shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def all_grey(files: Files) -> bool:
-    """Whether all files hold grey images. Only headers are read, and none after the first in colour."""
+    """Whether all files hold grey images. Only headers and palettes are read, and none after the first in colour."""
     with _quiet():
-        return all(_opened(file, lambda image: image.mode in GREY) for file in files)
+        return all(_opened(file, is_grey) for file in files)
 
 
 def resize(images: np.ndarray, size: int) -> np.ndarray:
@@ -84,13 +84,6 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
         return images
     planes = (Image.fromarray(plane) for plane in images.reshape(-1, height, width))
     return np.stack([np.asarray(_square(plane, size)) for plane in planes]).reshape(count, channels, size, size)
-
-
-def tenth(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The sorted numbers of a train and a test split of `count` >= 2 images: a tenth, at least one, is the test's."""
-    order = np.random.RandomState(0).permutation(count)  # the legacy generator's stream never changes
-    n_test = max(1, round(0.1 * count))
-    return np.sort(order[n_test:]), np.sort(order[:n_test])
 
 
 def _decode(file: tuple[str, Path | bytes], size: int, grey: bool) -> np.ndarray:
@@ -142,11 +135,7 @@ def _square(image: Image.Image, size: int) -> Image.Image:
 def _rgb(image: Image.Image) -> Image.Image:
     """Returns an image upright (EXIF), transparency laid over white, as 8-bit RGB."""
     ImageOps.exif_transpose(image, in_place=True)
-    if image.mode == "F":
-        raise ValueError("floating-point pixels, of unknown range")
-    if image.mode.startswith("I"):  # 16-bit grey: convert() would clip it at 255
-        levels = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
-        image = Image.fromarray(((levels + 128) // 257).astype(np.uint8))  # x / 257, rounded: 257 is odd
+    image = eight_bits(image)
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image if image.mode == "RGBA" else image.convert("RGBA"))

@@ -189,11 +189,11 @@ def test_folder_split_is_fixed_and_complete(tmp_path):
     root = tmp_path / "pictures"
     root.mkdir()
     for i in range(40):
-        Image.new("L", (8, 8), i).save(root / f"{i:03}.png")
+        Image.new("L", (8, 8), i).save(root / f"{i:03}.bmp")  # whose bytes no version of a library changes
     data = load_images(f"folder:{root}", tmp_path, 8)
     train, test = data.train[:, 0, 0, 0].tolist(), data.test[:, 0, 0, 0].tolist()
     assert len(test) == 4 and sorted(train + test) == list(range(40))
-    assert train == sorted(train) and test == [4, 20, 22, 25]  # pinned: a new split would mix test into train
+    assert train == sorted(train) and test == [12, 13, 17, 24]  # pinned: a new split would mix test into train
 
 
 def test_folder_with_two_images_or_train_and_test(tmp_path):
@@ -220,7 +220,9 @@ def test_folder_resizes_the_short_side_and_crops_the_centre(suffix, tmp_path):
     assert np.abs(image - image[..., ::-1]).max() <= 4 and image[:, :, 0].min() > 80  # both sides cut alike
 
 
-@pytest.mark.parametrize("modes, channels", [("L 1", 1), ("L LA I;16", 1), ("L RGB", 3), ("RGB L", 3), ("P P", 3)])
+@pytest.mark.parametrize(
+    "modes, channels", [("L 1", 1), ("L LA I;16", 1), ("L RGB", 3), ("RGB L", 3), ("P P", 1), ("P RGB", 3)]
+)
 def test_folder_channels(modes, channels, tmp_path):
     (tmp_path / "in").mkdir()
     for i, mode in enumerate(modes.split()):
