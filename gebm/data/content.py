@@ -37,8 +37,8 @@ class Content(NamedTuple):
     def key(self) -> str:
         """Hash of all images in their order: equal keys mean equal arrays, whatever files they came from."""
         digest = hashlib.sha256(f"{len(self.train)} {len(self.test)} ".encode())
-        digest.update(self.train)
-        digest.update(self.test)
+        for hashes in (self.train, self.test):
+            digest.update(np.ascontiguousarray(hashes).data)
         return digest.hexdigest()[:16]
 
 

@@ -15,8 +15,8 @@ def is_grey(image: Image.Image) -> bool:
     if image.mode != "P":
         return image.mode in GREY
     palette = np.asarray(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
-    used = [index for _, index in image.getcolors(256) or []]
-    colours = palette[[index for index in used if index < len(palette)]]  # beyond its end all is black
+    used = np.flatnonzero(image.histogram())
+    colours = palette[used[used < len(palette)]]  # beyond its end all is black
     return bool((colours == colours[:, :1]).all())
 
 

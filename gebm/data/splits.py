@@ -68,7 +68,7 @@ def hash_of(content: bytes | Path | np.ndarray) -> int:
         except OSError as error:
             raise InputError(f"{content}: cannot be read ({error.strerror}); replace or remove it") from error
     else:
-        digest.update(np.ascontiguousarray(content) if isinstance(content, np.ndarray) else content)
+        digest.update(np.ascontiguousarray(content).data if isinstance(content, np.ndarray) else content)
     return int.from_bytes(digest.digest(), "big")
 
 
