@@ -1,13 +1,20 @@
-"""What the values of an image's pixels mean: grey or coloured, and in which range."""
+"""What an opened image file holds: one picture or several, grey or coloured, and values of which range."""
 
 import numpy as np
 from PIL import Image
 
-__all__ = ["eight_bits", "is_grey"]
+__all__ = ["eight_bits", "has_several", "is_grey"]
 
 GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 BITS, SAMPLE_FORMAT = 258, 339  # tags of TIFF
 SIGNED = 2
+
+
+def has_several(image: Image.Image) -> bool:
+    """Whether a file holds several pictures, as the pages of a TIFF or an animation."""
+    if image.format == "TIFF":
+        return bool(getattr(image, "n_frames", 1) > 1)
+    return bool(getattr(image, "is_animated", False))
 
 
 def is_grey(image: Image.Image) -> bool:

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from gebm.data.cache import CHUNK, Images
-from gebm.data.levels import eight_bits, is_grey
+from gebm.data.levels import eight_bits, has_several, is_grey
+from gebm.data.walk import say_once
 from gebm.errors import InputError
 
 __all__ = ["BILINEAR", "SQUARE", "Files", "all_grey", "as_they_are", "decoded", "files_from", "resize"]
@@ -43,12 +44,15 @@ def decoded(count: int, files: Callable[[int], Files], size: int, grey: bool = F
     """
 
     def blocks(start: int) -> Iterator[np.ndarray]:
-        rest = iter(files(start))
+        rest, several = iter(files(start)), set[str]()
         with ThreadPoolExecutor(THREADS) as pool:
             while chunk := list(islice(rest, CHUNK)):
                 with _quiet():  # here, as it sets the state of all threads
-                    images = list(pool.map(partial(_decode, size=size, grey=grey), chunk))
+                    images = list(pool.map(partial(_decode, size=size, grey=grey, several=several), chunk))
                 yield np.stack(images)
+        if several:
+            others = f" and {len(several) - 1:,} other files hold" if len(several) > 1 else " holds"
+            say_once(f"{min(several)}{others} several pictures; left out all but the first")
 
     return Images((count, 1 if grey else 3, size, size), blocks)
 
@@ -86,9 +90,15 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
     return np.stack([np.asarray(_square(plane, size)) for plane in planes]).reshape(count, channels, size, size)
 
 
-def _decode(file: tuple[str, Path | bytes], size: int, grey: bool) -> np.ndarray:
-    """One image as uint8 (C, size, size)."""
-    image = _opened(file, lambda image: _square(_rgb(image), size))
+def _decode(file: tuple[str, Path | bytes], size: int, grey: bool, several: set[str]) -> np.ndarray:
+    """One image as uint8 (C, size, size); the name of a file that holds several joins `several`."""
+
+    def first(image: Image.Image) -> Image.Image:
+        if has_several(image):
+            several.add(file[0])
+        return _square(_rgb(image), size)
+
+    image = _opened(file, first)
     return np.asarray(image.convert("L"))[None] if grey else np.asarray(image).transpose(2, 0, 1)
 
 

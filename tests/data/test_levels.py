@@ -1,5 +1,6 @@
 """Pixels of other ranges than 0 to 255, and what counts as grey."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,26 @@ def test_true_12_bit_tiffs_are_scaled_by_their_range():
     image = Image.fromarray(ramp(4095, np.uint16))
     image.format, image.tag_v2 = "TIFF", {258: (12,)}
     assert np.array_equal(np.asarray(eight_bits(image)), np.rint(ramp(4095, np.uint16) * (255 / 4095)))
+
+
+# --- several pictures in a file ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".gif", ".png", ".webp"])
+def test_of_several_pictures_in_a_file_the_first_is_read_and_that_is_told(suffix, caplog):
+    frames = [Image.fromarray(np.roll(ramp(255, np.uint8), i, axis=0)) for i in range(4)]
+    options = {"lossless": True} if suffix == ".webp" else {}
+    for i in range(2):
+        frames[i].save(f"in/{i}{suffix}", save_all=True, append_images=frames[2:], **options)
+    frames[3].save("in/single.png")
+    data = load()
+    found = np.concatenate([data.train, data.test])[:, 0]
+    expected = np.stack([np.asarray(frames[i]) for i in (0, 1, 3)])
+    assert {image.tobytes() for image in found} == {image.tobytes() for image in expected}
+    assert re.search(
+        rf"in/0{suffix} (holds|and 1 other files hold) several pictures; left out all but the fir", caplog.text
+    )
+    assert "single" not in caplog.text
 
 
 # --- grey -------------------------------------------------------------------------------------------------------------
