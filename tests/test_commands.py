@@ -76,7 +76,8 @@ def assert_same_weights(a: Path, b: Path) -> None:
 
 
 def test_train_writes_a_run(trained):
-    files = {".lock", ".serial", "config.yaml", "checkpoints", "grids", "report.html", "stats.jsonl", "tensorboard"}
+    files = {".lock", ".serial", "config.yaml", "checkpoints", "data.npz", "grids", "report.html", "stats.jsonl"}
+    files |= {"tensorboard"}
     assert {p.name for p in trained.iterdir()} == files
     names = ["joint-00000004", "joint-00000006", "refine-00000004", "refine-00000006"]
     assert [p.name for p in checkpoints(trained)] == names

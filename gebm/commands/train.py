@@ -23,6 +23,7 @@ from gebm.commands.density import (
     write_table,
 )
 from gebm.commands.pairs import ARCHITECTURE_FLAGS, architecture_of, settle_weights
+from gebm.commands.records import check_resumed, compare_images, save_images
 from gebm.commands.report import code_of, write_report
 from gebm.commands.runs import check_new_run, open_run, runs_of
 from gebm.commands.setup import choose_device, join, log, schedule_of, start_log
@@ -128,6 +129,10 @@ def _train_run(config: Config, given: frozenset[str], run: Path | None, whole: P
     if isinstance(data, TableData):
         for weights in {path for path in (start.g_path, start.d_path) if path} | ({str(run)} if checkpoint else set()):
             check_split(Path(weights), data)
+    elif checkpoint:
+        check_resumed(run, data)
+    elif note := compare_images(data, *(Path(path) for path in (start.g_path, start.d_path) if path)):
+        log.warning(note)
 
     def trainer_at(checkpoint: Path | None) -> tuple[Trainer, Tensor | None]:
         """The trainer as it was at a checkpoint, or at the start, and the images set aside."""
@@ -158,6 +163,8 @@ def _train_run(config: Config, given: frozenset[str], run: Path | None, whole: P
         parallel.from_first(lambda: held.enter_context(alone(run)))
     if isinstance(data, TableData):
         save_units(run, data)
+    elif checkpoint is None:  # of a run that goes on, the images that it was begun with stay on record
+        parallel.from_first(lambda: save_images(run, data))
     _announce(run, config, data, schedule, trainer)
     try:
         with parallel.together(f"go on with --resume {run}"):
