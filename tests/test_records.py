@@ -13,6 +13,7 @@ from gebm.checkpoints import checkpoints
 from gebm.cli import main
 from gebm.data import load_images
 from gebm.data.splits import by_content, hash_of
+from gebm.manifest import write_manifest
 
 TINY = (
     "--device -2 --dataset folder:in --image_size 8 --g_model dcgan --d_model dcgan --Z_dim 3 --width .05 --b_size 8 "
@@ -188,6 +189,56 @@ def test_a_run_of_an_older_version_is_told_of_and_goes_on(capsys):
     assert not (RUN / "data.npz").exists()  # what it was begun with is still not known
     assert main(["report", str(RUN)]) == 0
     assert says in capsys.readouterr().out and says in (RUN / "report.html").read_text()
+
+
+def test_an_older_run_of_another_number_of_images_does_not_go_on_and_says_why(capsys):
+    old_run()
+    add(range(100, 110))
+    capsys.readouterr()
+    before = sorted(RUN.rglob("*"))
+    assert main(["train", "--resume", str(RUN), "--device", "-2", "--refine_iter", "4"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "this data set has" in error
+    assert "folder:in is split by content now, older versions split it by the order of its files" in error
+    assert sorted(RUN.rglob("*")) == before
+
+
+def test_an_older_run_on_given_splits_is_not_told_of_another_split(capsys):
+    """Nothing but the number is known of it: its own folders are its splits, then as now."""
+    add(range(40), "two/train"), add(range(40, 50), "two/test")
+    assert main(["train", *TINY, "--dataset", "folder:two", "--log_name", "two"]) == 0
+    Path("runs/two/data.npz").unlink()
+    add([60], "two/train")
+    capsys.readouterr()
+    assert main(["train", "--resume", "runs/two", "--device", "-2", "--refine_iter", "4"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "drew from 40 images, this data set has 41" in error and "split" not in error
+
+
+def test_a_run_on_images_of_another_size_is_told_which_size_to_give(capsys):
+    """An older version made 32 x 32 of every folder; now images of 20 x 20 stay as they are."""
+    Path("wide").mkdir()
+    for seed in range(30):
+        Image.fromarray(np.kron(picture(seed), np.ones((3, 3), np.uint8))[:20, :20]).save(f"wide/{seed:02}.png")
+    assert main(["train", *TINY, "--dataset", "folder:wide", "--log_name", "w"]) == 0  # as --image_size 8
+    for file in Path("runs/w").rglob("config.yaml"):
+        file.write_text(file.read_text().replace("image_size: 8", "image_size: 0"))
+    for checkpoint in checkpoints("runs/w"):
+        (checkpoint / "manifest.json").unlink()
+        write_manifest(checkpoint)
+    commands = {
+        "evaluate": ["evaluate", "runs/w"],
+        "sample": ["sample", "--g_path", "runs/w", *DRAW, *FD],
+        "resume": ["train", "--resume", "runs/w", "--refine_iter", "4"],
+    }
+    for name, argv in commands.items():
+        capsys.readouterr()
+        assert main([*argv, "--device", "-2"]) == 2, name
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "images (1, 20, 20), the model's are (1, 8, 8); give --image_size 8" in error
+    assert main([*commands["resume"], "--device", "-2", "--image_size", "8"]) == 0
+    assert main(["evaluate", str(RUN), "--device", "-2", "--dataset", "folder:wide", "--image_size", "16"]) == 2
+    assert "give --image_size 8" in capsys.readouterr().err
 
 
 def test_an_older_run_on_a_set_of_ours_is_not_told_of(capsys):

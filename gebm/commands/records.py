@@ -1,5 +1,7 @@
 """Which images a run was trained on: kept in its folder, and compared with those of the data set now."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,12 +9,13 @@ import numpy as np
 
 from gebm.commands.pairs import folder_of
 from gebm.commands.setup import log
-from gebm.data import ImageData
+from gebm.data import ImageData, TableData
 from gebm.data.arrays import load_npz
+from gebm.data.batches import OtherSize
 from gebm.errors import InputError
 from gebm.files import atomic_write
 
-__all__ = ["check_resumed", "compare_images", "has_changed", "save_images"]
+__all__ = ["check_resumed", "compare_images", "has_changed", "save_images", "split_then"]
 
 RECORD = "data.npz"
 
@@ -43,6 +46,20 @@ def check_resumed(run: Path, data: ImageData) -> None:
             f"--resume {run}: the training images of {data.name} have changed since ({counts}); restore them as they "
             "were, or start a new run from it with --g_path and --d_path"
         )
+
+
+@contextmanager
+def split_then(run: Path, data: ImageData | TableData) -> Iterator[None]:
+    """Say, where a run without a record drew from another number of images, that the split was another one then."""
+    try:
+        yield
+    except OtherSize as error:
+        if not isinstance(data, ImageData) or not data.drawn or (run / RECORD).is_file():
+            raise
+        raise InputError(
+            f"--resume {run}: {error}; {data.name} is split by content now, older versions split it by the order of "
+            "its files, so the training images are others; start a new run"
+        ) from None
 
 
 def compare_images(data: ImageData, *weights: Path) -> str:
