@@ -42,6 +42,18 @@ def test_a_folder_and_a_file_of_the_same_images_agree():
     assert not Path("images/evaluation.json").exists()  # not a run's folder: nothing is written there
 
 
+def test_what_a_folder_holds_beside_its_images_is_counted(capsys):
+    write_folder("images", load_images("digits").train[:60])
+    Path("images/._0003.png").write_bytes(b"what macOS leaves")
+    Path("images/notes.txt").touch()
+    for name in ("more", ".ipynb_checkpoints"):
+        write_folder(f"images/{name}", load_images("digits").train[:5])
+    Path("images/0007.png").rename("images/0007.jfif")  # what is in a file decides how it is read
+    assert found("images")["images"]["samples"]["n_fake"] == 60
+    says = "images: left out 5 images in .ipynb_checkpoints, 1 image in hidden files, 1 folder in it, 1 .txt"
+    assert says in capsys.readouterr().out
+
+
 def test_the_distance_is_to_the_split_that_is_named():
     data = load_images("digits")
     np.savez("train.npz", samples=data.train)

@@ -11,9 +11,10 @@ import torch
 from gebm import parallel
 from gebm.commands.datasets import dataset_for
 from gebm.commands.pairs import folder_of
+from gebm.commands.records import has_changed
 from gebm.commands.setup import log, schedule_of
 from gebm.config import Config
-from gebm.data import from_uint8, set_aside
+from gebm.data import ImageData, from_uint8, set_aside
 from gebm.errors import InputError
 from gebm.latent import LatentPosterior
 from gebm.memory import rows_that_fit
@@ -127,6 +128,8 @@ def with_beta(config: Config, model: GEBM, energy: Path, device: torch.device) -
     file = folder_of(energy) / "config.yaml"
     stored = Config.load(file) if file.is_file() else None
     held_out = stored is not None and stored.refine_kale > 0 and schedule_of(stored).refines
+    if isinstance(data, ImageData) and has_changed(data, energy):
+        held_out = False  # the tenth is another one now
     images = set_aside(data.train)[held_out]  # the tenth, or the rest, in an order that mixes classes
     where = f"{data.name} train, " + ("set aside" if held_out else "which the energy was trained on")
     like = model.log_partition.detach()

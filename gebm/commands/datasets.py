@@ -15,7 +15,7 @@ from gebm.model import GEBM
 from gebm.pretrained import CONFIG, read_config
 from gebm.text import show
 
-__all__ = ["check_named", "dataset", "dataset_for", "made_with", "with_data_of"]
+__all__ = ["check_named", "check_shape", "dataset", "dataset_for", "made_with", "with_data_of"]
 
 NO_CODE = {*SOURCES, "csv", "toy"}  # what may stand before the colon of a dataset that is not a dotted path
 
@@ -38,13 +38,21 @@ def dataset(config: Config) -> ImageData | TableData:
 
 def dataset_for(model: GEBM, config: Config) -> ImageData | TableData:
     """The data the flags name, which must have the shape of the model's samples."""
-    data, shape = dataset(config), model.built_as.shape
-    if data.shape != shape and len(shape) == 1:
+    data = dataset(config)
+    check_shape(config, data, model.built_as.shape)
+    return data
+
+
+def check_shape(config: Config, data: ImageData | TableData, shape: tuple[int, ...]) -> None:
+    """Raise InputError unless the data the flags name have the shape of a model's samples."""
+    if data.shape == shape:
+        return
+    if len(shape) == 1:
         advice = "see --columns, --drop and --header"
         raise InputError(f"--dataset {config.dataset}: rows of {data.shape}, the model's have {shape}; {advice}")
-    if data.shape != shape:
-        raise InputError(f"--dataset {config.dataset}: images {data.shape}, the model's are {shape}; see --image_size")
-    return data
+    resizable = data.shape[0] == shape[0] and shape[1] == shape[2]
+    advice = f"give --image_size {shape[1]}" if resizable else "name images of that shape with --dataset"
+    raise InputError(f"--dataset {config.dataset}: images {data.shape}, the model's are {shape}; {advice}")
 
 
 def made_with(folder: Path) -> Config | None:

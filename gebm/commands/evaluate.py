@@ -25,13 +25,14 @@ from gebm.commands.datasets import check_named, dataset, dataset_for, made_with,
 from gebm.commands.density import check_split, evaluate_table, text_of
 from gebm.commands.metrics import check_features, compare, evaluate_model, features_of, measure, observed_features
 from gebm.commands.pairs import find_pair, folder_of, load_pair
+from gebm.commands.records import compare_images
 from gebm.commands.setup import choose_device, join, log, start_log
 from gebm.commands.tables import of_table, settled
 from gebm.config import Config
 from gebm.data import ImageData, TableData
 from gebm.data.arrays import load_npz
-from gebm.data.folder import SUFFIXES
 from gebm.data.transform import as_they_are
+from gebm.data.walk import SUFFIXES, image_files, say_left_out
 from gebm.errors import InputError
 from gebm.files import check_writable, write_json
 from gebm.metrics import extract
@@ -227,8 +228,9 @@ def _evaluate_pair(config: Config, given: frozenset[str], device: torch.device) 
         return {**summary, **(evaluate_partition(config, model, device) if config.eval_partition else {})}
     if config.eval_fid:
         check_features(config, data, device)
+    about = _compared(data, base, energy)
     model.to(device)
-    summary = {**evaluate_model(model, data, config.seed), "base_path": str(base), "energy_path": str(energy)}
+    summary = {**evaluate_model(model, data, config.seed), "base_path": str(base), "energy_path": str(energy), **about}
     if config.eval_partition:
         summary.update(evaluate_partition(config, model, device))
     if config.eval_fid:
@@ -271,6 +273,8 @@ def _evaluate_samples(
     data = dataset(config)
     assert isinstance(data, ImageData)
     check_features(config, data, device)
+    made = (path if path.is_dir() else path.parent) / "summary.json"
+    about = {} if config.from_untrusted else _compared(data, *_weights_of(made))
     extractor, reference = features_of(config, data, device)
     features = {name: extract(x, extractor, config.fid_b_size, device) for name, x in images.items()}
     split = f"{data.name} {config.fid_split}"
@@ -278,8 +282,25 @@ def _evaluate_samples(
         found = compare({0: features["base"], 1: features["samples"]}, reference, extractor, split, device)
     else:
         found = measure(features["samples"], reference, extractor, split, device)
-    made = (path if path.is_dir() else path.parent) / "summary.json"
+    found |= about
     return found | _setting(made) if (made.parent / "samples.npz").is_file() else found
+
+
+def _compared(data: ImageData, *weights: Path) -> dict[str, str]:
+    """What is to be told of images that are not those that the weights were trained on, said and for the summary."""
+    note = compare_images(data, *weights)
+    if note:
+        log.warning(note)
+    return {"data": note} if note else {}
+
+
+def _weights_of(file: Path) -> list[Path]:
+    """The weights that samples were drawn from, by the summary of their run; none if it is not one."""
+    try:
+        stored = read_json(file)
+    except InputError:
+        return []
+    return [Path(stored[key]) for key in ("base_path", "energy_path") if isinstance(stored.get(key), str)]
 
 
 def _setting(file: Path) -> dict[str, Any]:
@@ -308,7 +329,8 @@ def _read_npz(file: Path) -> dict[str, np.ndarray]:
 
 def _read_folder(folder: Path, shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
     """The images of a folder as they are: resized, they would be other samples."""
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    files, left_out = image_files(folder, deep=False)
     if len(files) < 2:
         raise InputError(f"{folder}: neither a run nor at least 2 images ({', '.join(SUFFIXES)}) directly in it")
+    say_left_out(folder, left_out)
     return {"samples": as_they_are(files, shape)}

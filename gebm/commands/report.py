@@ -17,6 +17,7 @@ from gebm.checkpoints import newest_checkpoint
 from gebm.commands.datasets import dataset
 from gebm.commands.metrics import check_features
 from gebm.commands.pairs import folder_of
+from gebm.commands.records import compare_images
 from gebm.commands.setup import choose_device, log, schedule_of, start_log
 from gebm.config import Config, sections
 from gebm.data import ImageData, at_random, from_uint8, to_uint8
@@ -125,6 +126,8 @@ def collect(run: Path, config: Config, allow: Collection[str] = (), untrusted: b
         images = tried("Samples", _arrays, run / "samples.npz") or {}
     model = tried("Energies", _model, run, config, allow)
     data = tried("Nearest training images", _data, config, model, allow, untrusted)
+    if data is not None:
+        data = tried("Nearest training images", _compared, run, config, data, report)
     if model is not None and not summary:
         report.base_images = _draw(model)
     report.energies = tried("Energies", _energies, model, data, images.get("energies")) or {}
@@ -238,6 +241,15 @@ def _data(config: Config, model: GEBM | None, allow: Collection[str], untrusted:
     assert isinstance(data, ImageData)
     if model is not None and data.shape != model.built_as.shape:
         raise InputError(f"{data.name} has images {data.shape}, the model's are {model.built_as.shape}")
+    return data
+
+
+def _compared(run: Path, config: Config, data: ImageData, report: Report) -> ImageData:
+    """The images, where none of those for testing were trained on; that they have changed is told among the first."""
+    weights = [run] if config.mode != "sample" else [Path(path) for path in (config.g_path, config.d_path) if path]
+    if note := compare_images(data, *weights):
+        report.about.append(("data", note))
+        log.warning("report: %s", note)
     return data
 
 

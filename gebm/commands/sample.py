@@ -24,6 +24,7 @@ from gebm.commands.datasets import check_named, dataset_for, made_with, with_dat
 from gebm.commands.density import write_rows
 from gebm.commands.metrics import check_features, compare, distances_along, features_of, observed_features
 from gebm.commands.pairs import folder_of, load_pair
+from gebm.commands.records import compare_images
 from gebm.commands.report import code_of, write_report
 from gebm.commands.runs import check_new_run, open_run
 from gebm.commands.setup import choose_device, interrupt_on_sigterm, join, log, progress, start_log
@@ -71,6 +72,8 @@ def main(config: Config, given: frozenset[str]) -> Path:
     assert not isinstance(data, TableData)
     if data is not None:
         check_features(config, data, device)
+        if note := compare_images(data, base, energy):
+            log.warning(note)
     check_space(config, chains_of(config), model.prior.dim, folder)
     model.to(device)
     config, fit = with_beta(config, model, energy, device)

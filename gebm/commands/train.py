@@ -13,7 +13,7 @@ from gebm.checkpoints import checkpoints, newest_checkpoint
 from gebm.commands import launch
 from gebm.commands.build import build_trainer, evaluations_of, measures_of
 from gebm.commands.checks import check_flags, check_kind, check_processes, check_scheduler
-from gebm.commands.datasets import dataset
+from gebm.commands.datasets import check_shape, dataset
 from gebm.commands.density import (
     LIKELIHOOD,
     check_split,
@@ -23,6 +23,7 @@ from gebm.commands.density import (
     write_table,
 )
 from gebm.commands.pairs import ARCHITECTURE_FLAGS, architecture_of, settle_weights
+from gebm.commands.records import check_resumed, compare_images, save_images, split_then
 from gebm.commands.report import code_of, write_report
 from gebm.commands.runs import check_new_run, open_run, runs_of
 from gebm.commands.setup import choose_device, join, log, schedule_of, start_log
@@ -32,7 +33,7 @@ from gebm.data import ImageData, TableData
 from gebm.data.units import save_units
 from gebm.errors import InputError
 from gebm.files import alone, atomic_folder, check_writable, sweep
-from gebm.model import GEBM
+from gebm.model import GEBM, read_architecture
 from gebm.report import nll_rows, table
 from gebm.training.checkpoint import best_checkpoint, load_checkpoint, measure_of
 from gebm.training.loop import Interrupted, Schedule, exit_code
@@ -128,6 +129,11 @@ def _train_run(config: Config, given: frozenset[str], run: Path | None, whole: P
     if isinstance(data, TableData):
         for weights in {path for path in (start.g_path, start.d_path) if path} | ({str(run)} if checkpoint else set()):
             check_split(Path(weights), data)
+    elif checkpoint:
+        check_shape(config, data, read_architecture(checkpoint, "base", {config.g_model}).shape)
+        check_resumed(run, data)
+    elif note := compare_images(data, *(Path(path) for path in (start.g_path, start.d_path) if path)):
+        log.warning(note)
 
     def trainer_at(checkpoint: Path | None) -> tuple[Trainer, Tensor | None]:
         """The trainer as it was at a checkpoint, or at the start, and the images set aside."""
@@ -135,7 +141,8 @@ def _train_run(config: Config, given: frozenset[str], run: Path | None, whole: P
             replace(start, g_path="", d_path="") if checkpoint else start, given, data, device
         )
         if checkpoint is not None:
-            load_checkpoint(checkpoint, trainer)
+            with split_then(run, data):
+                load_checkpoint(checkpoint, trainer)
         elif trainer.counters.stage != "base":
             trainer.prepare_energy()
         return trainer, held_out
@@ -158,6 +165,8 @@ def _train_run(config: Config, given: frozenset[str], run: Path | None, whole: P
         parallel.from_first(lambda: held.enter_context(alone(run)))
     if isinstance(data, TableData):
         save_units(run, data)
+    elif checkpoint is None:  # of a run that goes on, the images that it was begun with stay on record
+        parallel.from_first(lambda: save_images(run, data))
     _announce(run, config, data, schedule, trainer)
     try:
         with parallel.together(f"go on with --resume {run}"):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from itertools import filterfalse
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from gebm.bounded import Bounded, reason
 from gebm.data.archives import open_member, open_zip
+from gebm.data.walk import is_hidden
 from gebm.errors import InputError
 
 __all__ = ["MAX_BYTES", "Header", "headers", "load_npy", "load_npz"]
@@ -33,7 +35,7 @@ def headers(path: Path) -> dict[str, Header]:
     """
     found = {}
     with open_zip(path, MAX_BYTES) as archive:
-        for member in archive.namelist():
+        for member in filterfalse(is_hidden, archive.namelist()):
             title = f"{path}: {member}"
             with _complaints(f"{title} is not an array of numpy"), open_member(archive, member, title) as stream:
                 found[member.removesuffix(".npy")] = _header(stream)
@@ -48,7 +50,7 @@ def load_npz(path: Path, names: Collection[str] | None = None, content: bytes | 
     """
     found = {}
     with open_zip(path, MAX_BYTES, content) as archive:
-        for member in archive.namelist():
+        for member in filterfalse(is_hidden, archive.namelist()):
             name, title = member.removesuffix(".npy"), f"{path}: {member}"
             if names is None or name in names:
                 size = archive.getinfo(member).file_size

@@ -13,7 +13,11 @@ from gebm.errors import InputError
 from gebm.memory import free_bytes
 from gebm.parallel import share
 
-__all__ = ["Batches"]
+__all__ = ["Batches", "OtherSize"]
+
+
+class OtherSize(InputError):
+    """A saved place in a set of another number of items."""
 
 
 class Batches(Iterator[Tensor]):
@@ -88,10 +92,10 @@ class Batches(Iterator[Tensor]):
         return {"size": len(self.data), "seed": self.seed, "position": self.position, "generator": generator}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on where `state_dict` was taken, bit for bit; raises InputError if it is of a set of another size."""
+        """Goes on where `state_dict` was taken, bit for bit; raises OtherSize if it is of a set of another size."""
         if state["size"] != len(self.data):
             what = "images" if self.data.ndim == 4 else "rows"
-            raise InputError(f"the saved run drew from {state['size']} {what}, this data set has {len(self.data)}")
+            raise OtherSize(f"the saved run drew from {state['size']} {what}, this data set has {len(self.data)}")
         if not (0 <= state["position"] <= len(self.data) and 0 <= state["seed"] < 2**63):
             raise ValueError("a place outside the data")
         self.generator.set_state(state["generator"].cpu())  # wherever the checkpoint was loaded to

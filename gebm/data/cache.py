@@ -50,6 +50,7 @@ class Source(NamedTuple):
         transform: what `read` does to an image, in words.
         size: the one to take where none is asked for; 0: the images are taken as they are, `read(0)`.
         native: height and width of the images where they are known to agree.
+        drawn: whether the files do not say which images are for testing, so that these are drawn by content.
     """
 
     fingerprint: str
@@ -57,6 +58,7 @@ class Source(NamedTuple):
     transform: str
     size: int = 32
     native: tuple[int, int] | None = None
+    drawn: bool = False
 
 
 def from_array(array: np.ndarray) -> Images:

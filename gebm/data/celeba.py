@@ -7,6 +7,7 @@ https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html. A line of the partition file 
 
 import os
 from functools import partial
+from itertools import filterfalse
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ from gebm.bounded import reason
 from gebm.data.archives import ARCHIVE_ERRORS, open_member, open_zip
 from gebm.data.cache import Images, Source, fingerprint
 from gebm.data.transform import SQUARE, Files, decoded, files_from
+from gebm.data.walk import is_hidden
 from gebm.errors import InputError
 from gebm.text import show
 
@@ -46,7 +48,8 @@ def find(data_path: Path) -> Source:
         files, splits = [*paths, [partition]], [(len(split), partial(files_from, split)) for split in paths]
     else:
         with open_zip(images) as archive:
-            members = _splits(partition, images, {PurePosixPath(m).name: m for m in archive.namelist()})
+            shown = filterfalse(is_hidden, archive.namelist())
+            members = _splits(partition, images, {PurePosixPath(m).name: m for m in shown})
         files, splits = [[images], [partition]], [(len(split), partial(_unpacked, images, split)) for split in members]
 
     def read(size: int) -> tuple[Images, Images]:

@@ -7,6 +7,7 @@ array (n, 3072) of the red, green and blue planes of its images. Nine train batc
 
 import zipfile
 from collections.abc import Iterable, Iterator
+from itertools import filterfalse
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -16,6 +17,7 @@ from gebm.data.archives import open_zip, read_pickled
 from gebm.data.arrays import load_npz
 from gebm.data.cache import CHUNK, Images, Source, fingerprint
 from gebm.data.transform import BILINEAR, resize
+from gebm.data.walk import is_hidden
 from gebm.errors import InputError
 
 __all__ = ["find"]
@@ -69,7 +71,8 @@ def _batches(place: Path, names: Iterable[str]) -> dict[str, Path | zipfile.Path
         there = {file.name: file for file in place.iterdir()}
     else:
         archive = open_zip(place)
-        there = {PurePosixPath(member).name: zipfile.Path(archive, member) for member in archive.namelist()}
+        members = filterfalse(is_hidden, archive.namelist())
+        there = {PurePosixPath(member).name: zipfile.Path(archive, member) for member in members}
     found = {name: file for name in names if (file := there.get(name, there.get(f"{name}.npz")))}
     missing = [name for name in names if name not in found]
     if missing:

@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from torch import Tensor
 
 from gebm.data import celeba, cifar10, folder, hub, imagenet32, lsun, npz
 from gebm.data.cache import Source, cached
+from gebm.data.content import Content, content_of, notes_on
 from gebm.data.transform import resize
+from gebm.data.walk import say_once
 from gebm.errors import InputError
 from gebm.registry import resolve
 
@@ -56,18 +59,27 @@ class ImageData:
     Attributes:
         name: of the data set, for reports.
         train, test: the two splits, memory-mapped where they come from the cache.
-        key: hash of the content and the transform; equal keys mean equal arrays.
+        key: hash of the files and the transform; equal keys mean equal arrays.
+        drawn: whether its files do not say which images are for testing, so that these were drawn by content.
+        folder: of the cache, where the arrays lie in it.
     """
 
     name: str
     train: np.ndarray
     test: np.ndarray
     key: str
+    drawn: bool = False
+    folder: Path | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""
         return self.train.shape[1:]
+
+    @cached_property
+    def content(self) -> Content:
+        """Hashes of the images, which tell whether two data sets hold the same ones."""
+        return content_of(self.name, self.train, self.test, self.folder)
 
 
 def load_images(
@@ -97,7 +109,13 @@ def load_images(
         >>> digits.train.shape, digits.test.shape
         ((1397, 1, 8, 8), (400, 1, 8, 8))
     """
-    data_path = Path(data_path)
+    data = _loaded(dataset, Path(data_path), image_size, imagenet_paths)
+    for note in notes_on(data.content):
+        say_once(f"{data.name}: {note}", place=str(data.folder or data.content.key))
+    return data
+
+
+def _loaded(dataset: str, data_path: Path, image_size: int | None, imagenet_paths: tuple[str, str]) -> ImageData:
     if image_size is not None and not SMALLEST <= image_size <= LARGEST:
         raise InputError(f"--image_size {image_size}: choose a side from {SMALLEST} to {LARGEST}")
     kind, _, rest = dataset.partition(":")
@@ -120,7 +138,9 @@ def _prepared(name: str, source: Source, data_path: Path, image_size: int | None
     if size and source.native != (size, size):
         _tell_of_resizing(name, source.native, size)
     recipe = {"source": source.fingerprint, "transform": source.transform, "image_size": size}
-    return ImageData(name, *cached(data_path, name, recipe, lambda: source.read(size)))
+    train, test, key = cached(data_path, name, recipe, lambda: source.read(size))
+    folder = Path(str(train.filename)).parent if isinstance(train, np.memmap) else None
+    return ImageData(name, train, test, key, source.drawn, folder)
 
 
 def _tell_of_resizing(name: str, native: tuple[int, int] | None, size: int) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gebm.data.cache import Images, Source, fingerprint
-from gebm.data.folder import image_files
+from gebm.data.folder import check_enough
 from gebm.data.transform import SQUARE, Files, decoded, files_from
+from gebm.data.walk import image_files, say_left_out
 from gebm.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,7 +47,12 @@ def find(data_path: Path) -> Source:
 
 
 def _folders(places: list[Path]) -> Source:
-    splits = [image_files(place, at_least=1) for place in places]
+    splits = []
+    for place in places:
+        files, left_out = image_files(place)
+        say_left_out(place, left_out)
+        check_enough(place, files, 1)
+        splits.append(files)
 
     def read(size: int) -> tuple[Images, Images]:
         train, test = (decoded(len(split), partial(files_from, split), size) for split in splits)

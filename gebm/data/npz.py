@@ -6,7 +6,9 @@ import numpy as np
 
 from gebm.data.arrays import headers, load_npz
 from gebm.data.cache import Images, Source, fingerprint, from_array
-from gebm.data.transform import SQUARE, resize, tenth
+from gebm.data.splits import BY_CONTENT, by_content, given_splits, hash_of
+from gebm.data.transform import SQUARE, resize
+from gebm.data.walk import say_once
 from gebm.errors import InputError
 
 __all__ = ["find"]
@@ -15,7 +17,7 @@ EXPECTED = "uint8 (N, C, H, W), (N, H, W, C) or (N, H, W), C 1 or 3"
 
 
 def find(path: str | Path) -> Source:
-    """The arrays `train` and `test` of a file, or its only array, of which a fixed tenth is the test split.
+    """The arrays `train` and `test` (or `val`) of a file, or its only one, of which a tenth by content is for testing.
 
     Each is uint8 (N, C, H, W), (N, H, W, C) or (N, H, W), C 1 or 3, H and W at least 4, and is read whole. By
     default the images are taken as they are, of any size.
@@ -27,26 +29,32 @@ def find(path: str | Path) -> Source:
     if not path.is_file():
         raise InputError(f"--dataset npz:{path}: no such file; name an .npz of numpy")
     shapes = headers(path)
-    pair = {"train", "test"} <= shapes.keys()
+    pair = given_splits(shapes, str(path))
     if not pair and len(shapes) != 1:
         raise InputError(
             f"{path}: holds {', '.join(shapes) or 'no arrays'}; it must hold the arrays train and test, or one alone"
         )
-    names = ("train", "test") if pair else tuple(shapes)
+    names = pair or tuple(shapes)
+    if left_out := ", ".join(name for name in shapes if name not in names):
+        say_once(f"{path}: left out the arrays {left_out}", str(path.absolute()))
     layouts = {name: _layout(f"{path}: {name}", *shapes[name]) for name in names}
     sizes = {tuple(shapes[name][0][axis] if axis else 1 for axis in layouts[name]) for name in names}
     if len(sizes) != 1:
-        raise InputError(f"{path}: train is {shapes['train'][0]}, test is {shapes['test'][0]}; their images must agree")
+        there = ", ".join(f"{name} is {shapes[name][0]}" for name in names)
+        raise InputError(f"{path}: {there}; their images must agree")
     ((_, height, width),) = sizes
     if not pair and shapes[names[0]][0][0] < 2:
         raise InputError(f"{path}: one image; at least 2 are needed, one to train on and one to test on")
 
     def read(size: int) -> tuple[Images, Images]:
-        arrays = [resize(array, size) if size else array for array in _read(path, layouts)]
-        train, test = arrays if pair else (arrays[0][part] for part in tenth(len(arrays[0])))
-        return from_array(train), from_array(test)
+        arrays = _read(path, layouts)
+        if pair is None:
+            arrays = [arrays[0][part] for part in by_content(np.array([*map(hash_of, arrays[0])], np.uint64))]
+        train, test = (from_array(resize(array, size) if size else array) for array in arrays)
+        return train, test
 
-    return Source(fingerprint([path]), read, SQUARE, height if height == width else 0, (height, width))
+    side = height if height == width else 0
+    return Source(fingerprint([path]), read, f"{SQUARE}; {BY_CONTENT}", side, (height, width), drawn=pair is None)
 
 
 def _layout(title: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, int, int]:
@@ -62,4 +70,8 @@ def _layout(title: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, i
 def _read(path: Path, layouts: dict[str, tuple[int, int, int]]) -> list[np.ndarray]:
     """The arrays as (N, C, H, W)."""
     arrays = load_npz(path, layouts)
-    return [array.transpose(0, *layouts[name]) if array.ndim == 4 else array[:, None] for name, array in arrays.items()]
+    found = (arrays[name] for name in layouts)  # in their order, not in the file's
+    return [
+        array.transpose(0, *layout) if array.ndim == 4 else array[:, None]
+        for array, layout in zip(found, layouts.values())
+    ]

@@ -17,20 +17,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from gebm.data.cache import CHUNK, Images
+from gebm.data.levels import eight_bits, has_several, is_grey
+from gebm.data.walk import say_once
 from gebm.errors import InputError
 
-__all__ = [
-    "BILINEAR",
-    "SQUARE",
-    "Files",
-    "all_grey",
-    "as_they_are",
-    "common_size",
-    "decoded",
-    "files_from",
-    "resize",
-    "tenth",
-]
+__all__ = ["BILINEAR", "SQUARE", "Files", "all_grey", "as_they_are", "common_size", "decoded", "files_from", "resize"]
 
 BILINEAR = "bilinear"
 SQUARE = "short side resized bilinear, centre crop"
@@ -38,7 +29,6 @@ MAX_PIXELS = 50_000_000  # of one image, as its header says before it is decoded
 MAX_ENCODED = 256 << 20  # bytes of an image file
 LARGE = 2_000_000  # pixels; of larger images one is decoded at a time, in up to 12 bytes a pixel
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # whatever the suffix says, Pillow tries no others
-GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes and resizes without Python's lock
 
 T = TypeVar("T")
@@ -57,15 +47,18 @@ def decoded(count: int, files: Callable[[int], Files], size: int, grey: bool = F
     """
 
     def blocks(start: int) -> Iterator[np.ndarray]:
-        rest, resized = iter(files(start)), 0
+        rest, resized, several = iter(files(start)), 0, set[str]()
         with ThreadPoolExecutor(THREADS) as pool:
             while chunk := list(islice(rest, CHUNK)):
                 with _quiet():  # here, as it sets the state of all threads
-                    images = list(pool.map(partial(_decode, size=size, grey=grey), chunk))
+                    images = list(pool.map(partial(_decode, size=size, grey=grey, several=several), chunk))
                 resized += sum(changed for _, changed in images)
                 yield np.stack([pixels for pixels, _ in images])
         if resized:
             log.info("%d of %d images were resized or cropped to %d x %d", resized, count - start, size, size)
+        if several:
+            others = f" and {len(several) - 1:,} other files hold" if len(several) > 1 else " holds"
+            say_once(f"{min(several)}{others} several pictures; left out all but the first")
 
     return Images((count, 1 if grey else 3, size, size), blocks)
 
@@ -89,9 +82,9 @@ def as_they_are(paths: list[Path], shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def all_grey(files: Files) -> bool:
-    """Whether all files hold grey images. Only headers are read, and none after the first in colour."""
+    """Whether all files hold grey images. Only headers and palettes are read, and none after the first in colour."""
     with _quiet():
-        return all(_opened(file, lambda image: image.mode in GREY) for file in files)
+        return all(_opened(file, is_grey) for file in files)
 
 
 def common_size(files: Files) -> tuple[int, int] | None:
@@ -115,16 +108,15 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
     return np.stack([np.asarray(_square(plane, size)) for plane in planes]).reshape(count, channels, size, size)
 
 
-def tenth(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The sorted numbers of a train and a test split of `count` >= 2 images: a tenth, at least one, is the test's."""
-    order = np.random.RandomState(0).permutation(count)  # the legacy generator's stream never changes
-    n_test = max(1, round(0.1 * count))
-    return np.sort(order[n_test:]), np.sort(order[:n_test])
+def _decode(file: tuple[str, Path | bytes], size: int, grey: bool, several: set[str]) -> tuple[np.ndarray, bool]:
+    """One image as uint8 (C, size, size), and whether it had another size; a file of several joins `several`."""
 
+    def first(image: Image.Image) -> tuple[Image.Image, bool]:
+        if has_several(image):
+            several.add(file[0])
+        return _square(_rgb(image), size), image.size != (size, size)
 
-def _decode(file: tuple[str, Path | bytes], size: int, grey: bool) -> tuple[np.ndarray, bool]:
-    """One image as uint8 (C, size, size), and whether it had another size."""
-    image, changed = _opened(file, lambda image: (_square(_rgb(image), size), image.size != (size, size)))
+    image, changed = _opened(file, first)
     return np.asarray(image.convert("L"))[None] if grey else np.asarray(image).transpose(2, 0, 1), changed
 
 
@@ -171,11 +163,7 @@ def _square(image: Image.Image, size: int) -> Image.Image:
 def _rgb(image: Image.Image) -> Image.Image:
     """Returns an image upright (EXIF), transparency laid over white, as 8-bit RGB."""
     ImageOps.exif_transpose(image, in_place=True)
-    if image.mode == "F":
-        raise ValueError("floating-point pixels, of unknown range")
-    if image.mode.startswith("I"):  # 16-bit grey: convert() would clip it at 255
-        levels = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
-        image = Image.fromarray(((levels + 128) // 257).astype(np.uint8))  # x / 257, rounded: 257 is odd
+    image = eight_bits(image)
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image if image.mode == "RGBA" else image.convert("RGBA"))

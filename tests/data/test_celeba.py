@@ -1,3 +1,5 @@
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -26,6 +28,17 @@ def test_folder_and_archive_agree(tmp_path, write_celeba):
     write_celeba(first, LAYOUTS[0])
     write_celeba(second, LAYOUTS[1])
     assert np.array_equal(load_images("celeba", first).train, load_images("celeba", second).train)
+
+
+@pytest.mark.parametrize("hidden", ["__MACOSX/img_align_celeba/", ".ipynb_checkpoints/", "img_align_celeba/@eaDir/"])
+def test_what_archivers_and_servers_hide_is_not_read(hidden, tmp_path, write_celeba):
+    write_celeba(tmp_path / "a", LAYOUTS[1])
+    content = write_celeba(tmp_path / "b", LAYOUTS[1])
+    with zipfile.ZipFile(tmp_path / "b" / "celeba" / LAYOUTS[1], "a") as archive:
+        for name in ("000001.jpg", "000099.jpg"):
+            archive.writestr(hidden + name, content["000005.jpg"])
+    first, second = (load_images("celeba", tmp_path / name) for name in "ab")
+    assert np.array_equal(first.train, second.train) and np.array_equal(first.test, second.test)
 
 
 def test_nothing_there(tmp_path, refused):

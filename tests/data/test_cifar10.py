@@ -30,7 +30,7 @@ def test_every_layout(layout, tmp_path, write_cifar10, pixels):
     assert np.array_equal(data.test, pixels[5].reshape(-1, 3, 32, 32))
     assert isinstance(data.train, np.memmap) and not data.train.flags.writeable
     written = set(tmp_path.rglob("*")) - set(before)
-    assert {path.name for path in written if path.is_file()} == {"train.npy", "test.npy", "meta.json"}
+    assert {path.name for path in written if path.is_file()} == {"train.npy", "test.npy", "meta.json", "content.npz"}
 
 
 def test_pickles_of_python_3(tmp_path, write_cifar10, pixels, modern_pickle):

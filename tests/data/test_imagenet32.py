@@ -1,5 +1,6 @@
 import pickle
 import subprocess
+import zipfile
 
 import numpy as np
 import pytest
@@ -15,6 +16,15 @@ def test_every_layout(layout, tmp_path, write_imagenet32):
     train, test = write_imagenet32(tmp_path, layout)
     data = load_images("imagenet32", tmp_path)
     assert np.array_equal(data.train, train) and np.array_equal(data.test, test)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[2:])
+def test_what_archivers_hide_is_not_read(layout, tmp_path, write_imagenet32):
+    train, _ = write_imagenet32(tmp_path, layout)
+    name = "train_data_batch_2" + (".npz" if "npz" in layout else "")
+    with zipfile.ZipFile(tmp_path / f"Imagenet32_train{layout}", "a") as archive:
+        archive.writestr(f"__MACOSX/Imagenet32_train/{name}", b"no batch")
+    assert np.array_equal(load_images("imagenet32", tmp_path).train, train)
 
 
 def test_published_counts():

@@ -189,11 +189,11 @@ def test_folder_split_is_fixed_and_complete(tmp_path):
     root = tmp_path / "pictures"
     root.mkdir()
     for i in range(40):
-        Image.new("L", (8, 8), i).save(root / f"{i:03}.png")
+        Image.new("L", (8, 8), i).save(root / f"{i:03}.bmp")  # whose bytes no version of a library changes
     data = load_images(f"folder:{root}", tmp_path, 8)
     train, test = data.train[:, 0, 0, 0].tolist(), data.test[:, 0, 0, 0].tolist()
     assert len(test) == 4 and sorted(train + test) == list(range(40))
-    assert train == sorted(train) and test == [4, 20, 22, 25]  # pinned: a new split would mix test into train
+    assert train == sorted(train) and test == [12, 13, 17, 24]  # pinned: a new split would mix test into train
 
 
 def test_folder_with_two_images_or_train_and_test(tmp_path):
@@ -231,8 +231,8 @@ def test_folder_keeps_one_size_and_tells_of_others(tmp_path, caplog):
     assert load_images(f"folder:{folder}", tmp_path, 32).shape == (3, 32, 32)
     assert caplog.messages == [
         "folder:in: images of 28 x 28 are resized to 32 x 32 (--image_size)",
-        "5 of 5 images were resized or cropped to 32 x 32",
-        "1 of 1 images were resized or cropped to 32 x 32",
+        "4 of 4 images were resized or cropped to 32 x 32",
+        "2 of 2 images were resized or cropped to 32 x 32",
     ]
     caplog.clear()
     Image.new("RGB", (28, 30)).save(folder / "z.png")
@@ -244,7 +244,9 @@ def test_folder_keeps_one_size_and_tells_of_others(tmp_path, caplog):
     assert caplog.messages == ["digits: images of 8 x 8 are resized to 28 x 28 (--image_size)"]
 
 
-@pytest.mark.parametrize("modes, channels", [("L 1", 1), ("L LA I;16", 1), ("L RGB", 3), ("RGB L", 3), ("P P", 3)])
+@pytest.mark.parametrize(
+    "modes, channels", [("L 1", 1), ("L LA I;16", 1), ("L RGB", 3), ("RGB L", 3), ("P P", 1), ("P RGB", 3)]
+)
 def test_folder_channels(modes, channels, tmp_path):
     (tmp_path / "in").mkdir()
     for i, mode in enumerate(modes.split()):

@@ -1,3 +1,5 @@
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -22,11 +24,47 @@ def test_layouts(channels, last, tmp_path):
 
 
 def test_planes_alone_and_an_array_alone(tmp_path):
-    images = pixels(40, 8, 8)
+    images = np.random.RandomState(0).randint(0, 256, (40, 8, 8)).astype(np.uint8)
     np.savez(tmp_path / "a.npz", anything=images)
     data = load_images(f"npz:{tmp_path / 'a.npz'}", tmp_path)
-    assert np.array_equal(data.test[:, 0], images[[4, 20, 22, 25]])  # the split that folders have
-    assert np.array_equal(data.train[:, 0], np.delete(images, [4, 20, 22, 25], axis=0))
+    test = [1, 13, 22]  # pinned: a new split would mix test into train
+    assert np.array_equal(data.test[:, 0], images[test])
+    assert np.array_equal(data.train[:, 0], np.delete(images, test, axis=0))
+
+
+def test_an_image_added_moves_none_of_the_others_nor_does_the_layout(tmp_path):
+    images, found = pixels(400, 3, 8, 8), []
+    for name, array in {"a": images[:-1], "b": images, "c": images.transpose(0, 2, 3, 1)}.items():
+        np.savez(tmp_path / f"{name}.npz", array)
+        data = load_images(f"npz:{tmp_path / name}.npz", tmp_path)
+        found.append([{image.tobytes() for image in split} for split in (data.train, data.test)])
+    assert found[0][0] <= found[1][0] and found[0][1] <= found[1][1] and found[1] == found[2]
+
+
+@pytest.mark.parametrize(
+    "train, test", [("train", "test"), ("Train", "Test"), ("train", "val"), ("train", "validation")]
+)
+@pytest.mark.parametrize("first", [0, 1])
+def test_splits_by_their_names_in_any_order(train, test, first, tmp_path):
+    splits = {train: pixels(5, 8, 8), test: pixels(3, 8, 8)}
+    np.savez(tmp_path / "a.npz", **dict(sorted(splits.items(), key=lambda split: (split[0] == train) == first)))
+    data = load_images(f"npz:{tmp_path / 'a.npz'}", tmp_path)
+    assert np.array_equal(data.train[:, 0], splits[train]) and np.array_equal(data.test[:, 0], splits[test])
+
+
+def test_arrays_that_are_left_out_are_named(tmp_path, caplog):
+    splits = {name: pixels(4, 8, 8) for name in ("train", "test", "val")}
+    np.savez(tmp_path / "a.npz", **splits, labels=np.arange(4))
+    data = load_images(f"npz:{tmp_path / 'a.npz'}", tmp_path)
+    assert np.array_equal(data.test[:, 0], splits["test"])
+    assert f"{tmp_path / 'a.npz'}: left out the arrays val, labels" in caplog.text
+
+
+def test_what_archivers_hide_is_no_array(tmp_path):
+    np.savez(tmp_path / "a.npz", pixels(30, 8, 8))
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        archive.writestr("__MACOSX/._arr_0.npy", b"\x00\x05\x16\x07")
+    assert len(load_images(f"npz:{tmp_path / 'a.npz'}", tmp_path).train) < 30
 
 
 @pytest.mark.parametrize("size", [(28, 28), (28, 56), (5, 4)])

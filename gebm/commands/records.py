@@ -1,0 +1,129 @@
+"""Which images a run was trained on: kept in its folder, and compared with those of the data set now."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from gebm.commands.pairs import folder_of
+from gebm.commands.setup import log
+from gebm.data import ImageData, TableData
+from gebm.data.arrays import load_npz
+from gebm.data.batches import OtherSize
+from gebm.errors import InputError
+from gebm.files import atomic_write
+
+__all__ = ["check_resumed", "compare_images", "has_changed", "save_images", "split_then"]
+
+RECORD = "data.npz"
+
+
+class Record(NamedTuple):
+    """The data set of a run: its name, and a 64-bit hash of each of its images, in their order."""
+
+    name: str
+    train: np.ndarray
+    test: np.ndarray
+
+
+def save_images(run: Path, data: ImageData) -> None:
+    """Write `data.npz` into a run: hashes of its images, by which they are known again."""
+    with atomic_write(run / RECORD) as temporary, open(temporary, "wb") as file:
+        np.savez(file, name=data.name, train=data.content.train, test=data.content.test)
+
+
+def check_resumed(run: Path, data: ImageData) -> None:
+    """Raise InputError unless a run that goes on does so with the training images that it was begun with."""
+    record = _record(run)
+    if record is None and (note := _unknown(run, data)):
+        log.warning(note)
+    elif record is not None and not np.array_equal(record.train, data.content.train):
+        known = int(np.isin(record.train, data.content.train).sum())
+        counts = f"{known:,} of {len(record.train):,} are still there, {len(data.train):,} are there now"
+        raise InputError(
+            f"--resume {run}: the training images of {data.name} have changed since ({counts}); restore them as they "
+            "were, or start a new run from it with --g_path and --d_path"
+        )
+
+
+@contextmanager
+def split_then(run: Path, data: ImageData | TableData) -> Iterator[None]:
+    """Say, where a run without a record drew from another number of images, that the split was another one then."""
+    try:
+        yield
+    except OtherSize as error:
+        if not isinstance(data, ImageData) or not data.drawn or (run / RECORD).is_file():
+            raise
+        raise InputError(
+            f"--resume {run}: {error}; {data.name} is split by content now, older versions split it by the order of "
+            "its files, so the training images are others; start a new run"
+        ) from None
+
+
+def compare_images(data: ImageData, *weights: Path) -> str:
+    """How a data set differs from the one that the weights of runs were trained on, in words; empty if it does not.
+
+    Raises:
+        InputError: test images were trained on, so that nothing measured on them means what it says.
+    """
+    return "; ".join(filter(None, (_compared(data, run) for run in dict.fromkeys(map(_run_of, weights)))))
+
+
+def has_changed(data: ImageData, weights: Path) -> bool:
+    """Whether the training images are known not to be those, in that order, that weights of a run were trained on."""
+    record = _record(_run_of(weights))
+    return record is not None and not np.array_equal(record.train, data.content.train)
+
+
+def _compared(data: ImageData, run: Path) -> str:
+    record, now = _record(run), data.content
+    if record is None:
+        return _unknown(run, data)
+    copies = np.isin(now.test, now.train)  # of which loading the data warns
+    if count := int((np.isin(now.test, record.train) & ~copies).sum()):
+        raise InputError(
+            f"{run}: was trained on {count:,} of the {len(now.test):,} test images that {data.name} has now; "
+            "restore its images as they were, name others with --dataset, or train again"
+        )
+    if record.name != data.name or all(map(np.array_equal, record[1:], now[:2])):
+        return ""
+    changes = (
+        f"{len(was):,} {split} images, now {len(there):,}, {int(np.isin(was, there).sum()):,} the same"
+        for split, was, there in (("training", record.train, now.train), ("test", record.test, now.test))
+    )
+    apart = "" if copies.any() else "; no test image was trained on"
+    return f"{data.name} has changed since {run} was trained: {'; '.join(changes)}{apart}"
+
+
+def _unknown(run: Path, data: ImageData) -> str:
+    """What a user must know of a run without a record; empty for data sets that nobody changes."""
+    if not (run / "config.yaml").is_file() or ":" not in data.name:
+        return ""
+    note = f"{run}: has no {RECORD} (older versions wrote none), so it is not known whether {data.name} has changed"
+    drawn = "; its split was drawn differently then, so most of the present test images were trained on"
+    return note + drawn if data.drawn else note
+
+
+def _run_of(weights: Path) -> Path:
+    """The folder of the run that weights are of, or of the weights themselves."""
+    folder = folder_of(weights)
+    if folder.absolute().parent.name != "checkpoints":
+        return folder
+    return folder.parent.parent if len(folder.parts) > 2 else folder.absolute().parent.parent
+
+
+def _record(run: Path) -> Record | None:
+    """What was kept of a run's images; None: nothing, as older versions did."""
+    file = run / RECORD
+    if not file.is_file():
+        return None
+    arrays = load_npz(file)
+    try:
+        record = Record(str(arrays["name"]), arrays["train"], arrays["test"])
+    except KeyError:
+        raise InputError(f"{file}: not a record of images; delete it to go without") from None
+    if any(hashes.dtype != np.uint64 or hashes.ndim != 1 for hashes in record[1:]):
+        raise InputError(f"{file}: not a record of images; delete it to go without")
+    return record
