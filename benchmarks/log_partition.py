@@ -6,8 +6,8 @@ Two trainings by KALE, each with batches of 128 base samples:
 
 - A Gaussian pair whose log-partition is known: base N(0, I) in two dimensions, data N(mu, I), |mu| = 2.5, energy
   -<theta, x>. At the optimum theta = mu the weights exp(-E) are lognormal with s = 2.5: relative effective size 0.002.
-- The pair of `configs/cifar10-small.yaml`: joint training, then the energy alone. The log-partition is that of
-  --reference other base samples at the same weights.
+- The pair of `configs/cifar10-small.yaml`, from the start or from a checkpoint (--pair): joint training, then the
+  energy alone. The log-partition is that of --reference other base samples at the same weights.
 
 Writes log_partition.json and log_partition.png into the folder: |estimate - log Z| against steps, in nats, which is
 the relative error of the partition Z itself where it is small.
@@ -128,6 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--data_path", default="data")
+    parser.add_argument("--pair", default="", help="checkpoint of a trained pair of that configuration, to go on from")
     parser.add_argument("--gaussian_steps", type=int, default=3000)
     parser.add_argument("--joint_steps", type=int, default=1500, help="energy steps of the joint training on CIFAR-10")
     parser.add_argument("--refine_steps", type=int, default=500)
@@ -145,8 +146,9 @@ def main() -> None:
     if args.joint_steps:
         config = Config.load(Path(__file__).parent.parent / "configs" / "cifar10-small.yaml")
         config = replace(
-            config, data_path=args.data_path, b_size=128, width=args.width, seed=args.seed, criterion=args.criterion
-        )
+            config, data_path=args.data_path, b_size=128, width=args.width, seed=args.seed, criterion=args.criterion,
+            g_path=args.pair, d_path=args.pair,
+        )  # fmt: skip
         trainer, truth = cifar_pair(config, args.reference)
         found["CIFAR-10, joint"] = follow(trainer, truth, args.joint_steps, 3 * args.every, config.n_iter_d)
         trainer.start("refine")
