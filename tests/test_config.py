@@ -47,7 +47,7 @@ USED_WITHOUT_LISTING = {
     "ml_epochs": 0, "ml_lr": 0.0, "refine_epochs": 0, "cd_steps": 20, "patience": 0, "partition_samples": 20_000,
     "output": "", "precision": "auto", "fast": "auto", "format": "safetensors",
     "from_untrusted": "", "keep": 2, "on_divergence": "stop", "loss_limit": 1e8, "max_rollbacks": 3,
-    "rollback_factor": 0.5,
+    "rollback_factor": 0.5, "c_memory": 20, "no_watch": False,
     "slurm_partition": "", "slurm_account": "", "slurm_gpus": 1, "slurm_cpus": 4, "slurm_hours": 24.0,
 }  # fmt: skip
 DOCUMENTED_CHOICES = {

@@ -66,8 +66,14 @@ def copies(rows: np.ndarray) -> list[int]:
 def dependent(rows: np.ndarray) -> list[int]:
     """The columns to drop until none is a linear function of others; of equal ones the first stays."""
     correlation = np.atleast_2d(np.corrcoef(rows.T))
-    kept, found = list(range(len(correlation))), list[int]()
-    while True:
+    found, left = list[int](), correlation.copy()
+    for j in range(len(left)):  # elimination: what of each column those before it do not say
+        if left[j, j] < SINGULAR:
+            found.append(j)
+        else:
+            left[j + 1 :, j + 1 :] -= np.outer(left[j + 1 :, j], left[j, j + 1 :]) / left[j, j]
+    kept = [j for j in range(len(correlation)) if j not in set(found)]
+    while True:  # several that are each nearly determined
         values, vectors = np.linalg.eigh(correlation[np.ix_(kept, kept)])
         if values[0] >= SINGULAR:
             return sorted(found)

@@ -18,6 +18,7 @@ from gebm.errors import InputError
 
 __all__ = ["HEADERS", "Sheet", "as_cell", "as_name", "bounded_lines", "check_size", "numbered", "write_csv"]
 
+MAX_COLUMNS = 10_000  # of a table
 HEADERS = ("auto", "yes", "no")
 SEPARATORS = (",", ";", "\t", "|", " ")
 SNIFFED = 500  # lines that show the separator and the header
@@ -124,6 +125,10 @@ class Sheet:
                 first = next(row for row in reader if row)
                 skipped = reader.line_num
             _, *below = _cells(lines, separator)
+        if len(first) > MAX_COLUMNS:
+            raise InputError(
+                f"{path}: {len(first):,} columns; a density is of at most {MAX_COLUMNS:,}: leave some out of the file"
+            )
         if separator == " " and first[0] == "#":  # as numpy writes a header
             first = first[1:]
         names = [as_name(cell) for cell in first]

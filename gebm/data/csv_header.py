@@ -37,7 +37,8 @@ def names_columns(first: Sequence[str], below: Sequence[Sequence[str]], quoted: 
         quoted: whether its numbers are in quotes and those below are not.
     """
     numbers = [i for i, cell in enumerate(first) if is_number(cell) and not _is_missing(cell)]
-    texts = [i for i, cell in enumerate(first) if i not in numbers and not _is_missing(cell)]
+    known = set(numbers)
+    texts = [i for i, cell in enumerate(first) if i not in known and not _is_missing(cell)]
     if not numbers or quoted:
         return bool(texts) or quoted
     above_numbers = [i for i in texts if below and all(is_number(row[i]) for row in below)]
