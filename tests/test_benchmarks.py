@@ -15,7 +15,7 @@ import torch
 from gebm.cli import main
 from gebm.latent import GaussianPrior, LatentPosterior
 from gebm.networks import BASES, ENERGIES
-from gebm.objectives import KALE
+from gebm.objectives import KALE, Fenchel
 from gebm.precision import Operations
 from gebm.samplers import HMC, MALA, SAMPLERS, KineticLangevin, Langevin
 
@@ -221,7 +221,7 @@ def pair_of_trainers(monkeypatch):
 
 def test_baseline_trains_on_the_same_loss(pair_of_trainers):
     reference, base, energy, data = pair_of_trainers
-    ours = KALE(energy, torch.nn.Parameter(torch.zeros(())))
+    ours = Fenchel(energy, torch.nn.Parameter(torch.zeros(())))  # the form that the baseline has
     torch.manual_seed(1)
     theirs = reference.energy_loss(data)
     theirs.backward()
@@ -291,7 +291,7 @@ def test_samplers_benchmark_gives_all_the_same_number_of_evaluations(gaussian, n
 
     kernel = {"hmc": partial(HMC.from_gamma, leapfrog=5)}.get(name, samplers.SAMPLERS[name].from_gamma)(0.1)
     truth = samplers.Truth("", torch.randn(100, 2) / 2, 0.25, 0.0, samplers.LogPartition(0, 0, 1, 100), 0.0)
-    benchmark = samplers.Benchmark(Points(), samplers.Moments.of(torch.randn(100, 2)), evaluations=60, chains=20)
+    benchmark = samplers.Benchmark(Points(), samplers.Reference.of(torch.randn(100, 2)), evaluations=60, chains=20)
     gaussian.decode_with_energies = lambda u: (u[:, :, None, None], gaussian.energy(u))
     row, draws = benchmark.row("", kernel, gaussian, truth, tune=tune)
     assert row.evaluations == 60 and row.warm_up == (20 if tune else 0) and row.note == ""

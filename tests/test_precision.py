@@ -200,7 +200,8 @@ def test_training_under_each_flag_is_near_to_the_default(here, flags):
     ours, other = stats("runs/a")[-1], stats("runs/b")[-1]
     tolerance = {"bf16": 0.1, "off": 1e-3, "64": 1.0}[flags[1]]  # in float64 other latents are drawn
     assert other["energy_loss"] == pytest.approx(ours["energy_loss"], rel=tolerance)
-    assert other["energy_loss"] != ours["energy_loss"]
+    states = (Path(f"runs/{run}/checkpoints/refine-00000002/training.safetensors").read_bytes() for run in "ab")
+    assert next(states) != next(states)  # the flag does something, if only in the last digits
     dtype = torch.float64 if flags[1] == "64" else torch.float32
     model = GEBM.load(sorted(Path("runs/b/checkpoints").iterdir())[-1], dtype=dtype)
     assert all(p.dtype == dtype for p in model.parameters())

@@ -16,7 +16,7 @@ from gebm.model import GEBM
 from gebm.networks import DensityRatio
 from gebm.networks.batch_norm import over_processes
 from gebm.networks.common import HasDensity
-from gebm.objectives import Objective
+from gebm.objectives import Objective, log_mean_exp
 from gebm.parallel import gathered, processes, share, wrapped
 from gebm.seeds import stream
 from gebm.training.negatives import Fresh, Negatives
@@ -211,7 +211,8 @@ class Trainer:
         generator = torch.Generator(self.model.log_partition.device).manual_seed(self.counters.e_step)
         energies = base_energies(self.sampled_model, C_BATCHES * self._samples, generator)
         before = self.model.log_partition.detach().clone()
-        self.objective.remember(energies.to(before))
+        with torch.no_grad():  # what c remembers is left alone: a stage that is made longer goes on from there
+            self.model.log_partition.copy_(log_mean_exp(-energies))
         if self.selection is not None and self.selection.weights:  # which a run that goes on from here takes again
             self.selection.weights["log_partition"] = self.model.log_partition.detach().clone()
         return not torch.equal(before, self.model.log_partition)
@@ -236,6 +237,7 @@ class Trainer:
             return
         trained_base, self.counters.stage = self.counters.stage == "base", stage
         self.counters.pending = 0
+        self.objective.forget()  # of a base that was trained another way
         if self.selection is not None:
             self.selection.start(self.epoch)
         if stage == "refine":

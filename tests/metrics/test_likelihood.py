@@ -55,7 +55,7 @@ def test_a_partition_is_exact_where_it_is_known_and_estimated_where_not():
     torch.manual_seed(0)
     model = GEBM.build(Architecture("gaussian", "gaussian", shape=(2,), latent_dim=2))
     model.energy.offset.fill_(1.5)
-    assert log_partition(model, 10) == (-1.5, 0.0, 1.0, 0)
+    assert log_partition(model, 10)[:4] == (-1.5, 0.0, 1.0, 0)
     x = torch.randn(100, 2, generator=generator(0))
     exact = -0.5 * x.square().sum(1).double() - math.log(2 * math.pi)
     torch.testing.assert_close(model_log_prob(model, x, -1.5), exact, atol=1e-5, rtol=0)
