@@ -15,7 +15,7 @@ import torch
 from gebm.cli import main
 from gebm.latent import GaussianPrior, LatentPosterior
 from gebm.networks import BASES, ENERGIES
-from gebm.objectives import KALE, Fenchel
+from gebm.objectives import Fenchel
 from gebm.precision import Operations
 from gebm.samplers import HMC, MALA, SAMPLERS, KineticLangevin, Langevin
 

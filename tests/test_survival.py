@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # 3 + 5 * 2 energy steps and 6 base steps, then 6 energy steps
 TINY = (
     "train --device -2 --dataset digits --g_model dcgan --d_model dcgan --Z_dim 4 --width .1 --b_size 16 "
-    "--total_gen_iter 6 --n_iter_d 2 --n_iter_d_init 3 --refine_iter 6 --checkpoint_freq 2 --disp_freq 2 --lr 1e-3 --no_watch"
+    "--total_gen_iter 6 --n_iter_d 2 --n_iter_d_init 3 --refine_iter 6 --checkpoint_freq 2 --disp_freq 2 --lr 1e-3 "
+    "--no_watch"
 ).split()
 DRAW = "--device -2 --n_samples 6 --num_sampler_steps 2 --lmc_gamma 1e-3 --temperature 1".split()
 
