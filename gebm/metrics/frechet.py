@@ -137,7 +137,7 @@ def frechet_pseudo_values(
     vanishes; the estimated one then has about twice the variance of the distance, so that the interval is too wide, not
     too narrow. To second order in the noise of Gaussian rows the distance exceeds that of the population by
 
-    .. math:: \Big(\frac1n + \frac1{n_r}\Big)
+    .. math:: (\frac1n + \frac1{n_r})
               \sum_{ij} \frac{(1 + \delta_{ij}) \sqrt{\lambda_i \lambda_j}}{2 (\sqrt{\lambda_i} + \sqrt{\lambda_j})}
               + \frac{\mathrm{tr}\,S}{n} + \frac{\mathrm{tr}\,R}{n_r},
 
