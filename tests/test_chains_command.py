@@ -69,7 +69,7 @@ def test_chains_that_have_not_mixed_are_called_refined(trained):
     stuck = sample(trained, "--lmc_gamma 1e-4", "stuck")
     assert "have not mixed (R-hat" in stuck["warning"] and not stuck["mixed"]
     assert stuck["warning"] in Path("runs/stuck/summary.txt").read_text()
-    free = sample(trained, "--latent_sampler imh --num_sampler_steps 1000", "free")
+    free = sample(trained, "--latent_sampler imh --num_sampler_steps 200", "free")
     assert free["mixed"] and free["warning"] == "" and free["diagnostics"]["left_start"] > 0.8
 
 
@@ -87,7 +87,8 @@ def test_temperature_auto_finds_the_beta_that_made_the_images(trained):
     images = "--dataset folder:runs/made/png --image_size 8"
     summary = sample(trained, f"{images} --temperature auto --latent_sampler imh")
     fit = summary["temperature_fit"]
-    assert fit["n_real"] > 50 and 0 < fit["se"] < TRUE_BETA, fit
+    assert fit["held_out"] and "which the energy was not trained on" in fit["images"]  # but on the digits
+    assert 700 < fit["n_real"] < 950 and 0 < fit["se"] < TRUE_BETA / 3  # of 1,000, less the test images
     assert abs(fit["beta"] - TRUE_BETA) < 3 * fit["se"]
     assert fit["beta"] == summary["beta"] == yaml.safe_load(Path("runs/s/config.yaml").read_text())["temperature"]
     argv = f"evaluate {trained} {images} --device -2 --eval_fid --fid_features pixels --fid_samples 40"

@@ -327,6 +327,11 @@ def test_an_energy_that_was_trained_is_not_made_a_copy_of_the_base():
     assert likelihood(Path("runs/third"))["nll"]["test"]["gain"]["value"] == pytest.approx(0, abs=1e-5)
 
 
+def test_beta_is_not_fitted_to_rows(trained, capsys):
+    assert main(["sample", "--g_path", str(trained), "--temperature", "auto", "--dataset", "csv:t.csv"]) == 2
+    assert "--temperature auto: is fitted to images, and this is a table" in capsys.readouterr().err
+
+
 def test_contrastive_divergence_ends_with_a_log_partition():
     flags = ["--criterion", "cd", "--d_model", "mlp", "--cd_steps", "2", "--log_name", "cd"]
     assert main([*TRAIN, *flags]) == 0

@@ -6,15 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from gebm import parallel
 from gebm.commands.datasets import dataset_for
 from gebm.commands.pairs import folder_of
-from gebm.commands.records import has_changed
+from gebm.commands.records import unseen
 from gebm.commands.setup import log, schedule_of
 from gebm.config import Config
-from gebm.data import ImageData, from_uint8, set_aside
+from gebm.data import ImageData, at_random, from_uint8, set_aside
 from gebm.errors import InputError
 from gebm.latent import LatentPosterior
 from gebm.memory import rows_that_fit
@@ -118,20 +119,16 @@ def draw_chains(config: Config, posterior: LatentPosterior, n: int, observer: Ob
 
 
 def with_beta(config: Config, model: GEBM, energy: Path, device: torch.device) -> tuple[Config, dict[str, Any] | None]:
-    """With `--temperature auto`, the configuration with the beta it stands for and the summary of the fit.
-
-    The images are those that the energy's training set aside, where it did (`--refine_kale`), else training images.
-    """
+    """With `--temperature auto`, the configuration with the beta it stands for and the summary of the fit."""
     if config.temperature != "auto":
         return config, None
     data = dataset_for(model, config)
-    file = folder_of(energy) / "config.yaml"
-    stored = Config.load(file) if file.is_file() else None
-    held_out = stored is not None and stored.refine_kale > 0 and schedule_of(stored).refines
-    if isinstance(data, ImageData) and has_changed(data, energy):
-        held_out = False  # the tenth is another one now
-    images = set_aside(data.train)[held_out]  # the tenth, or the rest, in an order that mixes classes
-    where = f"{data.name} train, " + ("set aside" if held_out else "which the energy was trained on")
+    if not isinstance(data, ImageData):
+        raise InputError(
+            "--temperature auto: is fitted to images, and this is a table; give a number, 1 is the model itself"
+        )
+    images, how, held_out = _images_of_fit(data, energy)
+    where = f"{data.name} train, {how}"
     like = model.log_partition.detach()
     e_real = energies(model.energy, from_uint8(torch.tensor(images[:FIT_IMAGES])).to(like))
     generator = torch.Generator(device).manual_seed(stream(config.seed, "temperature"))
@@ -147,8 +144,25 @@ def with_beta(config: Config, model: GEBM, energy: Path, device: torch.device) -
         "temperature auto: beta %.3g +- %.2g (%d images of %s; %d particles), relative ESS there %.3f",
         fit.beta, fit.se, fit.n_real, where, fit.n_fake, fit.relative_ess,
     )  # fmt: skip
-    found = {**fit._asdict(), "se": _plain(fit.se), "images": where, "held_out": bool(held_out)}
+    found = {**fit._asdict(), "se": _plain(fit.se), "images": where, "held_out": held_out}
     return replace(config, temperature=fit.beta), found
+
+
+def _images_of_fit(data: ImageData, energy: Path) -> tuple[np.ndarray, str, bool]:
+    """Images that beta is fitted to, in an order that mixes classes; what they are; whether the energy never saw them.
+
+    Of other images than the energy was trained on, those it has not seen, where they are a tenth or more. Of the same
+    ones the tenth that its training set aside, where it did (`--refine_kale`), else those it was trained on.
+    """
+    new = unseen(data, energy)
+    if new is not None:
+        if new.mean() >= 0.1:
+            return at_random(data.train[new], FIT_IMAGES), "which the energy was not trained on", True
+        return at_random(data.train, FIT_IMAGES), "most of which the energy was trained on", False
+    file = folder_of(energy) / "config.yaml"
+    stored = Config.load(file) if file.is_file() else None
+    held_out = stored is not None and stored.refine_kale > 0 and schedule_of(stored).refines
+    return set_aside(data.train)[held_out], "set aside" if held_out else "which the energy was trained on", held_out
 
 
 def beta_of(config: Config) -> float:

@@ -15,7 +15,7 @@ from gebm.data.batches import OtherSize
 from gebm.errors import InputError
 from gebm.files import atomic_write
 
-__all__ = ["check_resumed", "compare_images", "has_changed", "save_images", "split_then"]
+__all__ = ["check_resumed", "compare_images", "save_images", "split_then", "unseen"]
 
 RECORD = "data.npz"
 
@@ -71,10 +71,15 @@ def compare_images(data: ImageData, *weights: Path) -> str:
     return "; ".join(filter(None, (_compared(data, run) for run in dict.fromkeys(map(_run_of, weights)))))
 
 
-def has_changed(data: ImageData, weights: Path) -> bool:
-    """Whether the training images are known not to be those, in that order, that weights of a run were trained on."""
+def unseen(data: ImageData, weights: Path) -> np.ndarray | None:
+    """Which training images (N,) weights of a run are known not to have been trained on, bool.
+
+    None: they are those that it was trained on, in their order, or nothing is known.
+    """
     record = _record(_run_of(weights))
-    return record is not None and not np.array_equal(record.train, data.content.train)
+    if record is None or np.array_equal(record.train, data.content.train):
+        return None
+    return ~np.isin(data.content.train, record.train)
 
 
 def _compared(data: ImageData, run: Path) -> str:
