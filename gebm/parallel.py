@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 __all__ = [
-    "agreed", "everyones", "from_first", "gathered", "in_order", "in_waves", "is_first", "join", "launched",
+    "agreed", "everyones", "from_first", "gathered", "in_order", "in_waves", "is_first", "is_lost", "join", "launched",
     "leave", "local_rank", "mine", "on_this_machine", "over_gpus", "processes", "rank", "share", "together", "wait",
     "wrapped",
 ]  # fmt: skip
@@ -177,6 +177,12 @@ def in_waves() -> Iterator[None]:
         wait()
 
 
+def is_lost(error: RuntimeError) -> bool:
+    """Whether an error is that of an exchange whose other process has ended."""
+    text = str(error)
+    return launched() > 1 and (isinstance(error, dist.DistError) or "gloo" in text or "Connection" in text)
+
+
 @contextmanager
 def together(advice: str) -> Iterator[None]:
     """Within, the end of another process is one `LostProcess` with that advice.
@@ -194,7 +200,7 @@ def together(advice: str) -> Iterator[None]:
                 "a network has parameters that its loss does not use, and several processes cannot train it: freeze "
                 "them with requires_grad_(False), or take one process"
             ) from None
-        if launched() == 1 or not (isinstance(error, dist.DistError) or "gloo" in text or "Connection" in text):
+        if not is_lost(error):
             raise
         raise LostProcess(f"another process of this run has ended, and so does this one: {advice}") from None
 

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
 from gebm.errors import InputError
+from gebm.parallel import is_lost
 
 __all__ = ["ENERGY_FLOOR", "HasDensity", "ImageEnergy", "doublings", "evaluating", "initialise", "ladder", "scaled"]
 __all__ += ["IMAGE_SIZES", "called", "floats", "spectral_norm", "upsampler", "weights_once"]
@@ -87,7 +88,7 @@ def called(network: Callable[[Tensor], Tensor], x: Tensor, what: str) -> Tensor:
         return network(x)
     except RuntimeError as error:
         capturing = x.is_cuda and torch.cuda.is_current_stream_capturing()
-        if capturing or not _fails(network, x[:2]):
+        if capturing or is_lost(error) or not _fails(network, x[:2]):
             raise
         dtype = next((t.dtype for t in floats(network)), x.dtype) if isinstance(network, nn.Module) else x.dtype
         mend = "give the prior the dimension that the base takes, and the energy what the base makes"
