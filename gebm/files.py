@@ -9,7 +9,7 @@ import re
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,15 @@ def naming(path: str | Path, temporary: Path | None = None) -> Iterator[None]:
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` to write to; it takes the name `path` when the block ends well."""
+    """Yield an empty file beside `path` to write to; it takes the name `path` when the block ends well.
+
+    What killed processes left of the same file is cleared away first.
+    """
     path = Path(path)
     temporary = _temporary(path)
+    sweep(path.parent, others=True, name=path.name)
+    with naming(path, temporary):
+        handle = _hold_new(temporary, Path.touch)
     try:
         with naming(path, temporary):
             yield temporary
@@ -60,6 +66,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def check_writable(path: Path, flag: str) -> None:
@@ -87,12 +94,15 @@ def _finite(value: Any) -> Any:
 def atomic_folder(path: str | Path, new: bool = False) -> Iterator[Path]:
     """Yield a temporary folder to fill, which takes the name `path` when the block ends well.
 
-    It replaces an older folder of that name; if `new`, it raises FileExistsError instead.
+    It replaces an older folder of that name; if `new`, it raises FileExistsError instead. What killed processes left
+    of the same folder is cleared away first.
     """
     path = Path(path)
     temporary = _temporary(path)
     replaced = temporary.with_suffix(".old")
-    handle = _hold_new(temporary)
+    sweep(path.parent, others=True, name=path.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = _hold_new(temporary, Path.mkdir)
     try:
         with naming(path, temporary):
             yield temporary
@@ -112,15 +122,15 @@ def atomic_folder(path: str | Path, new: bool = False) -> Iterator[Path]:
         os.close(handle)
 
 
-def _hold_new(folder: Path) -> int:
-    """Make a folder that `sweep` leaves to this process until the handle returned is closed."""
+def _hold_new(path: Path, make: Callable[[Path], None]) -> int:
+    """Make a file or a folder that `sweep` leaves to this process until the handle returned is closed."""
     while True:
-        folder.mkdir(parents=True)
+        make(path)
         with suppress(FileNotFoundError):
-            handle = os.open(folder, os.O_RDONLY)
+            handle = os.open(path, os.O_RDONLY)
             with suppress(OSError):  # where there are no locks, nobody sweeps
                 fcntl.flock(handle, fcntl.LOCK_EX)
-            if folder.exists():  # not swept away before it was held
+            if path.exists():  # not swept away before it was held
                 return handle
             os.close(handle)
 
@@ -144,33 +154,34 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
 
 
-def sweep(folder: Path, others: bool = False) -> None:
+def sweep(folder: Path, others: bool = False, name: str | None = None) -> None:
     """Clear away what killed processes left half written in a folder, and give back what they were about to replace.
 
-    others: whether other processes may be at work there. Files are left to them then, and the folders that they hold.
+    Args:
+        others: whether other processes may be at work there; what they hold is left to them then.
+        name: clear away only what was to become the file or folder of this name.
     """
     for left in folder.glob(".*.*"):
-        if not (named := LEFT.fullmatch(left.name)):
-            continue
-        if not left.is_dir():
-            if not others:
-                left.unlink(missing_ok=True)
+        named = LEFT.fullmatch(left.name)
+        if not named or name not in (None, named[1]) or not (left.is_dir() or left.is_file()):
             continue
         with _free(left) as free:
             if others and not free:
                 continue
             if named[2] == "old" and not (whole := left.with_name(named[1])).exists():
                 os.rename(left, whole)
-            else:
+            elif left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
 
 @contextmanager
-def _free(folder: Path) -> Iterator[bool]:
-    """Hold a folder for the block, and yield whether that was possible: no `atomic_folder` fills it any more."""
+def _free(path: Path) -> Iterator[bool]:
+    """Hold a file or a folder for the block, and yield whether that was possible: nobody fills it any more."""
     try:
-        handle = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:  # swept by another process
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:  # swept by another process, or not ours to read
         yield False
         return
     try:

@@ -34,8 +34,6 @@ def test_failed_write_leaves_what_was_there(tmp_path):
     with pytest.raises(KeyboardInterrupt), atomic_write(path) as temporary:
         temporary.write_text("half")
         raise KeyboardInterrupt
-    with pytest.raises(FileNotFoundError), atomic_write(path):
-        pass  # nothing was written
     assert path.read_text() == "old" and names(tmp_path) == ["a.txt"]
 
 
@@ -117,12 +115,22 @@ def killed_in(context, path) -> None:
 
 
 def test_what_a_kill_leaves_is_swept(tmp_path):
-    for context in (atomic_folder, atomic_write):
-        assert in_a_process(killed_in, context, tmp_path / "x") == -signal.SIGKILL
+    for context, name in ((atomic_folder, "x"), (atomic_write, "y")):
+        assert in_a_process(killed_in, context, tmp_path / name) == -signal.SIGKILL
     (tmp_path / ".mine.tmp").write_text("not of these names")
-    assert len(names(tmp_path)) == 3
+    os.mkfifo(tmp_path / ".z.01234567.tmp")  # which must not be waited for
+    assert len(names(tmp_path)) == 4
     sweep(tmp_path)
-    assert names(tmp_path) == [".mine.tmp"]
+    assert names(tmp_path) == [".mine.tmp", ".z.01234567.tmp"]
+
+
+@pytest.mark.parametrize("context", [atomic_folder, atomic_write])
+def test_what_a_kill_leaves_is_swept_by_who_writes_the_same_again(tmp_path, context):
+    for name in ("x", "y"):
+        assert in_a_process(killed_in, context, tmp_path / name) == -signal.SIGKILL
+    with context(tmp_path / "x") as mine, context(tmp_path / "x") as other:
+        assert set(names(tmp_path)) > {mine.name, other.name} and len(names(tmp_path)) == 3  # and what is of y
+    assert [name for name in names(tmp_path) if name.endswith(".tmp")][0].startswith(".y.")
 
 
 def killed_at_the_start(path) -> None:
@@ -162,6 +170,22 @@ def test_what_others_are_at_work_on_is_not_swept_with_them_there(tmp_path):
         assert in_a_process(sweep, tmp_path, True) == 0
         assert names(tmp_path) == sorted([mine.name, file.name])
     assert names(tmp_path) == ["y", "z"]
+
+
+def test_a_file_swept_before_it_was_held_is_made_anew(tmp_path, monkeypatch):
+    flock = files.fcntl.flock
+    with monkeypatch.context() as first:
+
+        def swept(*arguments):
+            first.undo()
+            sweep(tmp_path)
+            assert names(tmp_path) == []
+            return flock(*arguments)
+
+        first.setattr(files.fcntl, "flock", swept)
+        with atomic_write(tmp_path / "x") as temporary:
+            temporary.write_text("a")
+    assert names(tmp_path) == ["x"] and (tmp_path / "x").read_text() == "a"
 
 
 def test_what_was_about_to_be_replaced_is_given_back(tmp_path):
