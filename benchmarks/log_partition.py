@@ -52,7 +52,7 @@ def gaussian_pair(batch: int, seed: int) -> tuple[Trainer, Callable[[], float]]:
     """The trainer of the Gaussian pair, and its log-partition now."""
     generator = torch.Generator().manual_seed(seed)
     data = torch.randn(50_000, 2, generator=generator) + torch.tensor([FAR, 0.0])
-    model = GEBM(GaussianPrior(2), nn.Linear(2, 2), Linear())
+    model = GEBM(nn.Linear(2, 2), Linear(), GaussianPrior(2))
     with torch.no_grad():
         model.base.weight.copy_(torch.eye(2))
         model.base.bias.zero_()

@@ -38,7 +38,7 @@ def make_trainer(data: ImageData, generator: torch.Generator) -> Trainer:
     """A pair, its objective and its optimisers. Every piece takes plain arguments; put your own in the place of any."""
     base = SNGANBase(data.shape, latent_dim=LATENT_DIM, width=0.25)
     energy = SNGANEnergy(data.shape, width=0.25)
-    model = gebm.GEBM(gebm.GaussianPrior(LATENT_DIM), base, energy)
+    model = gebm.GEBM(base, energy, gebm.GaussianPrior(LATENT_DIM))
     objective = gebm.KALE(model.energy, model.log_partition, penalty_type="gradient", penalty_lambda=1.0)
     adam = {"lr": LEARNING_RATE, "betas": (0.5, 0.999)}
     return Trainer(

@@ -158,7 +158,7 @@ def from_python(run_folder: Path, out: Path, tiny: bool) -> None:
     relative = ", ".join(f"{value:.2f}" for value in trained.log_ratio(x).tolist())
     print(f"log-density of three test rings relative to the base, by the energy of the run: {relative}")
 
-    model = gebm.GEBM(trained.prior, trained.base, Energy(train.shape[1:], hidden=128))
+    model = gebm.GEBM(trained.base, Energy(train.shape[1:], hidden=128), trained.prior)
     objective = gebm.KALE(model.energy, model.log_partition, penalty_type="gradient", penalty_lambda=1.0)
     optimizer = torch.optim.Adam(objective.parameters(), lr=1e-3, betas=(0.5, 0.999))
     batches, steps = Batches(train, 128, generator=torch.Generator().manual_seed(0)), 10 if tiny else 1000

@@ -100,7 +100,7 @@ def main() -> None:
     # 1. An energy on a frozen generator, and draws from the pair.
     data = gebm.load_images("digits")
     prior, base = gebm.GaussianPrior(LATENT_DIM), make_base(data.shape, LATENT_DIM, width=1.0)
-    model = gebm.GEBM(prior, base, DCGANEnergy(data.shape, width=0.5))
+    model = gebm.GEBM(base, DCGANEnergy(data.shape, width=0.5), prior)
     print(f"training the energy on {len(data.train)} digits, {args.steps} steps, seed {args.seed}")
     train_energy(model, Batches(data.train, 128, generator=generator), args.steps, generator)
     model.eval().requires_grad_(False)

@@ -157,7 +157,7 @@ def supports(name: str, base: Line | Flower, effort: Effort, seed: int, axes: di
     toy, generator = TOYS[name], torch.Generator().manual_seed(stream(seed, name))
     torch.manual_seed(stream(seed, name, "networks"))
     train, test = toy.sample(effort.rows, generator), toy.sample(effort.rows, generator)
-    model = gebm.GEBM(base.prior, base, ENERGIES["mlp"]((toy.dim,), blocks=2))
+    model = gebm.GEBM(base, ENERGIES["mlp"]((toy.dim,), blocks=2), base.prior)
     batches = Batches(train, effort.batch, generator=generator)
     fit(model, batches, energy_steps=effort.energy_steps)
     flow = gebm.GEBM.build(gebm.Architecture("nvp", "mlp", shape=(toy.dim,), latent_dim=toy.dim, blocks=5))

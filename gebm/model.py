@@ -1,7 +1,8 @@
 """The generalized energy-based model: a latent prior, a base, an energy and the log-partition."""
 
+import json
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,15 +19,18 @@ from gebm.manifest import check_file
 from gebm.networks import BASES, ENERGIES, FLOWS, DensityRatio
 from gebm.networks.common import HasDensity, called, evaluating
 from gebm.networks.flows import Flow
+from gebm.own_modules import OWN, OwnNetwork, copy_weights, describe, make_again, own_network, state_of
 from gebm.pretrained import WEIGHTS, Pretrained, write_weights
 from gebm.registry import resolve
-from gebm.text import show
+from gebm.text import hint, show
 from gebm.weights import Budget, metadata_of, read_tensors
 
 __all__ = ["GEBM", "Architecture", "read_architecture"]
 
 OF_ROWS = {*FLOWS, "mlp"}  # networks of rows of a table; the others are of images
 LARGEST = 1 << 20  # number in a stored architecture
+
+Energy = Callable[[Tensor], Tensor]
 
 if TYPE_CHECKING:
     from gebm.data import TableData
@@ -74,10 +78,14 @@ class GEBM(Pretrained, nn.Module):
     r"""Generalized energy-based model: :math:`dQ/dG(x) = \exp(-\beta E(x) - A(\beta))`, :math:`x = G(z), z \sim \eta`.
 
     Arguments:
-        prior: latent prior eta.
-        base: network G, latents (N, d) -> samples.
-        energy: network E, samples -> (N,). Low is likely.
+        base: network G, latents (N, d) -> samples; any module.
+        energy: network E, samples -> (N,). Low is likely. A module, or any callable, such as a sum of terms; a critic
+            that is high where it is content becomes one by `gebm.critic`.
+        prior: latent prior eta, of the dimension d that the base takes.
         architecture: how the networks were built, for models that are to be loaded by themselves.
+
+    Raises:
+        InputError: the arguments are in another order.
 
     The scalar parameter `log_partition` is c, the estimate of A(1) = log E_G[exp(-E)] that training keeps.
 
@@ -95,16 +103,23 @@ class GEBM(Pretrained, nn.Module):
 
         >>> base, energy = nn.Linear(1, 2), lambda x: x[:, 0].square()
         >>> from gebm.latent import GaussianPrior
-        >>> model = GEBM(GaussianPrior(1), base, energy)
+        >>> model = GEBM(base, energy, GaussianPrior(1))
         >>> model.posterior(beta=2.0)(torch.zeros(3, 1))[0].shape
         torch.Size([3])
     """
 
-    def __init__(self, prior: Prior, base: nn.Module, energy: nn.Module, architecture: Architecture | None = None):
+    def __init__(
+        self, base: nn.Module, energy: nn.Module | Energy, prior: Prior, architecture: Architecture | None = None
+    ):
         super().__init__()
+        if not isinstance(prior, Prior):
+            raise InputError(
+                f"GEBM(base, energy, prior): the prior must be a GaussianPrior, UniformPrior or another Prior, not a "
+                f"{type(prior).__name__}"
+            )
         self.prior = prior
         self.base = base
-        self.energy = energy
+        self.energy = cast(nn.Module, energy)
         self.architecture = architecture
         like = self.posterior()._like  # latents are drawn like c
         dtype = torch.promote_types(like.dtype, torch.float32)
@@ -113,30 +128,49 @@ class GEBM(Pretrained, nn.Module):
 
     @property
     def built_as(self) -> Architecture:
-        """The architecture; ValueError for a model of bare networks, which has none."""
+        """The architecture; ValueError for a model of the user's own modules, which has none."""
         if self.architecture is None:
-            raise ValueError("a model of bare networks has no architecture to save: use GEBM.build, or state_dict()")
+            raise ValueError("this model is of modules of your own, and was not built by name: see GEBM.build")
         return self.architecture
 
     @classmethod
-    def build(cls, architecture: Architecture, dtype: torch.dtype = torch.float32) -> "GEBM":
+    def build(
+        cls,
+        base: Architecture | str,
+        energy: str | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        **options: Any,
+    ) -> "GEBM":
         """Make the networks of an architecture, freshly initialised, and try them on two latents.
+
+        Arguments:
+            base: an architecture, or the name of the base in one.
+            energy: the name of the energy; None: that of the base.
+            dtype: of the weights.
+            options: the other fields of `Architecture`: shape, latent_dim, prior, width, ...
 
         Raises:
             InputError: unknown name, or a user's network that cannot be made or does not have the stated shapes.
+
+        Example:
+
+            >>> model = GEBM.build("sngan", "dcgan", shape=(1, 28, 28), latent_dim=10, width=0.25)
+            >>> model.generate(2).shape
+            torch.Size([2, 1, 28, 28])
         """
-        a = architecture
+        a = base if isinstance(base, Architecture) else _architecture(base, energy or base, options)
         if a.prior not in PRIORS:
             raise InputError(f"--latent_noise {a.prior!r}: choose {', '.join(PRIORS)}")
         if a.base in FLOWS and a.prior != "gaussian":
             raise InputError(f"--latent_noise {a.prior}: --g_model {a.base} is a flow of Gaussian noise; leave it out")
         own = {"trunc": a.trunc} if len(a.shape) == 3 else {"blocks": a.blocks, "bn": a.bn, "dropout": a.dropout}
         of_rows = {} if len(a.shape) == 3 else own
-        base = _make("--g_model", a.base, BASES, a.shape, latent_dim=a.latent_dim, width=a.width, **of_rows)
-        energy = _make("--d_model", a.energy, ENERGIES, a.shape, width=a.width, **own)
+        network = _make("--g_model", a.base, BASES, a.shape, latent_dim=a.latent_dim, width=a.width, **of_rows)
+        critic = _make("--d_model", a.energy, ENERGIES, a.shape, width=a.width, **own)
         if a.energy in FLOWS:
-            energy = _ratio(a, energy, base)
-        model = cls(PRIORS[a.prior](a.latent_dim), base, energy, a).to(dtype)
+            critic = _ratio(a, critic, network)
+        model = cls(network, critic, PRIORS[a.prior](a.latent_dim), a).to(dtype)
         _check_shapes(model, a)
         return model
 
@@ -220,14 +254,31 @@ class GEBM(Pretrained, nn.Module):
         return target.decode(chain.state.position)
 
     def save(self, folder: str | Path) -> None:
-        """Write `base.safetensors` and `energy.safetensors` (with c), and its units, into an existing folder.
+        """Write `base.safetensors` and `energy.safetensors` (with c), and its units, into a folder.
+
+        The folder is made if it is not there. Beside the weights stands how the networks were built: their
+        architecture, or of modules of your own their class (`load` has the rest).
 
         Raises:
-            ValueError: the model has no architecture to store.
+            InputError: the state of a network of your own holds something that is not a tensor.
+
+        Example:
+
+            >>> from gebm.latent import GaussianPrior
+            >>> model = GEBM(nn.Linear(2, 3), lambda x: x.square().sum(1), GaussianPrior(2))
+            >>> model.save(getfixture("tmp_path") / "mine")
+            >>> again = GEBM.load(getfixture("tmp_path") / "mine", base=nn.Linear(2, 3), energy=model.energy)
+            >>> torch.equal(again.base.weight, model.base.weight)
+            True
         """
-        architecture = self.built_as
-        for name, tensors in (("base", self.base.state_dict()), ("energy", self._energy_state())):
-            write_weights(Path(folder) / f"{name}.safetensors", tensors, architecture)
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for part, network, tensors in (
+            ("base", self.base, state_of(self.base, "base")),
+            ("energy", self.energy, self._energy_state()),
+        ):
+            header = {"gebm": json.dumps(asdict(self.architecture))} if self.architecture else self._own(network)
+            write_weights(folder / f"{part}.safetensors", tensors, header)
         if self.units is not None and len(self.units.valid):  # of an export, which has no rows, they stay in it
             from gebm.data.units import save_units  # here, as the data stand above the model
 
@@ -236,48 +287,69 @@ class GEBM(Pretrained, nn.Module):
     @classmethod
     def load(
         cls,
-        base: str | Path,
-        energy: str | Path | None = None,
+        path: str | Path,
+        energy_path: str | Path | None = None,
         *,
+        base: nn.Module | Callable[[], nn.Module] | None = None,
+        energy: Energy | Callable[[], Energy] | None = None,
+        prior: Prior | None = None,
         allow: Collection[str] = (),
         dtype: torch.dtype = torch.float32,
     ) -> "GEBM":
         """Build a model from its two weight files, or from the one folder that holds both; in evaluation mode.
 
         Arguments:
-            base, energy: weight files, or folders that hold them; of a run's folder, its newest whole checkpoint.
+            path: the base's weights file, or a folder that holds both; of a run's folder, its newest whole checkpoint.
+            energy_path: the same for the energy; None: where the base is.
+            base, energy: of modules of your own, the module that the weights are read into, or a function of no
+                arguments that makes it. An energy that was a plain function is given as it is. A class that keeps its
+                constructor's arguments, as huggingface_hub's `PyTorchModelHubMixin` makes it do, need not be given
+                where it is allowed.
+            prior: in the place of a prior of your own.
             allow: dotted paths that may be imported. A file's own word is not enough to run code by.
-            dtype: of the model.
+            dtype: of a model built by name; modules of your own keep theirs.
 
         Raises:
             InputError: a file is missing, damaged, not safetensors, of another architecture, or names networks that are
-                neither registered nor allowed.
+                neither registered nor allowed, nor given.
         """
-        other = None if energy is None or Path(energy) == Path(base) else energy
-        base = _checkpoint_of(base)  # once for both: a run at work may have a newer one a moment later
-        energy = base if other is None else _checkpoint_of(other)
-        ours, theirs = read_architecture(base, "base", allow), read_architecture(energy, "energy", allow)
+        other = None if energy_path is None or Path(energy_path) == Path(path) else energy_path
+        path = _checkpoint_of(path)  # once for both: a run at work may have a newer one a moment later
+        energy_path = path if other is None else _checkpoint_of(other)
+        files = _weight_file(path, "base"), _weight_file(energy_path, "energy")
+        stored = own_network(files[0]), own_network(files[1])
+        given = base is not None or energy is not None
+        if given or stored != (None, None):
+            networks = [
+                make_again(file, part, of_part, network, allow)
+                for file, part, of_part, network in zip(files, ("base", "energy"), stored, (base, energy))
+            ]
+            model = cls(cast(nn.Module, networks[0]), networks[1], prior or _stored_prior(files[0], stored[0], allow))
+            model.load_base(path)
+            model.load_energy(energy_path)
+            return model.eval()
+        ours, theirs = read_architecture(path, "base", allow), read_architecture(energy_path, "energy", allow)
         if ours.shape != theirs.shape:
-            raise InputError(f"{energy}: an energy of {theirs.shape}, and the base {base} makes {ours.shape}")
-        budget = Budget({_weight_file(base, "base"), _weight_file(energy, "energy")})
+            raise InputError(f"{energy_path}: an energy of {theirs.shape}, and the base {path} makes {ours.shape}")
+        budget = Budget(set(files))
         if len(ours.shape) == 1:
             budget.spend(*ours.shape, *ours.shape)  # masks of autoregressive networks
         with budget:
-            model = cls.build(replace(ours, energy=theirs.energy, trunc=theirs.trunc), dtype)
-        model.load_base(base)
-        model.load_energy(energy)
+            model = cls.build(replace(ours, energy=theirs.energy, trunc=theirs.trunc), dtype=dtype)
+        model.load_base(path)
+        model.load_energy(energy_path)
         if len(ours.shape) == 1:
             from gebm.data.units import units_beside  # here, as the data stand above the model
 
-            model.units = units_beside(base)
+            model.units = units_beside(path)
             if model.units is not None and model.units.shape != ours.shape:
-                raise InputError(f"{base}: a model of {ours.shape} rows beside a table of {model.units.shape}")
+                raise InputError(f"{path}: a model of {ours.shape} rows beside a table of {model.units.shape}")
         return model.eval()
 
     def load_base(self, path: str | Path) -> None:
         """Take the base's weights from a file, or from a folder that holds `base.safetensors`; errors as in `load`."""
         fields = ("base", "shape", "latent_dim", "prior", "width", "blocks", "bn")
-        self._load(path, "base", fields, self.base.state_dict())
+        self._load(path, "base", fields, state_of(self.base, "base"))
 
     def load_energy(self, path: str | Path) -> None:
         """Take the energy's weights and c from a file or from a folder that holds `energy.safetensors`."""
@@ -285,13 +357,22 @@ class GEBM(Pretrained, nn.Module):
 
     def whole_state(self) -> dict[str, Tensor]:
         """All tensors as an exported folder's one weights file names them: `base.*`, `energy.*`, `log_partition`."""
-        return {**{f"base.{k}": v for k, v in self.base.state_dict().items()}, **self._energy_state()}
+        return {**{f"base.{k}": v for k, v in state_of(self.base, "base").items()}, **self._energy_state()}
 
     def _energy_state(self) -> dict[str, Tensor]:
-        return {**{f"energy.{k}": v for k, v in self.energy.state_dict().items()}, "log_partition": self.log_partition}
+        state = state_of(self.energy, "energy")
+        return {**{f"energy.{k}": v for k, v in state.items()}, "log_partition": self.log_partition}
+
+    def _own(self, network: Energy) -> dict[str, str]:
+        """The header of the weights of a module of the user's own."""
+        prior = next((name for name, kind in PRIORS.items() if type(self.prior) is kind), None)
+        return describe(network, prior, self.prior.dim).header()
 
     def _load(self, path: str | Path, part: str, fields: tuple[str, ...], state: dict[str, Tensor]) -> None:
         file = _weight_file(path, part)
+        if self.architecture is None:
+            check_file(file)
+            return copy_weights(file, part, _of_part(read_tensors(file), part), state)
         stored = read_architecture(file, part, {self.built_as.base, self.built_as.energy})
         for field in fields:
             have, want = getattr(stored, field), getattr(self.built_as, field)
@@ -318,6 +399,11 @@ def read_architecture(path: str | Path, part: str, allow: Collection[str] = ()) 
     """
     file = _weight_file(path, part)
     metadata = metadata_of(file)
+    if OWN in metadata:
+        raise InputError(
+            f"{file}: of a module of your own, which no name stands for: load it from Python, with "
+            "gebm.GEBM.load(folder, base=..., energy=...)"
+        )
     try:
         fields = parse_json(metadata["gebm"])
         fields["shape"] = tuple(fields.pop("image_shape", None) or fields["shape"])  # the name it once had
@@ -351,6 +437,26 @@ def _fits(read: Tensor, built: Tensor, own: bool) -> bool:
     alike = next(kinds) == next(kinds)
     planned = built.ndim > 0 and not built.is_floating_point() and not own
     return alike and (not planned or torch.equal(read.to(built.dtype), built.cpu()))
+
+
+def _architecture(base: str, energy: str, options: dict[str, Any]) -> Architecture:
+    """The architecture of those names; InputError for an option that is no field of it."""
+    allowed = [field.name for field in fields(Architecture) if field.name not in ("base", "energy")]
+    if unknown := sorted(options.keys() - set(allowed)):
+        raise InputError(
+            f"GEBM.build: {unknown[0]} is no option; choose {', '.join(allowed)}{hint(unknown[0], allowed)}"
+        )
+    return Architecture(base, energy, **options)
+
+
+def _stored_prior(file: Path, stored: OwnNetwork | None, allow: Collection[str]) -> Prior:
+    """The prior that the weights of a base were saved with."""
+    if stored is None:
+        architecture = read_architecture(file, "base", allow)
+        return PRIORS[architecture.prior](architecture.latent_dim)
+    if stored.prior not in PRIORS or not 0 < stored.latent_dim <= LARGEST:
+        raise InputError(f"{file}: its prior is of your own: give prior=")
+    return PRIORS[stored.prior](stored.latent_dim)
 
 
 def _make(flag: str, name: str, registry: dict[str, Any], shape: tuple[int, ...], **arguments: object) -> nn.Module:

@@ -90,7 +90,7 @@ def for_training(asked: int | str, model: GEBM, measured: bool = True) -> Choice
     Raises:
         InputError: bfloat16 for a table, or with weights in float64.
     """
-    device, images = model.log_partition.device, len(model.built_as.shape) == 3
+    device, images = model.log_partition.device, of_images(model.posterior())
     if asked == "bf16":
         _check(model.log_partition.dtype, images)
     if asked != "auto":

@@ -46,7 +46,7 @@ class Pretrained:
         def whole_state(self) -> dict[str, Tensor]: ...
 
         @classmethod
-        def load(cls, base: str | Path, *, allow: Collection[str] = (), dtype: torch.dtype = ...) -> Self: ...
+        def load(cls, path: str | Path, *, allow: Collection[str] = (), dtype: torch.dtype = ...) -> Self: ...
 
     def save_pretrained(self, folder: str | Path, about: Mapping[str, Any] = NONE) -> Path:
         """Write the model into a new folder, all of it or nothing; returns the folder.
@@ -65,7 +65,8 @@ class Pretrained:
         try:
             with atomic_folder(folder, new=True) as temporary:
                 assert self.architecture is not None  # or there would be no configuration
-                write_weights(temporary / WEIGHTS, self.whole_state(), self.architecture)
+                header = {"gebm": json.dumps(asdict(self.architecture))}
+                write_weights(temporary / WEIGHTS, self.whole_state(), header)
                 text = json.dumps(config, indent=1, ensure_ascii=False, allow_nan=False)
                 (temporary / CONFIG).write_text(text + "\n", encoding="utf-8")
                 (temporary / CARD).write_text(model_card(config), encoding="utf-8")
@@ -177,12 +178,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def write_weights(file: Path, tensors: Mapping[str, Tensor], architecture: "Architecture") -> None:
-    """Write tensors with the architecture in the file's header."""
+def write_weights(file: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
+    """Write tensors with the texts of a header."""
     # Clones: the format refuses tensors that share memory, as tied weights do.
     own = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
     with atomic_write(file) as temporary:
-        safetensors.torch.save_file(own, temporary, {"gebm": json.dumps(asdict(architecture))})
+        safetensors.torch.save_file(own, temporary, header)
 
 
 def _plain(architecture: "Architecture | None") -> dict[str, Any]:

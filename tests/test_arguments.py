@@ -21,7 +21,7 @@ class Bowl(torch.nn.Module):
 
 
 def model() -> gebm.GEBM:
-    return gebm.GEBM(gebm.GaussianPrior(2), torch.nn.Linear(2, 2), Bowl())
+    return gebm.GEBM(torch.nn.Linear(2, 2), Bowl(), gebm.GaussianPrior(2))
 
 
 def posterior(beta: float = 1.0) -> gebm.LatentPosterior:

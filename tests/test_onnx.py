@@ -27,7 +27,7 @@ ALL = [
 
 def build(a: Architecture, dtype: torch.dtype = torch.float32) -> GEBM:
     torch.manual_seed(0)
-    model = GEBM.build(a, dtype)
+    model = GEBM.build(a, dtype=dtype)
     with torch.no_grad():
         for tensor in model.state_dict().values():
             if tensor.is_floating_point():

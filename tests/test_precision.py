@@ -67,7 +67,7 @@ def test_auto_takes_bfloat16_where_it_may(able, monkeypatch):
 
 def pair(dtype: torch.dtype = torch.float32, **built: object) -> GEBM:
     return GEBM.build(
-        Architecture(**{**dict(base="dcgan", energy="dcgan", shape=(1, 8, 8), latent_dim=3), **built}), dtype
+        Architecture(**{**dict(base="dcgan", energy="dcgan", shape=(1, 8, 8), latent_dim=3), **built}), dtype=dtype
     )
 
 

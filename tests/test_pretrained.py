@@ -33,7 +33,7 @@ ALL = [
 def build(a: Architecture = IMAGES, dtype: torch.dtype = torch.float32) -> GEBM:
     """A model off its initial weights and running statistics, with a c."""
     torch.manual_seed(0)
-    model = GEBM.build(a, dtype)
+    model = GEBM.build(a, dtype=dtype)
     with torch.no_grad():
         for tensor in model.state_dict().values():
             if tensor.is_floating_point():
@@ -119,7 +119,7 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path, monkeypatch):
 
 
 def test_bare_networks_cannot_be_exported(tmp_path):
-    bare = GEBM(PRIORS["gaussian"](4), nn.Linear(4, 2), nn.Linear(2, 1))
+    bare = GEBM(nn.Linear(4, 2), nn.Linear(2, 1), PRIORS["gaussian"](4))
     with pytest.raises(ValueError, match="no architecture"):
         bare.save_pretrained(tmp_path / "out")
 

@@ -55,7 +55,7 @@ def build_trainer(
         raise InputError("--fast graphs: training steps as CUDA graphs take a GPU, and one process; give --fast auto")
     torch.manual_seed(config.seed)
     dtype = dtype_of(config)
-    model = GEBM.build(architecture_of(config, given, data.shape), dtype).to(device)
+    model = GEBM.build(architecture_of(config, given, data.shape), dtype=dtype).to(device)
     if processes() > 1 and any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.energy.modules()):
         raise InputError(f"--d_model {config.d_model}: batch normalisation in an energy takes one process")
     if fast.enabled() and model.built_as.shape[-1] >= NARROW and not of_table(config):

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gebm.arguments import check_whole
+from gebm.data.given import Items, levels_of
 from gebm.data.images import from_uint8
 from gebm.errors import InputError
 from gebm.memory import free_bytes
@@ -21,8 +23,8 @@ class OtherSize(InputError):
 
 
 class Batches(Iterator[Tensor]):
-    """Endless shuffled batches of one split, float32 on `device`: images (batch_size, C, H, W) in [-1, 1], or rows of
-    a table (batch_size, d) as they are.
+    """Endless shuffled batches on `device`: of uint8 images float32 (batch_size, C, H, W) in [-1, 1], of floats
+    (batch_size, ...) as they are.
 
     Each epoch goes through a fresh permutation, every item once; a batch that reaches its end goes on into the next
     one, so no item is dropped, and a split smaller than a batch is repeated within it. The array lies on the device
@@ -30,9 +32,12 @@ class Batches(Iterator[Tensor]):
     there stays where it is, and a batch reads its own rows. The order depends on the generator alone. Of several
     processes each gets its share of every batch.
 
+    Attributes:
+        levels: black and white of the images, as networks see them; None of data that are no images (`levels_of`).
+
     Args:
-        data: images, uint8 (N, C, H, W), or a table, float32 (N, d); an array is copied, a tensor is moved to the
-            device.
+        data: images, uint8 (N, C, H, W), or floats (N, ...); an array is copied, a tensor is moved to the device. The
+            `Items` of a dataset are fetched batch by batch.
         noise: of a table, a map (d, d): each batch gets u @ noise added, u uniform on [-1, 1]^d.
         generator: draws one seed an epoch; may be shared with other users. None is a new one with torch's own seed.
 
@@ -49,7 +54,7 @@ class Batches(Iterator[Tensor]):
 
     def __init__(
         self,
-        data: np.ndarray | Tensor,
+        data: np.ndarray | Tensor | Items,
         batch_size: int,
         device: str | torch.device = "cpu",
         generator: torch.Generator | None = None,
@@ -59,14 +64,15 @@ class Batches(Iterator[Tensor]):
         mapped = isinstance(data, np.memmap) and data.nbytes > free_bytes(self.device) / 2
         if isinstance(data, np.memmap) and mapped:
             data = _as_it_is(data)
-        elif not isinstance(data, Tensor):
+        elif isinstance(data, np.ndarray):
             data = torch.from_numpy(np.array(data))  # a copy: the cache is mapped read-only
-        if (data.dtype, data.ndim) not in ((torch.uint8, 4), (torch.float32, 2)) or not len(data):
-            allowed = "images uint8 (N, C, H, W) or a table float32 (N, d), N > 0"
+        fits = data.ndim == 4 if data.dtype == torch.uint8 else data.ndim > 1 and data.dtype.is_floating_point
+        if not (fits and len(data)):
+            allowed = "images uint8 (N, C, H, W) or floats (N, ...), N > 0"
             raise InputError(f"batches are of {allowed}, not of {data.dtype} {tuple(data.shape)}")
-        if batch_size < 1:
-            raise InputError(f"--b_size {batch_size}: must be at least 1")
-        self.data = data if mapped else data.to(device)
+        check_whole(1, batch_size=batch_size)
+        self.levels = levels_of(data)
+        self.data = data if mapped or isinstance(data, Items) else data.to(device)
         self.batch_size = batch_size
         self.noise = None if noise is None else torch.from_numpy(np.array(noise)).to(device)
         self.generator = generator or torch.Generator()
@@ -94,7 +100,7 @@ class Batches(Iterator[Tensor]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where `state_dict` was taken, bit for bit; raises OtherSize if it is of a set of another size."""
         if state["size"] != len(self.data):
-            what = "images" if self.data.ndim == 4 else "rows"
+            what = "images" if self.data.ndim == 4 else "rows" if self.data.ndim == 2 else "samples"
             raise OtherSize(f"the saved run drew from {state['size']} {what}, this data set has {len(self.data)}")
         if not (0 <= state["position"] <= len(self.data) and 0 <= state["seed"] < 2**63):
             raise ValueError("a place outside the data")

@@ -20,7 +20,7 @@ from gebm.errors import InputError
 from gebm.registry import resolve
 
 __all__ = ["DATASETS", "ImageData", "at_random", "from_uint8", "labelled_digits", "load_images", "set_aside"]
-__all__ += ["to_uint8"]
+__all__ += ["pixels", "to_uint8"]
 
 SMALLEST, LARGEST = 4, 2048  # sides
 DIGITS_TEST = 400
@@ -39,6 +39,12 @@ def to_uint8(x: Tensor) -> Tensor:
         tensor([  0, 128, 255, 255], dtype=torch.uint8)
     """
     return x.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+
+
+def pixels(x: Tensor, levels: tuple[float, float] = (-1.0, 1.0)) -> Tensor:
+    """Returns float images as uint8, with black and white at these levels: see `to_uint8`."""
+    black, white = levels
+    return to_uint8(x if levels == (-1.0, 1.0) else (x - black) * (2 / (white - black)) - 1)
 
 
 def from_uint8(x: Tensor) -> Tensor:

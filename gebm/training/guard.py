@@ -71,4 +71,4 @@ class Guard:
 
 def _advice(last_good: Path | None) -> str:
     kept = f"the last good checkpoint is {last_good}" if last_good else "no checkpoint was written before"
-    return f"lower --lr or --lr_generator, or raise --penalty_lambda; {kept}"
+    return f"lower the learning rates, or raise the weight of the penalty; {kept}"

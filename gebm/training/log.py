@@ -6,7 +6,7 @@ import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from gebm.bounded import parse_json
-from gebm.data import to_uint8
+from gebm.data.images import pixels
 from gebm.files import atomic_write, naming
 from gebm.networks.common import ENERGY_FLOOR, evaluating
 from gebm.pictures import grid, save_grid
@@ -32,12 +32,25 @@ messages = logging.getLogger("gebm")
 
 
 class TrainingLog:
-    """Means of the statistics between two lines, to stats.jsonl, TensorBoard and the progress bar."""
+    """Means of the statistics between two lines, to stats.jsonl, TensorBoard and the progress bar.
 
-    def __init__(self, run: Path, trainer: Trainer):
-        self.run, self.trainer = run, trainer
-        self.file = run / "stats.jsonl"
-        self.of_images = trainer.batches.data.ndim == 4
+    Arguments:
+        run: the folder of the files; None: there are none.
+        trainer: what is told of.
+        rows: takes each line too, in the order of time.
+        progress: whether there is a bar; None: on a terminal.
+    """
+
+    def __init__(
+        self,
+        run: Path | None,
+        trainer: Trainer,
+        rows: list[dict[str, Any]] | None = None,
+        progress: bool | None = None,
+    ):
+        self.run, self.trainer, self.rows = run, trainer, rows
+        self.hidden = None if progress is None else not progress
+        self.levels = trainer.batches.levels
         like = trainer.model.log_partition
         generator = torch.Generator(like.device).manual_seed(0)
         self.latents = trainer.model.prior.sample(64, generator, like=like.detach())
@@ -49,12 +62,13 @@ class TrainingLog:
         self.shown_s = self.started_s
 
     def __enter__(self) -> "TrainingLog":
-        self._drop_rows_ahead()
-        if self.of_images:
-            (self.run / "grids").mkdir(exist_ok=True)
         self.hook, threading.excepthook = threading.excepthook, self._of_thread
-        self.board = SummaryWriter(str(self.run / "tensorboard"), purge_step=self._step() + 1)
-        self.lines = open(self.file, "a", encoding="utf-8")
+        if self.run is not None:
+            self._drop_rows_ahead(self.run / "stats.jsonl")
+            if self.levels:
+                (self.run / "grids").mkdir(exist_ok=True)
+            self.board = SummaryWriter(str(self.run / "tensorboard"), purge_step=self._step() + 1)
+            self.lines = open(self.run / "stats.jsonl", "a", encoding="utf-8")
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -66,7 +80,9 @@ class TrainingLog:
             threading.excepthook = self.hook
 
     def _close(self, failed: bool) -> None:
-        for file, path in ((self.lines, self.file), (self.board, self.board.log_dir)):
+        if self.run is None:
+            return
+        for file, path in ((self.lines, self.lines.name), (self.board, self.board.log_dir)):
             try:
                 with naming(path):
                     file.close()
@@ -84,7 +100,7 @@ class TrainingLog:
             self.bar.close()
         unit = " energy steps" if name == "refine" else " base steps"
         # On a terminal a bar; in a file or pipe one line at every `log_every` (disable=None).
-        self.bar = tqdm(total=total, initial=done, desc=name, unit=unit, dynamic_ncols=True, disable=None)
+        self.bar = tqdm(total=total, initial=done, desc=name, unit=unit, dynamic_ncols=True, disable=self.hidden)
         self.total = total
 
     def advance(self) -> None:
@@ -120,10 +136,10 @@ class TrainingLog:
             raise DivergenceError(
                 f"every energy lies on the floor {ENERGY_FLOOR:g}, where it has no gradient, since energy step "
                 f"{self.trainer.counters.e_step} or before",
-                "lower --lr, raise --penalty_lambda or give --no_trunc",
+                "lower its learning rate, raise the weight of the penalty, or build it without a floor (trunc)",
             )
         rate = (self.trainer.counters.images - self.started_images) / max(elapsed_s, 1e-9)
-        kind = "images" if self.of_images else "rows"
+        kind = "images" if self.trainer.batches.data.ndim == 4 else "rows"
         self.add({**means, f"{kind}_per_s": round(rate, 1), "elapsed_s": round(elapsed_s, 3)})
         self._watch_kale(means.get("kale"))
         names = {"kale": "kale", "kale_dv": "(dv)", "relative_ess": "ess", "c": "c", "base_loss": "base_loss"}
@@ -140,15 +156,15 @@ class TrainingLog:
         if self.below_zero == BELOW_ZERO:
             self.warn(
                 f"KALE with c has been below zero for {BELOW_ZERO} lines: a flat energy would do better. Where the "
-                "value in (dv) is far above it, the weights of base samples are too uneven for such batches: raise "
-                "--penalty_lambda, --b_size or --noise_factor, or lower --lr"
+                "value in (dv) is far above it, the weights of base samples are too uneven for such batches: raise the "
+                "weight of the penalty, the batch size or the base samples a batch, or lower the learning rate"
             )
 
     def fell_back(self, found: Measure, path: Path, best: Measure) -> None:
         """Say that the model is much worse than it was at an earlier checkpoint, which is kept."""
         self.warn(
             f"{found.name} is {found.value:.4g}, and was {best.value:.4g} at {path.name}: training has lost ground. "
-            f"That checkpoint is kept; give --g_path {path} --d_path {path} to go on from it"
+            f"That checkpoint is kept, in {path}"
         )
 
     def warn(self, line: str) -> None:
@@ -171,7 +187,11 @@ class TrainingLog:
     def add(self, values: dict[str, float]) -> None:
         """Write values at the present step."""
         counters = asdict(self.trainer.counters)
-        with naming(self.file):
+        if self.rows is not None:
+            self.rows.append({**counters, **values})
+        if self.run is None:
+            return
+        with naming(self.lines.name):
             self.lines.write(json.dumps({**counters, **values}) + "\n")
             self.lines.flush()
         with naming(self.board.log_dir):
@@ -186,24 +206,26 @@ class TrainingLog:
     def grid(self) -> None:
         """Write the base's images of the 64 fixed latents, where the samples are images."""
         base, counters = self.trainer.sampled_base, self.trainer.counters
-        if counters.stage == "refine" or not self.of_images:
+        if counters.stage == "refine" or self.levels is None or self.run is None:
             return
         with evaluating(base):
-            images = to_uint8(base(self.latents)).cpu().numpy()
+            images = pixels(base(self.latents), self.levels).cpu().numpy()
         save_grid(self.run / "grids" / f"joint-{counters.g_step:08d}.png", images)
         picture = np.asarray(grid(images).convert("RGB"))
         self.board.add_image("base", picture, counters.e_step or counters.g_step, dataformats="HWC")
 
-    def _drop_rows_ahead(self) -> None:
-        """Forget lines written after the checkpoint that the run goes on from."""
-        if not self.file.exists():
+    def _drop_rows_ahead(self, file: Path) -> None:
+        """Forget lines written after the checkpoint that the run goes on from; `rows` takes those before."""
+        if not file.exists():
             return
         counters = self.trainer.counters
         step = counters.ml_step, counters.e_step, counters.g_step
-        rows = self.file.read_text(encoding="utf-8", errors="replace").splitlines()
-        with atomic_write(self.file) as temporary:
-            kept = (row + "\n" for row in rows if (of_row := _step(row)) is not None and of_row <= step)
-            temporary.write_text("".join(kept), encoding="utf-8")
+        rows = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        kept = [row for row in rows if (of_row := _step(row)) is not None and of_row <= step]
+        with atomic_write(file) as temporary:
+            temporary.write_text("".join(row + "\n" for row in kept), encoding="utf-8")
+        if self.rows is not None:
+            self.rows[:] = [parse_json(row) for row in kept]
 
 
 def _step(row: str) -> tuple[int, int, int] | None:

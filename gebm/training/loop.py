@@ -2,11 +2,13 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,7 +81,7 @@ class Schedule:
 def train(
     trainer: Trainer,
     schedule: Schedule,
-    run: Path,
+    run: Path | None,
     *,
     config: str = "",
     held_out: Tensor | None = None,
@@ -88,6 +90,8 @@ def train(
     loss_limit: float = LOSS_LIMIT,
     evaluations: Sequence[tuple[int, Callable[[Trainer], dict[str, float]]]] = (),
     measures: Mapping[str, tuple[str, bool]] | None = None,
+    rows: list[dict[str, Any]] | None = None,
+    progress: bool | None = None,
 ) -> None:
     """Train from where the trainer's counters stand to the end of the schedule.
 
@@ -102,13 +106,15 @@ def train(
     Arguments:
         trainer: the model, its batches and its optimisers.
         schedule: the numbers of steps.
-        run: the run's folder.
+        run: the run's folder; None: nothing is written.
         config: resolved configuration, stored in every checkpoint.
         held_out: data (N, ...) in [-1, 1] on the model's device, for the KALE that ends the refinement.
         save: write checkpoints.
         keep: newest checkpoints of a stage that stay, beside the best one.
         loss_limit: absolute value of a loss from which on the run has diverged; 0: none that is finite.
         evaluations: pairs of a number of steps and what to call that often; what it returns goes into the log.
+        rows: takes every line of the log.
+        progress: whether there is a progress bar; None: on a terminal.
         measures: stage -> the value among those by which its best checkpoint is told, and whether the lowest is; one is
             written whenever the value is the best so far.
 
@@ -117,9 +123,9 @@ def train(
         Interrupted: a signal came (see `STOPPING`); the state was saved first.
     """
     counters = trainer.counters
-    log = TrainingLog(run, trainer) if parallel.is_first() else SilentLog(run, trainer)
+    log = (TrainingLog if parallel.is_first() else SilentLog)(run, trainer, rows, progress)
     guard = Guard(trainer, loss_limit)
-    last_saved = next(reversed(checkpoints(run)), None)
+    last_saved = next(reversed(checkpoints(run)), None) if run is not None else None
     # What is finished is not written again: a run that goes on where its newest checkpoint stands has it already.
     saved_at = replace(counters) if last_saved is not None and last_saved.name == name_of(counters) else None
     measured: Measure | None = None
@@ -128,7 +134,7 @@ def train(
         nonlocal last_saved, saved_at
         guard.check(last_saved)
         guard.check_weights(last_saved)
-        if save and parallel.is_first() and counters != saved_at:
+        if save and run is not None and parallel.is_first() and counters != saved_at:
             last_saved, saved_at = save_checkpoint(run, trainer, config, keep, measured), replace(counters)
 
     with _signals(lambda: last_saved) as received, log:
@@ -148,7 +154,7 @@ def train(
                 if step % every == 0 and (values := evaluate(trainer)):
                     log.add(values)
                     log.say(values)
-                    if name in values:
+                    if name in values and run is not None:
                         found = Measure(name, values[name], lowest)
                         # One process looks: others may have no such folder, and all have to save at the same step.
                         best = parallel.from_first(partial(best_before, run, counters, name))
@@ -257,7 +263,8 @@ def _signals(last_saved: Callable[[], Path | None]) -> Iterator[list[int]]:
             for name, old in before.items():
                 signal.signal(name, old)
 
-    before = {name: signal.signal(name, handler) for name in STOPPING}
+    in_main = threading.current_thread() is threading.main_thread()  # the others cannot set handlers
+    before = {name: signal.signal(name, handler) for name in STOPPING if in_main}
     try:
         yield received
     except DivergenceError:

@@ -21,7 +21,7 @@ def train_with_rollbacks(
     trainer: Trainer,
     trainer_at: Callable[[Path | None], Trainer],
     schedule: Schedule,
-    run: Path,
+    run: Path | None,
     *,
     max_rollbacks: int,
     config: str = "",
@@ -37,7 +37,7 @@ def train_with_rollbacks(
         trainer: as it stands now.
         trainer_at: makes a trainer as it was at a checkpoint; at None, at the start.
         schedule, run, config, keep, options: as of `train`.
-        max_rollbacks: in the life of a run, of which the trainer's counters keep the number; 0: none.
+        max_rollbacks: in the life of a run, of which the trainer's counters keep the number; 0, or no run: none.
 
     Raises:
         DivergenceError: after so many.
@@ -48,7 +48,7 @@ def train_with_rollbacks(
             return trainer
         except DivergenceError as error:
             what, done = error.what, trainer.counters.rollbacks
-            if done >= max_rollbacks:
+            if run is None or done >= max_rollbacks:
                 raise DivergenceError(f"{what}, after {done} rollbacks", error.advice) if done else error from None
         checkpoint = parallel.from_first(lambda: newest_checkpoint(run))
         trainer = trainer_at(checkpoint)

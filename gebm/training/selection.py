@@ -1,7 +1,7 @@
 """Which weights of a stage are kept, and when it ends, by data that it is not trained on."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,10 +22,18 @@ class EarlyStopping:
     Arguments:
         loss: of a trainer's model as it would be sampled now, on validation data.
         patience: passes without a lower one that end the stage; 0: they do not.
+        name: of the loss in the log.
+        stages: in which it is looked at; in the others the last weights stay, and all steps are taken.
     """
 
-    def __init__(self, loss: Callable[["Trainer"], float], patience: int = 0):
-        self.loss, self.patience = loss, patience
+    def __init__(
+        self,
+        loss: Callable[["Trainer"], float],
+        patience: int = 0,
+        name: str = "valid_nll",
+        stages: Sequence[str] = ("base", "joint", "refine"),
+    ):
+        self.loss, self.patience, self.name, self.stages = loss, patience, name, stages
         self.start(0)
 
     def start(self, epoch: int) -> None:
@@ -35,6 +43,8 @@ class EarlyStopping:
 
     def look(self, trainer: "Trainer") -> dict[str, float]:
         """The validation loss, if a pass has gone by since the last look; keeps the weights if it is the lowest."""
+        if trainer.counters.stage not in self.stages:
+            return {}
         if trainer.epoch == self.seen:
             return {}
         self.seen = trainer.epoch
@@ -42,11 +52,11 @@ class EarlyStopping:
         if value < self.best:
             self.best, self.best_epoch = value, trainer.epoch
             self.weights = {key: tensor.clone() for key, tensor in trainer.sampled_model.state_dict().items()}
-        return {"valid_nll": value, "valid_nll_best": self.best}
+        return {self.name: value, f"{self.name}_best": self.best}
 
     def exhausted(self, epoch: int) -> bool:
         """Whether the stage has gone `patience` passes without a lower loss."""
-        return bool(self.patience) and epoch - self.best_epoch >= self.patience
+        return bool(self.patience) and self.seen >= 0 and epoch - self.best_epoch >= self.patience
 
     def restore(self, trainer: "Trainer") -> bool:
         """Give the model the weights that were kept, if there are any; return whether it had others."""

@@ -98,7 +98,7 @@ class Trainer:
         >>> from gebm.latent import GaussianPrior
         >>> from gebm.objectives import KALE
         >>> base, energy = nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1), nn.Flatten(0))
-        >>> model = GEBM(GaussianPrior(2), base, energy)
+        >>> model = GEBM(base, energy, GaussianPrior(2))
         >>> objective = KALE(model.energy, model.log_partition)
         >>> optimizers = (torch.optim.Adam(module.parameters()) for module in (objective, base))
         >>> trainer = Trainer(model, Batches(torch.randn(100, 2), 10), objective, *optimizers)
@@ -315,7 +315,7 @@ class Trainer:
             return self.model
         base, energy = self.sampled_base, self.model.energy
         energy = energy.on(base) if isinstance(energy, DensityRatio) else energy
-        sampled = GEBM(self.model.prior, base, energy, self.model.architecture)
+        sampled = GEBM(base, energy, self.model.prior, self.model.architecture)
         sampled.log_partition = self.model.log_partition
         return sampled
 

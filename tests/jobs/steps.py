@@ -30,7 +30,7 @@ def smoothed(module: torch.nn.Module) -> None:
 def trainer_of(name: str, criterion: str, noise_factor: int, optimizer: str, dtype: torch.dtype) -> Trainer:
     torch.manual_seed(0)
     shape = (1, 16, 16)
-    model = GEBM.build(Architecture(base=name, energy=name, shape=shape, latent_dim=8, width=0.1), dtype)
+    model = GEBM.build(Architecture(base=name, energy=name, shape=shape, latent_dim=8, width=0.1), dtype=dtype)
     if dtype == torch.float32:
         smoothed(model)
     images = torch.randint(0, 256, (50, *shape), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)

@@ -94,7 +94,7 @@ def test_alternating_training_moves_a_shifted_base_onto_the_data(name):
     base = Affine(1)
     base.log_scale.requires_grad_(False)
     energy = nn.Sequential(nn.Linear(1, 16), nn.SiLU(), nn.Linear(16, 1), nn.Flatten(0))
-    model = GEBM(GaussianPrior(1), base, energy)
+    model = GEBM(base, energy, GaussianPrior(1))
     objective = OBJECTIVES[name](energy, model.log_partition, "gradient", 0.1)
     negatives = {"base": Fresh(), "model": Replay(MALA(0.5), 3, size=256)}[objective.fake_from]
     generator = torch.Generator().manual_seed(0)
@@ -234,7 +234,7 @@ def test_energies_of_another_shape_are_refused_at_the_first_step(name, penalty):
         objective(normal(4, 2), normal(4, 2, 1) if objective.uses_samples else None)
     with pytest.raises(InputError, match=line):
         objective.energies(normal(4, 2))
-    model = GEBM(GaussianPrior(2), nn.Linear(2, 2), Critic())
+    model = GEBM(nn.Linear(2, 2), Critic(), GaussianPrior(2))
     optimizers = torch.optim.SGD(objective.parameters(), 0.1), torch.optim.SGD(model.base.parameters(), 0.1)
     negatives = Replay(size=8) if objective.fake_from == "model" else Fresh()
     own = OBJECTIVES[name](model.energy, model.log_partition)

@@ -36,7 +36,7 @@ class Counted(nn.Identity):
 
 
 def model(a: float = 1.0, b: float = 1.0, base: nn.Module | None = None) -> GEBM:
-    return GEBM(GaussianPrior(2), base or nn.Identity(), Quadratic(a, b))
+    return GEBM(base or nn.Identity(), Quadratic(a, b), GaussianPrior(2))
 
 
 def seeded(seed: int = 0) -> torch.Generator:
