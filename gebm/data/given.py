@@ -42,7 +42,7 @@ class Items:
         samples = [self._sample(i) for i in index.tolist()]
         if other := next((s for s in samples if s.shape != samples[0].shape), None):
             raise InputError(
-                f"data: samples of shapes {tuple(samples[0].shape)} and {tuple(other.shape)}; they must have one shape: "
+                f"data: samples of shapes {tuple(samples[0].shape)} and {tuple(other.shape)}, and all must have one: "
                 "resize or crop them in the dataset's transform"
             )
         return torch.stack(samples)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from gebm.arguments import check_number, check_whole
 from gebm.bounded import parse_json
 from gebm.checkpoints import newest_checkpoint
 from gebm.data.batches import Batches
-from gebm.data.given import Items, as_items, content_key
+from gebm.data.given import as_items, content_key
 from gebm.data.images import from_uint8
 from gebm.errors import InputError
 from gebm.files import alone, write_json
@@ -317,7 +318,9 @@ def _selection(held_out: Tensor | None, settled: Training) -> EarlyStopping | No
 def _some(items: Any, model: GEBM, most: int) -> Tensor:
     """The first samples, as networks see them."""
     index = torch.arange(min(len(items), most))
-    found = items.index_select(0, index) if isinstance(items, Items) else torch.as_tensor(items[: len(index)])
+    if isinstance(items, np.ndarray):
+        items = torch.from_numpy(np.array(items[: len(index)]))  # a copy, as it may be mapped read-only
+    found = items.index_select(0, index.to(items.device))
     return (from_uint8(found) if found.dtype == torch.uint8 else found).to(model.log_partition)
 
 
