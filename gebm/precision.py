@@ -12,6 +12,7 @@ from gebm import fast
 from gebm.errors import InputError
 from gebm.latent import LatentPosterior
 from gebm.model import GEBM
+from gebm.networks.common import evaluating
 from gebm.samplers import Kernel
 
 __all__ = ["Choice", "Operations", "for_chains", "for_training", "has_bfloat16"]
@@ -90,10 +91,13 @@ def for_training(asked: int | str, model: GEBM, measured: bool = True) -> Choice
     Raises:
         InputError: bfloat16 for a table, or with weights in float64.
     """
-    device, images = model.log_partition.device, of_images(model.posterior())
+    if asked not in ("auto", "bf16"):
+        return Choice(asked)
+    device = model.log_partition.device
+    with evaluating(model):  # norms of a base in training refuse a single sample
+        images = of_images(model.posterior())
     if asked == "bf16":
         _check(model.log_partition.dtype, images)
-    if asked != "auto":
         return Choice(asked)
     if not (measured and images and device.type == "cpu" and has_bfloat16(device)):
         return Choice(32)

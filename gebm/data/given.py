@@ -17,6 +17,8 @@ from gebm.errors import InputError
 
 __all__ = ["Items", "as_items", "content_key", "levels_of"]
 
+BLOCK = 1024  # samples that are hashed at a time
+
 log = logging.getLogger("gebm")
 
 
@@ -40,9 +42,10 @@ class Items:
     def index_select(self, dim: int, index: Tensor) -> Tensor:
         """The samples of these numbers (k, ...)."""
         samples = [self._sample(i) for i in index.tolist()]
-        if other := next((s for s in samples if s.shape != samples[0].shape), None):
+        shapes = {tuple(sample.shape): None for sample in samples}
+        if len(shapes) > 1:
             raise InputError(
-                f"data: samples of shapes {tuple(samples[0].shape)} and {tuple(other.shape)}, and all must have one: "
+                f"data: samples of shapes {' and '.join(map(str, list(shapes)[:2]))}, and all must have one: "
                 "resize or crop them in the dataset's transform"
             )
         return torch.stack(samples)
@@ -119,8 +122,10 @@ def content_key(items: Tensor | np.ndarray | Items) -> str:
     """Hash of the samples in their order; of a Dataset, which may change them at random, of its length and shape."""
     digest = hashlib.sha256(f"{tuple(items.shape)} {items.dtype}".encode())
     if not isinstance(items, Items):
-        for block in torch.split(torch.as_tensor(items), 1024):
-            digest.update(block.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        for start in range(0, len(items), BLOCK):
+            block = items[start : start + BLOCK]
+            array = block.detach().cpu().contiguous().numpy() if isinstance(block, Tensor) else block
+            digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:16]
 
 
@@ -140,6 +145,8 @@ def _loaded(name: str, what: str) -> ImageData | TableData:
 
 def _dataset_of(loader: DataLoader[Any], what: str) -> Dataset[Any]:
     """The dataset of a loader that only shuffles: what else it does would be lost."""
+    if isinstance(loader.dataset, IterableDataset):
+        return loader.dataset  # which is refused
     if loader.collate_fn is not default_collate:
         raise InputError(f"{what}: the loader has a collate_fn of its own; give its dataset, with a transform")
     if loader.sampler is not None and type(loader.sampler) not in (RandomSampler, SequentialSampler):
@@ -166,10 +173,9 @@ def _checked(items: Any, what: str) -> Tensor | np.ndarray | Items:
     elif is_bytes and len(shape) != 4:
         raise InputError(f"{what}: uint8 samples of shape {shape[1:]}; images (C, H, W) or floats are needed")
     if floating and not isinstance(items, Items):
-        tensor = torch.as_tensor(items)
-        if bad := int((~tensor.isfinite()).flatten(1).any(1).sum()):
+        finite = items.isfinite() if isinstance(items, Tensor) else np.isfinite(items)
+        if bad := int((~finite).reshape(shape[0], -1).any(1).sum()):
             raise InputError(f"{what}: {bad:,} of {shape[0]:,} samples hold NaN or infinite values; leave them out")
-        return tensor
     return items  # type: ignore[no-any-return]  # one of the three
 
 

@@ -332,13 +332,13 @@ def _check_pair(model: GEBM, items: Any, settled: Training) -> None:
             mend = "; to train the energy alone, use gebm.refine" if part == "base" else ""
             raise InputError(f"fit: the {part} has no parameters to train{mend}")
     real, generator = _some(items, model, 2), torch.Generator(model.log_partition.device).manual_seed(0)
-    with evaluating(model.base):
+    with evaluating(model):
         fake = model.generate(2, generator)
     if fake.shape[1:] != items.shape[1:]:
         raise InputError(
             f"fit: the base makes samples of shape {tuple(fake.shape[1:])}, the data have {tuple(items.shape[1:])}"
         )
-    with evaluating(model.energy):
+    with evaluating(model):
         one_a_row(called(model.energy, real, "the energy"), real, "the energy")
         many = torch.cat([model.generate(32, generator) for _ in range(2)])
     if items.dtype == torch.uint8 and many.min() >= 0:
