@@ -20,7 +20,13 @@ from gebm.samplers.smc import log_weights_of
 from gebm.samplers.trace import Diagnostics, Recorder
 from gebm.seeds import stream
 
-__all__ = ["Draws", "Observer", "draw"]
+__all__ = ["Draws", "Observer", "as_made", "draw"]
+
+
+def as_made(samples: Tensor) -> np.ndarray:
+    """Samples as the base makes them, float32 or float64."""
+    samples = samples.detach().cpu()
+    return (samples if samples.dtype == torch.float64 else samples.float()).numpy()
 
 
 def as_data(samples: Tensor) -> np.ndarray:
@@ -32,9 +38,10 @@ def as_data(samples: Tensor) -> np.ndarray:
 class Observer:
     """What is looked at, and when, while chains run; it holds what it saw.
 
-    images: uint8 images (B, C, H, W) -> tensor (B, ...), as features of a distance, called at the steps `images_at`; 0
+    images: converted samples (B, ...) -> tensor (B, ...), as features of a distance, called at the steps `images_at`; 0
     is the base, before any warm-up; frames_at: steps at which pictures of the first `frame_chains` chains are kept;
-    files: where thinned draws go; on_step: called after every step with the number of chains it moved.
+    files: where thinned draws go; on_step: called after every step with the number of chains it moved; convert: what
+    becomes of samples as the base makes them, by default uint8 images and float32 rows.
 
     seen: step -> what `images` made, (n, ...); energies: step -> E, (n,); frames: (step, uint8 images); seconds: time
     spent in looking.
@@ -46,6 +53,7 @@ class Observer:
     frame_chains: int = 64
     files: DrawFiles | None = None
     on_step: Callable[[int], object] | None = None
+    convert: Callable[[Tensor], np.ndarray] = as_data
     seen: dict[int, list[Tensor]] = field(default_factory=dict)
     energies: dict[int, list[Tensor]] = field(default_factory=dict)
     frames: list[tuple[int, np.ndarray]] = field(default_factory=list)
@@ -65,7 +73,7 @@ class Observer:
             samples, energies = target.decode_with_energies(state.position)
             self.energies.setdefault(step, []).append(energies.cpu())
             if self.images is not None:
-                self.seen.setdefault(step, []).append(self.images(as_data(samples)))
+                self.seen.setdefault(step, []).append(self.images(self.convert(samples)))
         if step in self.frames_at and first == 0:
             frame = as_data(target.decode(state.position[: self.frame_chains]))
             self.frames.append((step, frame))
@@ -130,7 +138,7 @@ def draw(
         warm_up: steps before step 0 in which the first chunk tunes the kernel (`gebm.samplers.adapt`); the other chunks
             take that kernel and as many steps.
         precondition: whether the warm-up sets the kernel's scale too.
-        observer: looks at the chains on the way.
+        observer: looks at the chains on the way, and says what becomes of samples.
 
     Raises:
         InputError: the kernel cannot be tuned; a number below the least it may be; chunks that leave SMC a last
@@ -196,7 +204,7 @@ def draw(
             )  # fmt: skip
             chunks.append((start, chain, tuned.finished(chain.state) if steps else tuned))
         seconds = time.perf_counter() - begun_s - (observer.seconds - looked_s)
-        drawn = [_drawn(target, *each, steps) for each in chunks]
+        drawn = [_drawn(target, *each, steps, observer.convert) for each in chunks]
         share = _Share(drawn, observer.seen, observer.energies, seconds)
         if recorder is None:
             return share
@@ -236,9 +244,20 @@ class _Share(NamedTuple):
     trace: dict[str, np.ndarray] | None = None
 
 
-def _drawn(target: LatentPosterior, start: Tensor, chain: Chain, kernel: Kernel, steps: int) -> _Drawn:
-    base, energies_start = _decode(target, start)
-    images, energies = _decode(target, chain.state.position) if steps else (base, energies_start)
+def _drawn(
+    target: LatentPosterior,
+    start: Tensor,
+    chain: Chain,
+    kernel: Kernel,
+    steps: int,
+    convert: Callable[[Tensor], np.ndarray],
+) -> _Drawn:
+    def decoded(position: Tensor) -> tuple[np.ndarray, Tensor]:
+        samples, energies = target.decode_with_energies(position)
+        return convert(samples), energies.cpu()
+
+    base, energies_start = decoded(start)
+    images, energies = decoded(chain.state.position) if steps else (base, energies_start)
     latents = chain.state.position if steps else start
     log_weights = log_weights_of(chain.state).cpu() if isinstance(kernel, SMC) and steps else None
     return _Drawn(
@@ -269,9 +288,3 @@ def _moved(kernel: Kernel, device: torch.device | str) -> Kernel:
     tensors = {f.name: getattr(kernel, f.name) for f in fields(kernel)}
     tensors = {name: value.to(device) for name, value in tensors.items() if isinstance(value, Tensor)}
     return replace(kernel, **tensors) if tensors else kernel
-
-
-def _decode(target: LatentPosterior, position: Tensor) -> tuple[np.ndarray, Tensor]:
-    """Samples as data (n, ...) and energies (n,) of positions."""
-    samples, energies = target.decode_with_energies(position)
-    return as_data(samples), energies.cpu()

@@ -18,6 +18,7 @@ from gebm.metrics import cache
 from gebm.metrics.digits_cnn import DigitsCNN
 from gebm.metrics.frechet import Moments
 from gebm.metrics.inception import Inception, download
+from gebm.metrics.random_conv import RandomConv
 from gebm.metrics.resnet56 import ResNet56, find_weights
 from gebm.registry import resolve
 
@@ -68,6 +69,7 @@ class Pixels:
 FEATURES: dict[str, Callable[[str | Path | None, Path, Path], Extractor]] = {
     "pixels": lambda weights, data_path, cache_dir: Pixels(),
     "pixels-8x8": lambda weights, data_path, cache_dir: Pixels(8),
+    "random-conv": lambda weights, data_path, cache_dir: RandomConv(),
     "digits-cnn": lambda weights, data_path, cache_dir: DigitsCNN.cached(cache_dir),
     "cifar-resnet56": lambda weights, data_path, cache_dir: ResNet56.from_file(find_weights(weights, data_path)),
     "inception": lambda weights, data_path, cache_dir: Inception.from_file(weights or download(cache_dir)),

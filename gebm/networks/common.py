@@ -108,8 +108,12 @@ def _fails(network: Callable[[Tensor], Tensor], x: Tensor) -> bool:
 
 
 @contextmanager
-def evaluating(*networks: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients within; afterwards every submodule is in its own mode again."""
+def evaluating(*callables: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Evaluation mode and no gradients within; afterwards every submodule is in its own mode again.
+
+    A plain function has no modes.
+    """
+    networks = [network for network in callables if isinstance(network, nn.Module)]
     modes = [(module, module.training) for network in networks for module in network.modules()]
     try:
         for network in networks:
