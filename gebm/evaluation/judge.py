@@ -183,6 +183,10 @@ def _verdict(gains: dict[str, tuple[float, float]], samples: Samples) -> str:
         said = f"Better than its base on {' and '.join(won)}{undecided}."
     else:
         said = "It cannot be told from its base: every interval of a gain holds zero."
-    if not samples.are_draws and not math.isnan(samples.diagnostics.rhat_projection):
-        said += " These are refined samples, not draws from the model: the chains have not mixed."
+    if samples.setting.steps and not samples.are_draws:
+        unknown = math.isnan(samples.diagnostics.rhat_projection)
+        why = "too few steps to tell whether the chains have mixed" if unknown else "the chains have not mixed"
+        said += f" These are refined samples, not draws from the model: {why}."
+    elif samples.setting.beta != 1:
+        said += f" At beta {samples.setting.beta:g}; the model itself is beta 1."
     return said
