@@ -61,7 +61,11 @@ def test_a_gain_counts_where_no_feature_set_shows_a_loss(gains, says):
 
 def test_refined_samples_are_called_so():
     draws = gebm.sample(pair(), 500, sampler="langevin", steps=3, step_size=0.001)
-    assert "refined samples, not draws" in gebm.evaluate(pair(), data(), draws).verdict
+    assert "refined samples, not draws from the model: too few steps" in gebm.evaluate(pair(), data(), draws).verdict
+    draws = gebm.sample(pair(), 500, sampler="langevin", steps=30, step_size=0.001)
+    assert "draws from the model: the chains have not mixed" in gebm.evaluate(pair(), data(), draws).verdict
+    draws = gebm.sample(pair(), 500, beta=2.0)
+    assert gebm.evaluate(pair(), data(), draws).verdict.endswith("At beta 2; the model itself is beta 1.")
 
 
 def of_images(levels: str) -> gebm.GEBM:
