@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gebm.bounded import MAX_JSON, parse_json, read_bytes
+from gebm.bounded import MAX_JSON, open_regular, parse_json, read_bytes
 from gebm.errors import InputError
 
 __all__ = ["MANIFEST", "check_file", "damage", "read_manifest", "write_manifest"]
@@ -67,13 +67,15 @@ def _damage(file: Path, entry: Any) -> str:
         return f"{file} is missing"
     except OSError as error:
         return f"{file} cannot be read ({error.strerror})"
+    except InputError as error:
+        return str(error)
     except (KeyError, TypeError, ValueError):
         return f"{file.parent / MANIFEST} is damaged (its entry of {file.name})"
 
 
 def _sha256(file: Path) -> str:
     digest = hashlib.sha256()
-    with open(file, "rb") as stream:
+    with open_regular(file) as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
