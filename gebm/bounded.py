@@ -5,19 +5,17 @@ import io
 import json
 import os
 import stat
-from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from gebm.errors import InputError
 
-__all__ = ["MAX_CONFIG", "MAX_JSON", "Bounded", "check_plain", "check_regular", "most_unpacked", "open_regular"]
+__all__ = ["MAX_CONFIG", "MAX_JSON", "Bounded", "check_regular", "most_unpacked", "open_regular"]
 __all__ += ["parse_json", "read_bytes", "read_json", "read_json_lines", "reason", "size_of"]
 
 MAX_CONFIG = 64 << 10  # bytes of a configuration: safe YAML is parsed at some 50 kB a second at worst
 MAX_JSON = 16 << 20  # bytes of a JSON file: in memory it may take twenty times as much
 MAX_LINE = 1 << 20  # bytes of a line of stats.jsonl
-MAX_FILES = 100_000  # of a folder that is looked through
 MAX_RATIO, SMALL = 200, 64 << 20  # an archive may unpack to 200 times its size, or to 64 MiB if that is more
 MAX_SPARSE = 16  # a file above 64 MiB may be 16 times as large as what it holds on the disk
 BLOCK = 512  # bytes, the unit of `st_blocks`
@@ -186,18 +184,3 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
                 raise InputError(f"{path} line {number}: not an object of numbers and texts of a usual length")
             found.append(row)
     return found
-
-
-def check_plain(place: Path) -> None:
-    """Raise InputError unless a folder, or one file, is made of plain files and folders: no links, no devices."""
-    below = (os.path.join(top, name) for top, folders, files in os.walk(place) for name in [*folders, *files])
-    for number, path in enumerate(chain([str(place)], below)):
-        try:
-            mode = os.lstat(path).st_mode
-        except OSError:
-            continue  # what opens it says what is wrong
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            what = "a link" if stat.S_ISLNK(mode) else "no plain file"
-            raise InputError(f"{path}: {what}; --from_untrusted takes plain files and folders alone")
-        if number > MAX_FILES:
-            raise InputError(f"{place}: more than {MAX_FILES:,} files, which no run has")

@@ -23,7 +23,7 @@ from gebm.registry import resolve
 from gebm.text import show
 from gebm.weights import Budget, metadata_of, read_tensors
 
-__all__ = ["GEBM", "Architecture", "read_architecture"]
+__all__ = ["GEBM", "Architecture", "read_architecture", "weight_file"]
 
 OF_ROWS = {*FLOWS, "mlp"}  # networks of rows of a table; the others are of images
 LARGEST = 1 << 20  # number in a stored architecture
@@ -259,7 +259,7 @@ class GEBM(Pretrained, nn.Module):
         ours, theirs = read_architecture(base, "base", allow), read_architecture(energy, "energy", allow)
         if ours.shape != theirs.shape:
             raise InputError(f"{energy}: an energy of {theirs.shape}, and the base {base} makes {ours.shape}")
-        budget = Budget({_weight_file(base, "base"), _weight_file(energy, "energy")})
+        budget = Budget({weight_file(base, "base"), weight_file(energy, "energy")})
         if len(ours.shape) == 1:
             budget.spend(*ours.shape, *ours.shape)  # masks of autoregressive networks
         with budget:
@@ -291,7 +291,7 @@ class GEBM(Pretrained, nn.Module):
         return {**{f"energy.{k}": v for k, v in self.energy.state_dict().items()}, "log_partition": self.log_partition}
 
     def _load(self, path: str | Path, part: str, fields: tuple[str, ...], state: dict[str, Tensor]) -> None:
-        file = _weight_file(path, part)
+        file = weight_file(path, part)
         stored = read_architecture(file, part, {self.built_as.base, self.built_as.energy})
         for field in fields:
             have, want = getattr(stored, field), getattr(self.built_as, field)
@@ -316,7 +316,7 @@ def read_architecture(path: str | Path, part: str, allow: Collection[str] = ()) 
         InputError: missing or damaged file, one that this project did not write, or one whose network of that part is
             neither registered nor in `allow`.
     """
-    file = _weight_file(path, part)
+    file = weight_file(path, part)
     metadata = metadata_of(file)
     try:
         fields = parse_json(metadata["gebm"])
@@ -391,7 +391,8 @@ def _checkpoint_of(path: str | Path) -> Path:
     return (newest_checkpoint(path) if Path(path).is_dir() else None) or Path(path)
 
 
-def _weight_file(path: str | Path, part: str) -> Path:
+def weight_file(path: str | Path, part: str) -> Path:
+    """The file that holds the weights of `part` ('base' or 'energy'), of its own path or a folder's."""
     path = Path(path)
     file = path / f"{part}.safetensors" if path.is_dir() else path
     if path.is_dir() and not file.is_file() and (path / WEIGHTS).is_file():

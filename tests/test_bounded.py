@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from gebm import manifest
-from gebm.bounded import MAX_CONFIG, MAX_JSON, MAX_LINE, check_plain, open_regular, read_json, read_json_lines, size_of
+from gebm.bounded import MAX_CONFIG, MAX_JSON, MAX_LINE, open_regular, read_json, read_json_lines, size_of
 from gebm.cli import main
 from gebm.commands.runs import SERIAL, _serial
 from gebm.config import Config
@@ -23,6 +23,7 @@ from gebm.model import GEBM, Architecture
 from gebm.report.html import data_uri
 from gebm.text import printable, show
 from gebm.training.trainer import Counters, _restore
+from gebm.untrusted import check_plain
 from gebm.weights import metadata_of
 
 SMALL = Architecture("dcgan", "dcgan", (1, 8, 8), 3, width=0.02)

@@ -75,6 +75,10 @@ def _pair_of(run: Path, config: Config, given: frozenset[str]) -> tuple[Config, 
         if stored.mode == "sample":
             config = replace(config, g_path=stored.g_path, d_path=stored.d_path, no_trunc=stored.no_trunc)
             given |= {"no_trunc"}
+            if stored.from_untrusted:  # still is; the networks are those that were named to sample from it
+                named = replace(config, from_untrusted=stored.from_untrusted)
+                config = replace(named, g_model=stored.g_model, d_model=stored.d_model)
+                given |= {"g_model", "d_model"}
     trained = _trained(find_pair(config)[1])
     if trained is not None and "dtype" not in given:
         config = replace(config, dtype=trained.dtype, precision=trained.precision)
