@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from gebm.checkpoints import checkpoints
 from gebm.cli import main
 from gebm.config import Config
 from gebm.model import GEBM, Architecture
+from gebm.untrusted import without_its_modules
 
 OWN = """
 from pathlib import Path
@@ -221,6 +223,39 @@ def test_a_subject_in_the_folder_is_evaluated_once_and_others_beside_it(theirs, 
     assert json.loads(Path("found.json").read_text())["theirs"]["base_path"] == str(joint)
 
 
+@pytest.mark.parametrize("folder", ["theirs", "theirs/checkpoints", "."])
+def test_python_looks_neither_in_the_folder_nor_where_one_works(folder, theirs, monkeypatch):
+    monkeypatch.chdir(folder)
+    installed = [entry for entry in sys.path if entry]
+    monkeypatch.setattr(sys, "path", ["", str(theirs), f"{theirs}/../theirs/grids", *installed])
+    before = sys.path[:]
+    with without_its_modules(str(theirs / "checkpoints/..")):
+        assert sys.path == installed
+    assert sys.path == before
+    with without_its_modules(""):
+        assert "" in sys.path
+
+
+def test_where_one_works_only_the_code_that_one_names_is_found(theirs, monkeypatch):
+    Path("other.py").write_text("")
+    (theirs / "mine.py").write_text("")
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    with without_its_modules("theirs", ["own:base", "csv:t.csv", "dcgan"]):
+        assert find_spec("own") and not find_spec("other")
+    assert not find_spec("own")
+    monkeypatch.chdir(theirs)
+    with without_its_modules(".", ["mine:base"]):
+        assert not find_spec("mine")
+
+
+def test_settings_of_matplotlib_in_the_folder_are_not_taken(theirs, monkeypatch, capsys):
+    (theirs / "matplotlibrc").write_text("text.usetex: true")  # which starts programs
+    monkeypatch.chdir(theirs)
+    refused(["report", "--from_untrusted", "."], "matplotlibrc: matplotlib would take its settings from it", capsys)
+    monkeypatch.chdir(theirs.parent)
+    assert main(["report", "--from_untrusted", "theirs"]) == 0
+
+
 def test_what_lies_around_a_checkpoint_is_checked_too(theirs, capsys):
     (theirs / "data.npz").unlink()
     (theirs / "data.npz").symlink_to("/etc/passwd")
@@ -297,16 +332,14 @@ def test_figures_of_other_weights_under_the_same_path_are_not_merged(theirs):
     assert after["weights"]["base"] == before["weights"]["base"] != after["weights"]["energy"]
 
 
-@pytest.mark.parametrize("command", ["sample", "evaluate", "report"])
-def test_data_that_come_with_the_folder_are_not_the_users(command, theirs, monkeypatch, tmp_path):
-    """Worked in, its `data` would otherwise be the folder for data."""
+def test_data_that_come_with_the_folder_are_not_the_users(theirs, monkeypatch, tmp_path):
+    """Worked in, its `data` would otherwise be the folder for data, and its caches the user's."""
     monkeypatch.chdir(theirs)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     Path("data/cache").mkdir(parents=True)
-    flags = {"sample": [*DRAW, "--log_dir", str(tmp_path / "s"), "--eval_fid", "--fid_samples", "4"],
-             "evaluate": EVALUATE, "report": []}[command]  # fmt: skip
-    assert main([command, "--from_untrusted", ".", *flags]) == 0
-    assert not list(Path("data/cache").iterdir())
+    flags = ["--eval_fid", "--fid_samples", "4", "--fid_features", "pixels", *EVALUATE, "--num_sampler_steps", "1"]
+    assert main(["evaluate", "--from_untrusted", ".", *flags]) == 0
+    assert not list(Path("data/cache").iterdir()) and list((tmp_path / "home").rglob("reference-*"))
 
 
 def test_an_export_of_samples_of_somebody_elses_pair_runs_no_code_of_theirs(theirs, capsys):
