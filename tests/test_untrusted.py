@@ -314,7 +314,7 @@ def test_figures_that_come_with_the_folder_are_not_merged_with_ones_own(theirs, 
     assert "metrics" not in json.loads((theirs / "evaluation.json").read_text())
 
 
-def test_figures_of_other_weights_under_the_same_path_are_not_merged(theirs):
+def test_figures_of_other_weights_under_the_same_path_are_neither_merged_nor_shown(theirs, capsys):
     mine = ["evaluate", "theirs", *EVALUATE, "--fid_features", "pixels"]
     assert main([*mine, "--eval_fid", "--fid_samples", "20", "--num_sampler_steps", "1"]) == 0
     assert main(mine) == 0
@@ -326,6 +326,10 @@ def test_figures_of_other_weights_under_the_same_path_are_not_merged(theirs):
         model.log_partition += 1
     model.save(newest)
     (newest / "manifest.json").unlink()
+    capsys.readouterr()
+    assert main(["report", "theirs"]) == main(["export", "theirs", "out"]) == 0
+    assert "evaluation.json is of other weights than the run has now" in capsys.readouterr().out
+    assert "FD(pixels)" not in Path("out/README.md").read_text()
     assert main(mine) == 0
     after = json.loads((theirs / "evaluation.json").read_text())
     assert "metrics" not in after and after["energy_path"] == before["energy_path"]

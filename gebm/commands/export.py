@@ -10,7 +10,7 @@ import torch
 
 from gebm.bounded import read_json, read_json_lines
 from gebm.commands.density import LIKELIHOOD, likelihood_notes
-from gebm.commands.pairs import find_pair, folder_of, load_pair
+from gebm.commands.pairs import find_pair, folder_of, hashes_of, load_pair
 from gebm.commands.setup import log, start_log
 from gebm.commands.tables import of_table
 from gebm.config import Config
@@ -102,7 +102,10 @@ def _about(run: Path, model: GEBM, base: Path, energy: Path) -> dict[str, Any]:
             values["scaling"] = trained.scaling  # always, as its default was another
         about["data"] = {flag: _public(value) for flag, value in values.items()}
         about["training"] = {flag: getattr(trained, flag) for flag in TRAINING} | _counters(energy)
+    hashes = hashes_of(base, energy)
     found = {name: _json(run / name) for name in ("evaluation.json", "summary.json", LIKELIHOOD)}
+    if found["evaluation.json"].get("weights", hashes) != hashes:  # it was trained further since
+        found["evaluation.json"] = {}
     found[LIKELIHOOD] = found[LIKELIHOOD] or _json(folder_of(energy).parent.parent / LIKELIHOOD)
     if figures := _figures(found, energy):
         about["figures"] = figures

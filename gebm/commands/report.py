@@ -16,7 +16,7 @@ from gebm.bounded import read_json, read_json_lines
 from gebm.checkpoints import newest_checkpoint
 from gebm.commands.datasets import BUNDLED, dataset
 from gebm.commands.metrics import check_features
-from gebm.commands.pairs import folder_of
+from gebm.commands.pairs import folder_of, hashes_of
 from gebm.commands.records import compare_images
 from gebm.commands.setup import choose_device, log, schedule_of, start_log
 from gebm.config import Config, sections
@@ -107,7 +107,7 @@ def collect(run: Path, config: Config, allow: Collection[str] = (), untrusted: b
             return None
 
     report.rows = tried("Training", _rows, run / "stats.jsonl") or []
-    report.evaluation = tried("Figures", _json, run / "evaluation.json") or {}
+    report.evaluation = tried("Figures", _evaluation, run) or {}
     summary = tried("Figures", _json, run / "summary.json") or {}
     if summary:
         report.chains = tried("Samples", _chains, summary, run) or []
@@ -178,6 +178,15 @@ def _rows(file: Path) -> list[dict[str, Any]]:
 
 def _json(file: Path) -> dict[str, Any]:
     return read_json(file) if file.is_file() else {}
+
+
+def _evaluation(run: Path) -> dict[str, Any]:
+    """What was measured of the weights that the run has now."""
+    found = _json(run / "evaluation.json")
+    newest = newest_checkpoint(run) if "weights" in found else None
+    if newest is not None and found["weights"] != hashes_of(newest, newest):
+        raise InputError("evaluation.json is of other weights than the run has now; evaluate it again")
+    return found
 
 
 def _arrays(file: Path) -> dict[str, np.ndarray]:
