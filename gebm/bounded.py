@@ -1,23 +1,24 @@
 """Reading what somebody else may have written: text, JSON and streams, within limits (docs/security.md)."""
 
+import errno
 import io
 import json
 import os
 import stat
-from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from gebm.errors import InputError
 
-__all__ = ["MAX_CONFIG", "MAX_JSON", "Bounded", "check_plain", "most_unpacked", "parse_json", "read_bytes"]
-__all__ += ["read_json", "read_json_lines", "reason"]
+__all__ = ["MAX_CONFIG", "MAX_JSON", "Bounded", "check_regular", "most_unpacked", "open_regular"]
+__all__ += ["parse_json", "read_bytes", "read_json", "read_json_lines", "reason", "size_of"]
 
 MAX_CONFIG = 64 << 10  # bytes of a configuration: safe YAML is parsed at some 50 kB a second at worst
 MAX_JSON = 16 << 20  # bytes of a JSON file: in memory it may take twenty times as much
 MAX_LINE = 1 << 20  # bytes of a line of stats.jsonl
-MAX_FILES = 100_000  # of a folder that is looked through
 MAX_RATIO, SMALL = 200, 64 << 20  # an archive may unpack to 200 times its size, or to 64 MiB if that is more
+MAX_SPARSE = 16  # a file above 64 MiB may be 16 times as large as what it holds on the disk
+BLOCK = 512  # bytes, the unit of `st_blocks`
 
 
 class Readable(Protocol):
@@ -87,9 +88,52 @@ def reason(error: BaseException) -> str:
     return (text if isinstance(error, InputError | OSError) else f"{type(error).__name__}: {text}".rstrip(": "))[:200]
 
 
+def size_of(path: str | Path) -> int:
+    """The bytes that a file holds: of a sparse one, which may claim any size, those that are stored."""
+    found = os.stat(path)
+    if getattr(found, "st_blocks", found.st_size) * BLOCK >= found.st_size or not hasattr(os, "SEEK_DATA"):
+        return found.st_size
+    held = place = 0
+    with open(path, "rb", buffering=0) as file:
+        try:
+            while place < found.st_size:
+                start = os.lseek(file.fileno(), place, os.SEEK_DATA)
+                place = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+                held += place - start
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # which says that only a hole is left
+                return found.st_size  # the file system does not tell
+    return held
+
+
+def check_regular(path: str | Path) -> None:
+    """Raise InputError if opening a file could wait for ever, as of a pipe or a device, or if it is hardly more than
+    holes: it would be read as far larger than it is. Raise OSError if it is not there."""
+    found = os.stat(path)
+    if stat.S_ISDIR(found.st_mode):
+        return  # what opens it says so
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(f"{path}: a pipe, a socket or a device, and no file to read; give a plain file")
+    if found.st_size > SMALL and found.st_size > MAX_SPARSE * (held := size_of(path)):
+        raise InputError(f"{path}: of its {found.st_size:,} bytes {held:,} are stored, the rest are holes; not read")
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a file to read its bytes. All files that gebm did not just write itself are opened here, or by a library
+    after `check_regular`.
+
+    Raises:
+        InputError: it is a pipe or a device, or mostly holes.
+        OSError: it cannot be opened.
+    """
+    check_regular(path)
+    return open(path, "rb")
+
+
 def read_bytes(path: str | Path, most: int) -> bytes:
-    """A file of at most `most` bytes; raises InputError if it is larger, OSError if it cannot be read."""
-    with open(path, "rb") as file:
+    """The content of a file; raises InputError if it is larger than `most` bytes or no plain file, OSError if it
+    cannot be read."""
+    with open_regular(path) as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise InputError(f"{path}: larger than {most:,} bytes, more than such a file ever has")
@@ -128,7 +172,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         InputError: a whole line is too long or not an object of plain values.
     """
     found = []
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
             if not line.endswith(b"}\n") and len(line) <= MAX_LINE:
                 continue
@@ -140,18 +184,3 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
                 raise InputError(f"{path} line {number}: not an object of numbers and texts of a usual length")
             found.append(row)
     return found
-
-
-def check_plain(place: Path) -> None:
-    """Raise InputError unless a folder, or one file, is made of plain files and folders: no links, no devices."""
-    below = (os.path.join(top, name) for top, folders, files in os.walk(place) for name in [*folders, *files])
-    for number, path in enumerate(chain([str(place)], below)):
-        try:
-            mode = os.lstat(path).st_mode
-        except OSError:
-            continue  # what opens it says what is wrong
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            what = "a link" if stat.S_ISLNK(mode) else "no plain file"
-            raise InputError(f"{path}: {what}; --from_untrusted takes plain files and folders alone")
-        if number > MAX_FILES:
-            raise InputError(f"{place}: more than {MAX_FILES:,} files, which no run has")

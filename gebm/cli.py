@@ -12,14 +12,16 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from itertools import takewhile
 from types import ModuleType
 
 from gebm import fast
-from gebm.config import COMMANDS, SUBJECTS
+from gebm.config import COMMANDS, SUBJECTS, Config
 from gebm.errors import InputError, LostProcess
-from gebm.parsing import parse
+from gebm.parsing import parse, parse_report
 from gebm.text import hint, print_nowhere, printable, show
+from gebm.untrusted import data_path_beside, without_its_modules
 
 __all__ = ["main"]
 
@@ -82,24 +84,16 @@ def _imported(name: str) -> ModuleType:
 
 def run(argv: Sequence[str], mode: str | None = None) -> int:
     """Run the arguments of one command; without `mode` the configuration names it (main.py)."""
-    if "" not in sys.path:
-        sys.path.append("")  # the user's own networks and data, as under `python -m`; last, so that it hides nothing
     try:
         if mode == "report":  # the run's own configuration says all
-            importlib.import_module("gebm.commands.report").main(argv)
+            words = parse_report(argv)
+            with without_its_modules(words.run if words.untrusted else "", words.allow):
+                importlib.import_module("gebm.commands.report").main(words)
             return 0
         subjects, argv = _subjects(argv, mode)
         config, given = parse(argv, mode)
-        several = int(os.environ.get("WORLD_SIZE", 1)) > 1 and {"RANK", "LOCAL_RANK"} <= os.environ.keys()
-        if several and config.mode not in SEVERAL:
-            raise InputError(f"gebm {config.mode}: is one process; start it without torchrun or accelerate launch")
-        command = _imported(f"gebm.commands.{config.mode}")
-        if config.fast != "off":
-            _imported("gebm.memory").keep_freed()
-        arguments = (config, given, subjects) if config.mode in SUBJECTS else (config, given)
-        guard = importlib.import_module("gebm.parallel").together("start it again") if several else nullcontext()
-        with fast.plain(config.fast == "off"), guard:
-            command.main(*arguments)
+        with without_its_modules(config.from_untrusted, (str(getattr(config, flag)) for flag in given)):
+            _run(config, given, subjects)
     except InputError as error:
         return _fail(str(error), 2)
     except (FloatingPointError, LostProcess) as error:
@@ -118,6 +112,22 @@ def run(argv: Sequence[str], mode: str | None = None) -> int:
     finally:
         _say()
     return 0
+
+
+def _run(config: Config, given: frozenset[str], subjects: list[str]) -> None:
+    """Run a command on its checked configuration."""
+    if config.from_untrusted and "data_path" not in given:
+        config = replace(config, data_path=data_path_beside(config.from_untrusted, config.data_path))
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1 and {"RANK", "LOCAL_RANK"} <= os.environ.keys()
+    if several and config.mode not in SEVERAL:
+        raise InputError(f"gebm {config.mode}: is one process; start it without torchrun or accelerate launch")
+    command = _imported(f"gebm.commands.{config.mode}")
+    if config.fast != "off":
+        _imported("gebm.memory").keep_freed()
+    arguments = (config, given, subjects) if config.mode in SUBJECTS else (config, given)
+    guard = importlib.import_module("gebm.parallel").together("start it again") if several else nullcontext()
+    with fast.plain(config.fast == "off"), guard:
+        command.main(*arguments)
 
 
 def _say(*lines: str) -> None:

@@ -5,17 +5,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gebm.bounded import MAX_JSON, parse_json, read_bytes
+from gebm.bounded import MAX_JSON, open_regular, parse_json, read_bytes
 from gebm.errors import InputError
 
-__all__ = ["MANIFEST", "check_file", "damage", "read_manifest", "write_manifest"]
+__all__ = ["MANIFEST", "check_file", "damage", "read_manifest", "sha256_of", "write_manifest"]
 
 MANIFEST = "manifest.json"
 
 
 def write_manifest(folder: Path, **notes: Any) -> None:
     """Write `manifest.json`: the size in bytes and the sha256 of every file in the folder, and `notes` as they are."""
-    files = {f.name: {"bytes": f.stat().st_size, "sha256": _sha256(f)} for f in sorted(folder.iterdir()) if f.is_file()}
+    files = {
+        f.name: {"bytes": f.stat().st_size, "sha256": sha256_of(f)} for f in sorted(folder.iterdir()) if f.is_file()
+    }
     (folder / MANIFEST).write_text(json.dumps({**notes, "files": files}, indent=1) + "\n", encoding="utf-8")
 
 
@@ -62,18 +64,21 @@ def _damage(file: Path, entry: Any) -> str:
             return f"{file} is damaged (it is no file)"
         if (have := file.stat().st_size) != size:
             return f"{file} is damaged ({have:,} bytes of {size:,})"
-        return "" if _sha256(file) == sha256 else f"{file} is damaged (its sha256 is not the one written with it)"
+        return "" if sha256_of(file) == sha256 else f"{file} is damaged (its sha256 is not the one written with it)"
     except FileNotFoundError:
         return f"{file} is missing"
     except OSError as error:
         return f"{file} cannot be read ({error.strerror})"
+    except InputError as error:
+        return str(error)
     except (KeyError, TypeError, ValueError):
         return f"{file.parent / MANIFEST} is damaged (its entry of {file.name})"
 
 
-def _sha256(file: Path) -> str:
+def sha256_of(file: Path) -> str:
+    """The hash of a file's content, in hexadecimal digits."""
     digest = hashlib.sha256()
-    with open(file, "rb") as stream:
+    with open_regular(file) as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

@@ -25,7 +25,7 @@ from gebm.registry import resolve
 from gebm.text import hint, show
 from gebm.weights import Budget, metadata_of, read_tensors
 
-__all__ = ["GEBM", "Architecture", "read_architecture"]
+__all__ = ["GEBM", "Architecture", "read_architecture", "weight_file"]
 
 OF_ROWS = {*FLOWS, "mlp"}  # networks of rows of a table; the others are of images
 LARGEST = 1 << 20  # number in a stored architecture
@@ -316,7 +316,7 @@ class GEBM(Pretrained, nn.Module):
         other = None if energy_path is None or Path(energy_path) == Path(path) else energy_path
         path = _checkpoint_of(path)  # once for both: a run at work may have a newer one a moment later
         energy_path = path if other is None else _checkpoint_of(other)
-        files = _weight_file(path, "base"), _weight_file(energy_path, "energy")
+        files = weight_file(path, "base"), weight_file(energy_path, "energy")
         stored = own_network(files[0]), own_network(files[1])
         given = base is not None or energy is not None
         if given or stored != (None, None):
@@ -369,7 +369,7 @@ class GEBM(Pretrained, nn.Module):
         return describe(network, prior, self.prior.dim).header()
 
     def _load(self, path: str | Path, part: str, fields: tuple[str, ...], state: dict[str, Tensor]) -> None:
-        file = _weight_file(path, part)
+        file = weight_file(path, part)
         if self.architecture is None:
             check_file(file)
             return copy_weights(file, part, _of_part(read_tensors(file), part), state)
@@ -397,7 +397,7 @@ def read_architecture(path: str | Path, part: str, allow: Collection[str] = ()) 
         InputError: missing or damaged file, one that this project did not write, or one whose network of that part is
             neither registered nor in `allow`.
     """
-    file = _weight_file(path, part)
+    file = weight_file(path, part)
     metadata = metadata_of(file)
     if OWN in metadata:
         raise InputError(
@@ -497,7 +497,8 @@ def _checkpoint_of(path: str | Path) -> Path:
     return (newest_checkpoint(path) if Path(path).is_dir() else None) or Path(path)
 
 
-def _weight_file(path: str | Path, part: str) -> Path:
+def weight_file(path: str | Path, part: str) -> Path:
+    """The file that holds the weights of `part` ('base' or 'energy'), of its own path or a folder's."""
     path = Path(path)
     file = path / f"{part}.safetensors" if path.is_dir() else path
     if path.is_dir() and not file.is_file() and (path / WEIGHTS).is_file():

@@ -4,18 +4,24 @@ import re
 from argparse import SUPPRESS, ArgumentError, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import Field
-from typing import Any
+from typing import Any, NamedTuple
 
 from gebm.config import COMMANDS, READERS, SUBJECTS, Config, sections
 from gebm.errors import InputError
 from gebm.flags import allowed, by_name, check_mapping, kinds, read_yaml
 from gebm.text import hint, show
 
-__all__ = ["help_text", "parse"]
+__all__ = ["ReportWords", "help_text", "parse", "parse_report"]
 
 CONFIG = ("--config", "--configs")
 PRECEDENCE = """The command line wins over the YAML file, which wins over the defaults, shown
 in [brackets]."""
+REPORT = """usage: gebm report [--from_untrusted] RUN [package.module:name ...] [--dataset NAME]
+
+Writes RUN/report.html, one page about a run of gebm train, sample or demo. Code that the run names, such as a data set
+of its own, is run only if it is named here too. Of somebody else's run (--from_untrusted) nothing outside its folder is
+looked at or fetched either, but the digits that come with scikit-learn: its data set is read only if it is named here,
+as cifar10 or folder:pictures."""
 METAVARS = {bool: "true|false", int: "N", float: "X", str: "TEXT"}
 
 
@@ -47,6 +53,43 @@ def parse(argv: Sequence[str], mode: str | None = None) -> tuple[Config, frozens
             raise InputError(f"--{name}: is of {', '.join(READERS[name])}; gebm {wanted} has no use for it")
     given = {name: value for name, value in given.items() if wanted in READERS[name]}
     return Config(**given), frozenset(given)
+
+
+class ReportWords(NamedTuple):
+    """The words of `gebm report`: the run, what it may read or import, and whether it is somebody else's."""
+
+    run: str
+    allow: list[str]
+    untrusted: bool
+
+
+def parse_report(argv: Sequence[str]) -> ReportWords:
+    """What a line of `gebm report` asks for; `--help` prints how to write one and exits.
+
+    Raises:
+        InputError: it names no run, or several, or a flag that `gebm report` has not.
+    """
+    if {"-h", "--help"} & set(argv):
+        print(REPORT)
+        raise SystemExit(0)
+    words: list[str] = []
+    allow: list[str] = []
+    untrusted, rest = False, iter(argv)
+    for word in rest:
+        name, equals, value = re.sub("^[—–]", "--", word).partition("=")
+        if name == "--dataset":
+            allow.append(value if equals else next(rest, ""))
+        elif name == "--from_untrusted":
+            untrusted = True
+            words += [value] if equals else []
+        else:
+            words.append(word)
+    run, allow = words[:1], words[1:] + allow
+    named = {*by_name(Config)["dataset"].metadata["choices"], *by_name(Config)["fid_features"].metadata["choices"]}
+    if not run or run[0].startswith("-") or not all(":" in word or word in named for word in allow):
+        given = f"not {show(' '.join(argv))}" if argv else "as in gebm report runs/demo"
+        raise InputError(f"gebm report takes the folder of one run, then package.module:name or a data set, {given}")
+    return ReportWords(run[0], allow, untrusted)
 
 
 def help_text(mode: str | None = None) -> str:

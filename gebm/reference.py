@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gebm.bounded import check_regular
 from gebm.data.archives import open_zip
 from gebm.errors import InputError
 from gebm.model import GEBM, Architecture
@@ -103,6 +104,7 @@ def _read(file: str | Path) -> dict[str, Tensor]:
         raise InputError(f"{file}: no such file: give a g_*.pth and a d_*.pth of the reference code")
     if (size := file.stat().st_size) > MAX_BYTES:
         raise InputError(f"{file}: {size:,} bytes, at most {MAX_BYTES:,} are read: no checkpoint of the reference code")
+    check_regular(file)
     if zipfile.is_zipfile(file):
         open_zip(file, MAX_BYTES).close()  # what it says that it unpacks to
     try:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from gebm.bounded import reason
+from gebm.bounded import open_regular, reason, size_of
 from gebm.errors import InputError
 
 __all__ = ["Budget", "metadata_of", "read_tensors"]
@@ -35,7 +35,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 def _read(file: Path, reader: Callable[[Any], T]) -> T:
     try:
         size = file.stat().st_size
-        with open(file, "rb") as stream:
+        with open_regular(file) as stream:
             header = int.from_bytes(stream.read(8), "little")
         if header > min(MAX_HEADER, size):
             claims = f"its header claims {header:,} bytes, of {size:,} and at most {MAX_HEADER:,}"
@@ -63,7 +63,7 @@ class Budget(TorchFunctionMode):
     def __init__(self, files: Iterable[Path]):
         super().__init__()
         self.files = list(files)
-        self.left = FACTOR * sum(file.stat().st_size for file in self.files) + FREE
+        self.left = FACTOR * sum(map(size_of, self.files)) + FREE
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

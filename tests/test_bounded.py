@@ -1,21 +1,30 @@
 """Text, JSON and weights that somebody else wrote: limits, and one line where they are passed."""
 
 import json
+import os
+import signal
+import socket
 import struct
+import zipfile
 from dataclasses import asdict, replace
 
 import pytest
 import safetensors.torch
 import torch
 
-from gebm.bounded import MAX_CONFIG, MAX_JSON, MAX_LINE, check_plain, read_json, read_json_lines
+from gebm import manifest
+from gebm.bounded import MAX_CONFIG, MAX_JSON, MAX_LINE, open_regular, read_json, read_json_lines, size_of
 from gebm.cli import main
+from gebm.commands.runs import SERIAL, _serial
 from gebm.config import Config
 from gebm.data import Batches
 from gebm.errors import InputError
 from gebm.model import GEBM, Architecture
+from gebm.report.html import data_uri
 from gebm.text import printable, show
 from gebm.training.trainer import Counters, _restore
+from gebm.untrusted import check_plain
+from gebm.weights import metadata_of
 
 SMALL = Architecture("dcgan", "dcgan", (1, 8, 8), 3, width=0.02)
 
@@ -74,6 +83,121 @@ def test_links_and_devices(tmp_path):
     (tmp_path / "a" / "b" / "d").symlink_to(tmp_path)
     refused(lambda: check_plain(tmp_path / "a"), "b/d: a link")
     refused(lambda: check_plain(tmp_path / "a" / "b" / "d"), "a link")
+
+
+@pytest.fixture
+def no_waiting():
+    """Opening a pipe that nobody writes to would otherwise end no test."""
+    signal.signal(signal.SIGALRM, lambda *_: pytest.fail("waited for a pipe"))
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+
+
+def read_image(path):
+    from gebm.data.transform import as_they_are
+
+    as_they_are([path], (1, 8, 8))
+
+
+def read_text_rows(path):
+    from gebm.data.csv_files import _text_of
+
+    _text_of(path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "/dev/zero"])
+@pytest.mark.parametrize(
+    "read", [open_regular, read_json, read_json_lines, metadata_of, Config.load, read_image, read_text_rows, data_uri]
+)
+def test_pipes_sockets_and_devices_are_not_waited_for(read, kind, tmp_path, no_waiting):
+    file = tmp_path / "a.png"
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "socket":
+        socket.socket(socket.AF_UNIX).bind(str(file))
+    else:
+        file.symlink_to(kind)
+    refused(lambda: read(file), "a.png: a pipe, a socket or a device")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "base.safetensors"])
+def test_a_checkpoint_with_a_pipe_is_damaged(name, saved, no_waiting):
+    manifest.write_manifest(saved)
+    (saved / name).unlink()
+    os.mkfifo(saved / name)
+    assert f"{name} is damaged" in manifest.damage(saved)
+
+
+@pytest.mark.parametrize("text", ["9" * 4300, "9" * 5000, "pipe", "x"])
+def test_serial_numbers_that_no_run_has_are_passed_over(text, tmp_path, no_waiting):
+    (tmp_path / "a").mkdir()
+    os.mkfifo(tmp_path / "a" / SERIAL) if text == "pipe" else (tmp_path / "a" / SERIAL).write_text(text)
+    assert _serial(tmp_path / "a") == 0
+
+
+def sparse(file, size):
+    """Make a file as large as `size` by a hole at its end."""
+    with open(file, "ab") as stream:
+        stream.truncate(size)
+    if size_of(file) == size:
+        pytest.skip("this file system does not tell holes from zeros")
+
+
+def test_holes_are_not_counted(tmp_path):
+    file = tmp_path / "a"
+    file.write_bytes(b"x" * 8192)
+    assert size_of(file) == 8192
+    sparse(file, 10 << 20)
+    assert size_of(file) == 8192 and len(open_regular(file).read()) == 10 << 20
+    sparse(file, 65 << 20)
+    refused(lambda: open_regular(file), "a: of its 68,157,440 bytes 8,192 are stored, the rest are holes")
+    with open(file, "r+b") as stream:
+        stream.seek(33 << 20)
+        stream.write(b"x" * (5 << 20))
+    assert size_of(file) == 8192 + (5 << 20)
+    open_regular(file).close()
+
+
+def test_a_manifest_has_no_holes_hashed(saved):
+    sparse(saved / "energy.safetensors", 60 << 30)
+    entry = {"bytes": 60 << 30, "sha256": "0" * 64}
+    (saved / "manifest.json").write_text(json.dumps({"files": {"energy.safetensors": entry}}))
+    assert "the rest are holes" in manifest.damage(saved)
+    refused(lambda: GEBM.load(saved), "the rest are holes")
+
+
+def with_hole(file, size):
+    """Add a tensor of zeros to weights that is a hole in the file."""
+    content = file.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header, tensors = json.loads(content[8 : 8 + length]), content[8 + length :]
+    header["hole"] = {"dtype": "U8", "shape": [size], "data_offsets": [len(tensors), len(tensors) + size]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write_bytes(struct.pack("<Q", len(text)) + text + tensors)
+    sparse(file, 8 + len(text) + len(tensors) + size)
+
+
+def test_holes_buy_no_network(saved):
+    """Weights of some kB, made longer by a hole, do not pay for a network of a GB."""
+    model = GEBM.load(saved)
+    model.architecture = replace(SMALL, width=4000.0)
+    model.save(saved)
+    for name in ("base.safetensors", "energy.safetensors"):
+        with_hole(saved / name, 60 << 20)  # which times 16 would do
+    refused(lambda: GEBM.load(saved), "far smaller than the networks")
+
+
+def test_holes_buy_no_archive(tmp_path):
+    from gebm.data.arrays import load_npz
+
+    file = tmp_path / "a.npz"
+    sparse(file, 60 << 20)
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive, archive.open("a.npy", "w") as member:
+        for _ in range(80):
+            member.write(bytes(1 << 20))
+    refused(lambda: load_npz(file), "bytes unpacked, at most 67,108,864 are read")
 
 
 # --- what reaches the terminal ----------------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ from gebm.model import GEBM
 from gebm.pretrained import CONFIG, read_config
 from gebm.text import show
 
-__all__ = ["check_named", "check_shape", "dataset", "dataset_for", "made_with", "with_data_of"]
+__all__ = ["BUNDLED", "check_named", "check_shape", "dataset", "dataset_for", "made_with", "with_data_of"]
 
+BUNDLED = ("digits",)  # data that lie in a library: nothing is fetched, and no file of the user's is read
 NO_CODE = {*SOURCES, "csv", "toy"}  # what may stand before the colon of a dataset that is not a dotted path
 
 
@@ -76,10 +77,10 @@ def with_data_of(stored: Config, config: Config, given: frozenset[str]) -> Confi
 
 def check_named(stored: Config, config: Config, given: frozenset[str], path: Path) -> None:
     """Raise InputError if reading the data of `stored`, found at `path`, took what the user has to name: code, or with
-    `--from_untrusted` any path."""
+    `--from_untrusted` any data but those in `BUNDLED`."""
     kind, _, rest = stored.dataset.partition(":")
-    code = kind not in NO_CODE
-    if "dataset" not in given and rest and (config.from_untrusted or code):
+    code = bool(rest) and kind not in NO_CODE
+    if "dataset" not in given and (code or (config.from_untrusted and stored.dataset not in BUNDLED)):
         what, end = ("code ", "run") if code else ("", "read")
         name = show(stored.dataset)
         raise InputError(f"{path}: was made with the {what}--dataset {name}; name it too, to have it {end}")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from gebm import parallel
-from gebm.bounded import check_plain, read_json
+from gebm.bounded import read_json
 from gebm.checkpoints import checkpoints
 from gebm.commands.chains import (
     beta_of,
@@ -24,7 +24,7 @@ from gebm.commands.chains import (
 from gebm.commands.datasets import check_named, dataset, dataset_for, made_with, with_data_of
 from gebm.commands.density import check_split, evaluate_table, text_of
 from gebm.commands.metrics import check_features, compare, evaluate_model, features_of, measure, observed_features
-from gebm.commands.pairs import find_pair, folder_of, load_pair
+from gebm.commands.pairs import find_pair, folder_of, hashes_of, load_pair
 from gebm.commands.records import compare_images
 from gebm.commands.setup import choose_device, join, log, start_log
 from gebm.commands.tables import of_table, settled
@@ -54,10 +54,12 @@ from gebm.samplers import MALA, adapt
 from gebm.samplers.smc import POPULATION
 from gebm.sampling import Observer
 from gebm.seeds import stream
+from gebm.untrusted import check_plain, lies_in, run_of
 
 __all__ = ["main"]
 
 AIS_STEPS = 100
+PARTS = ("config.yaml", "config.json", "samples.npz", "summary.json", "checkpoints")  # of a subject, that are read
 SETTING = (
     "sampler", "beta", "steps", "gamma", "step_size", "step_decay", "kappa", "splitting", "leapfrog", "beta_ramp",
     "warning",
@@ -84,16 +86,11 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
     for flag in ("g_path", "d_path"):
         if paths and getattr(config, flag):
             raise InputError(f"--{flag} {getattr(config, flag)}: {paths[0]} is evaluated; give one of the two")
-    untrusted, config = config.from_untrusted, replace(config, from_untrusted="")
-    if untrusted:
-        check_plain(Path(untrusted))
-        theirs = splits_of(Path(untrusted))
-        paths = [path for path in paths if path not in theirs]
-    if not paths and not untrusted and of_table(config) and not config.g_path and not config.d_path:
+    if config.from_untrusted and not any(_is_theirs(path, config) for path in paths):
+        paths += splits_of(Path(config.from_untrusted))
+    if not paths and of_table(config) and not config.g_path and not config.d_path:
         paths = [folder_of(find_pair(config)[0]).parent.parent]  # with the split that it was trained on
-    opened = [_open(path, config, given) for path in paths]
-    if untrusted:
-        opened += [_open(path, replace(config, from_untrusted=untrusted), given) for path in theirs]
+    opened = [_open(path, _trusting(config, path), given) for path in paths]
     summaries = {}
     for subject in opened or [Subject(None, config, None)]:
         with parallel.together("evaluate again"):
@@ -106,7 +103,8 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
             log.info("\n%s", _text(summary, f"evaluation of {name}"))
         if subject.path and (subject.path / "config.yaml").is_file() and not (subject.path / "training.json").is_file():
             file = subject.path / "evaluation.json"
-            write_json(file, {**_same_pair(file, summary), **summary})
+            earlier = {} if subject.config.from_untrusted else _same_pair(file, summary)
+            write_json(file, {**earlier, **summary})
             log.info("\nwritten: %s", file)
     if len(summaries) > 1:
         # A demo's folder is a trained pair and the samples of one.
@@ -120,14 +118,30 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
 
 
 def _same_pair(file: Path, summary: dict[str, Any]) -> dict[str, Any]:
-    """What an earlier evaluation found of the same weights: distances are not lost to one that measures none."""
-    if "metrics" in summary or "energy_path" not in summary or not file.is_file():
+    """What an earlier evaluation found of the same weights, to the bit: distances are not lost to one that measures
+    none. What somebody else's run says of itself is not taken over."""
+    if "metrics" in summary or "weights" not in summary or not file.is_file():
         return {}
     try:
         old = read_json(file)
     except InputError:  # is replaced, as what was found now must not be lost to it
         return {}
-    return old if all(old.get(key) == summary[key] for key in ("base_path", "energy_path")) else {}
+    return old if old.get("weights") == summary["weights"] else {}
+
+
+def _trusting(config: Config, path: Path) -> Config:
+    """The configuration for one subject: behind `--from_untrusted` if it is part of the run named there, else not."""
+    if not config.from_untrusted:
+        return config
+    run = run_of(config.from_untrusted)
+    check_plain(run)
+    return replace(config, from_untrusted=str(run) if _is_theirs(path, config) else "")
+
+
+def _is_theirs(path: Path, config: Config) -> bool:
+    """Whether a subject, or a file that is read of it, lies in the run of `--from_untrusted`, however it is spelled."""
+    run = run_of(config.from_untrusted)
+    return any(lies_in(part, run) for part in (path, *map(path.joinpath, PARTS), *checkpoints(path)))
 
 
 def _check_json(file: Path) -> None:
@@ -186,7 +200,8 @@ def _evaluate(subject: Subject, given: frozenset[str], device: torch.device) -> 
     path, config, images = subject
     summary = {}
     if path is None or _is_pair(path):
-        of_pair = replace(config, g_path=str(path), d_path=str(path)) if path else config
+        base, energy = config.g_path or str(path), config.d_path or str(path)  # which of theirs is meant may be given
+        of_pair = replace(config, g_path=base, d_path=energy) if path else config
         summary = _evaluate_pair(of_pair, given, device)
     if path is not None and images is not None:
         summary["samples"] = _evaluate_samples(path, images, config, device)
@@ -230,7 +245,8 @@ def _evaluate_pair(config: Config, given: frozenset[str], device: torch.device) 
         check_features(config, data, device)
     about = _compared(data, base, energy)
     model.to(device)
-    summary = {**evaluate_model(model, data, config.seed), "base_path": str(base), "energy_path": str(energy), **about}
+    summary = {**evaluate_model(model, data, config.seed), "base_path": str(base), "energy_path": str(energy)}
+    summary |= {"weights": hashes_of(base, energy), **about}
     if config.eval_partition:
         summary.update(evaluate_partition(config, model, device))
     if config.eval_fid:

@@ -10,7 +10,7 @@ import torch
 
 from gebm.bounded import read_json, read_json_lines
 from gebm.commands.density import LIKELIHOOD, likelihood_notes
-from gebm.commands.pairs import find_pair, folder_of, load_pair
+from gebm.commands.pairs import find_pair, folder_of, hashes_of, load_pair
 from gebm.commands.setup import log, start_log
 from gebm.commands.tables import of_table
 from gebm.config import Config
@@ -75,6 +75,10 @@ def _pair_of(run: Path, config: Config, given: frozenset[str]) -> tuple[Config, 
         if stored.mode == "sample":
             config = replace(config, g_path=stored.g_path, d_path=stored.d_path, no_trunc=stored.no_trunc)
             given |= {"no_trunc"}
+            if stored.from_untrusted:  # still is; the networks are those that were named to sample from it
+                named = replace(config, from_untrusted=stored.from_untrusted)
+                config = replace(named, g_model=stored.g_model, d_model=stored.d_model)
+                given |= {"g_model", "d_model"}
     trained = _trained(find_pair(config)[1])
     if trained is not None and "dtype" not in given:
         config = replace(config, dtype=trained.dtype, precision=trained.precision)
@@ -98,7 +102,10 @@ def _about(run: Path, model: GEBM, base: Path, energy: Path) -> dict[str, Any]:
             values["scaling"] = trained.scaling  # always, as its default was another
         about["data"] = {flag: _public(value) for flag, value in values.items()}
         about["training"] = {flag: getattr(trained, flag) for flag in TRAINING} | _counters(energy)
+    hashes = hashes_of(base, energy)
     found = {name: _json(run / name) for name in ("evaluation.json", "summary.json", LIKELIHOOD)}
+    if found["evaluation.json"].get("weights", hashes) != hashes:  # it was trained further since
+        found["evaluation.json"] = {}
     found[LIKELIHOOD] = found[LIKELIHOOD] or _json(folder_of(energy).parent.parent / LIKELIHOOD)
     if figures := _figures(found, energy):
         about["figures"] = figures

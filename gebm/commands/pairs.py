@@ -3,19 +3,21 @@
 from dataclasses import replace
 from pathlib import Path
 
-from gebm.bounded import check_plain
 from gebm.checkpoints import newest_checkpoint
 from gebm.commands.runs import log_dir, runs_of
 from gebm.commands.setup import dtype_of, log
 from gebm.config import Config
 from gebm.errors import InputError
-from gebm.model import GEBM, Architecture, read_architecture
+from gebm.manifest import sha256_of
+from gebm.model import GEBM, Architecture, read_architecture, weight_file
+from gebm.untrusted import check_plain, lies_in, run_of
 
 __all__ = [
     "ARCHITECTURE_FLAGS",
     "architecture_of",
     "find_pair",
     "folder_of",
+    "hashes_of",
     "load_pair",
     "own_networks",
     "settle_weights",
@@ -42,9 +44,10 @@ def _in_place(config: Config) -> Config:
     """The configuration with `--from_untrusted`, checked for links, where `--g_path` and `--d_path` are not given."""
     if not config.from_untrusted:
         return config
-    check_plain(Path(config.from_untrusted))
+    for place in (Path(config.from_untrusted), run_of(config.from_untrusted)):
+        check_plain(place)
     for flag, path in (("g_path", config.g_path), ("d_path", config.d_path)):
-        if path and Path(config.from_untrusted).resolve() not in (Path(path).resolve(), *Path(path).resolve().parents):
+        if path and not lies_in(path, Path(config.from_untrusted)):
             raise InputError(f"--{flag} {path}: lies outside --from_untrusted {config.from_untrusted}; leave one out")
     base, energy = (path or config.from_untrusted for path in (config.g_path, config.d_path))
     return replace(config, g_path=base, d_path=energy)
@@ -83,6 +86,11 @@ def find_pair(config: Config) -> tuple[Path, Path]:
 def folder_of(weights: Path) -> Path:
     """The folder that a weights file, or a checkpoint, is."""
     return weights.parent if weights.is_file() else weights
+
+
+def hashes_of(base: Path, energy: Path) -> dict[str, str]:
+    """The sha256 of the weights of a pair: a path may come to hold other ones."""
+    return {"base": sha256_of(weight_file(base, "base")), "energy": sha256_of(weight_file(energy, "energy"))}
 
 
 def architecture_of(config: Config, given: frozenset[str], shape: tuple[int, ...]) -> Architecture:

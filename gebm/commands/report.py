@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gebm.bounded import check_plain, read_json, read_json_lines
+from gebm.bounded import read_json, read_json_lines
 from gebm.checkpoints import newest_checkpoint
-from gebm.commands.datasets import dataset
+from gebm.commands.datasets import BUNDLED, dataset
 from gebm.commands.metrics import check_features
-from gebm.commands.pairs import folder_of
+from gebm.commands.pairs import folder_of, hashes_of
 from gebm.commands.records import compare_images
 from gebm.commands.setup import choose_device, log, schedule_of, start_log
 from gebm.config import Config, sections
@@ -29,19 +29,16 @@ from gebm.metrics import Extractor, extract
 from gebm.metrics.features import Pixels
 from gebm.metrics.partition import base_energies, energies
 from gebm.model import GEBM
+from gebm.parsing import ReportWords
 from gebm.report import Chains, Neighbours, Report, Setting, closeness, nearest, render
 from gebm.text import show
+from gebm.untrusted import check_plain, data_path_beside
 
 __all__ = ["code_of", "main", "write_report"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-USAGE = """usage: gebm report [--from_untrusted] RUN [package.module:name ...]
-
-Writes RUN/report.html, one page about a run of gebm train, sample or demo. Code that the run names, such as a data set
-of its own, is run only if it is named here too. Of somebody else's run (--from_untrusted) nothing outside its folder is
-looked at either: a data set that is a path is read only if it is named here, as folder:pictures."""
 IMAGES = 1000  # of each kind whose energies are shown
 QUERIES = 400  # samples, and test images, whose nearest training images are looked for
 SEARCHED = 50_000  # training images at most
@@ -53,18 +50,10 @@ PLACES = (
 PLACE = ("mode", "log_dir", "log_name")  # not settings: another run of these would have a place of its own
 
 
-def main(argv: Sequence[str]) -> None:
-    """Write the page about the run that the arguments name."""
-    if {"-h", "--help"} & set(argv):
-        print(USAGE)
-        return
-    untrusted = argv[:1] == ["--from_untrusted"]
-    argv = argv[untrusted:]
-    if not argv or argv[0].startswith("-") or not all(":" in name for name in argv[1:]):
-        given = f"not {show(' '.join(argv))}" if argv else "as in gebm report runs/demo"
-        raise InputError(f"gebm report takes the folder of one run, then package.module:name if any, {given}")
+def main(words: ReportWords) -> None:
+    """Write the page about the run that the words name."""
     start_log()
-    log.info("%s", write_report(Path(argv[0]), argv[1:], untrusted))
+    log.info("%s", write_report(Path(words.run), words.allow, words.untrusted))
 
 
 def write_report(run: Path, allow: Collection[str] = (), untrusted: bool = False) -> Path:
@@ -88,6 +77,7 @@ def write_report(run: Path, allow: Collection[str] = (), untrusted: bool = False
     config = Config.load(file)
     if untrusted:
         config = replace(config, **{flag: getattr(Config, flag) for flag in PLACES})
+        config = replace(config, data_path=data_path_beside(run, config.data_path))
     report = collect(run, config, allow, untrusted or bool(config.from_untrusted))
     text = render(report)
     if report.missing:
@@ -117,7 +107,7 @@ def collect(run: Path, config: Config, allow: Collection[str] = (), untrusted: b
             return None
 
     report.rows = tried("Training", _rows, run / "stats.jsonl") or []
-    report.evaluation = tried("Figures", _json, run / "evaluation.json") or {}
+    report.evaluation = tried("Figures", _evaluation, run) or {}
     summary = tried("Figures", _json, run / "summary.json") or {}
     if summary:
         report.chains = tried("Samples", _chains, summary, run) or []
@@ -134,7 +124,7 @@ def collect(run: Path, config: Config, allow: Collection[str] = (), untrusted: b
     queries = images.get("samples", report.base_images)
     if data is not None and queries is not None:
         name = ("GEBM samples", "gebm") if "samples" in images else ("base samples", "base")
-        extractor = tried("Nearest training images", _space, config, data, allow)
+        extractor = tried("Nearest training images", _space, config, data, allow, untrusted)
         if extractor is not None:
             found = tried("Nearest training images", _neighbours, *name, queries[:QUERIES], data, extractor, config)
             report.neighbours = found
@@ -190,6 +180,15 @@ def _json(file: Path) -> dict[str, Any]:
     return read_json(file) if file.is_file() else {}
 
 
+def _evaluation(run: Path) -> dict[str, Any]:
+    """What was measured of the weights that the run has now."""
+    found = _json(run / "evaluation.json")
+    newest = newest_checkpoint(run) if "weights" in found else None
+    if newest is not None and found["weights"] != hashes_of(newest, newest):
+        raise InputError("evaluation.json is of other weights than the run has now; evaluate it again")
+    return found
+
+
 def _arrays(file: Path) -> dict[str, np.ndarray]:
     return load_npz(file, ("samples", "energies"))
 
@@ -232,7 +231,7 @@ def _data(config: Config, model: GEBM | None, allow: Collection[str], untrusted:
     if config.mode == "sample" and config.d_path and file.is_file():  # whose own flags need not name the data
         trained = Config.load(file)
         config = replace(config, dataset=trained.dataset, image_size=trained.image_size)
-    if untrusted and ":" in config.dataset and config.dataset not in allow:
+    if untrusted and config.dataset not in (*BUNDLED, *allow):
         name = show(config.dataset)
         raise InputError(f"the run's dataset is {name}, read only if named: gebm report --from_untrusted RUN {name}")
     if config.dataset.partition(":")[0] not in SOURCES:
@@ -278,11 +277,13 @@ def _energies(
     return found
 
 
-def _space(config: Config, data: ImageData, allow: Collection[str]) -> Extractor:
+def _space(config: Config, data: ImageData, allow: Collection[str], untrusted: bool) -> Extractor:
     """What the run's distance is computed on, where all training images are no more than it takes; else the pixels."""
     if not config.eval_fid or len(data.train) > config.fid_samples:
         return Pixels()
     _check_allowed("features", config.fid_features, allow)
+    if untrusted and config.fid_features == "inception" and "inception" not in allow:
+        raise InputError("the run's features are inception, whose weights are fetched only if named: ... RUN inception")
     return check_features(config, data, choose_device(config, frozenset()))
 
 

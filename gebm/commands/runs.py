@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from gebm import parallel
+from gebm.bounded import read_bytes
 from gebm.checkpoints import checkpoints
 from gebm.commands.setup import log
 from gebm.config import Config
@@ -19,6 +20,7 @@ from gebm.model import Architecture
 __all__ = ["check_new_run", "log_dir", "open_run", "runs_of"]
 
 SERIAL = ".serial"  # of a run among those of its folder: which was started or gone on with last, whatever clocks say
+MAX_SERIAL = 20  # digits
 
 
 def log_dir(config: Config) -> Path:
@@ -106,7 +108,7 @@ class _LogFile(logging.FileHandler):
 
 def _serial(run: Path) -> int:
     try:
-        return int((run / SERIAL).read_text())
+        return int(read_bytes(run / SERIAL, MAX_SERIAL))
     except (OSError, ValueError):
         return 0
 

@@ -93,7 +93,8 @@ def main(config: Config, given: frozenset[str]) -> Path:
             shutil.rmtree(folder, ignore_errors=True)  # half a run is none, and would keep its name from the next
         raise
     if not rows:
-        log.info("report: %s", write_report(folder, code_of(replace(resolved, dataset=named))))
+        allow = {*code_of(replace(resolved, dataset=named)), config.fid_features}
+        log.info("report: %s", write_report(folder, allow | ({named} if "dataset" in given else set())))
     return folder
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gebm.bounded import Bounded, most_unpacked, reason
+from gebm.bounded import Bounded, check_regular, most_unpacked, open_regular, reason, size_of
 from gebm.errors import InputError
 
 __all__ = ["ARCHIVE_ERRORS", "open_member", "open_zip", "read_pickled", "tar_members"]
@@ -40,7 +40,9 @@ def open_zip(path: Path, most: int = MAX_UNPACKED, content: bytes | None = None)
         InputError: it is no archive or a truncated one, has files packed otherwise or encrypted, or would unpack to
             more than `most` bytes or 200 times its size.
     """
-    size = path.stat().st_size if content is None else len(content)
+    if content is None:
+        check_regular(path)
+    size = size_of(path) if content is None else len(content)
     try:
         archive = zipfile.ZipFile(path if content is None else io.BytesIO(content))
     except ARCHIVE_ERRORS as error:
@@ -75,8 +77,8 @@ def tar_members(path: Path, names: Collection[str], most: int) -> Iterator[tuple
         InputError: the archive unpacks to more than `most` bytes or 200 times its size.
         Exception: one of `ARCHIVE_ERRORS`, where it is damaged.
     """
-    most = min(most, most_unpacked(path.stat().st_size))
-    with gzip.open(path) as stream:
+    most = min(most, most_unpacked(size_of(path)))
+    with open_regular(path) as packed, gzip.open(packed) as stream:
         unzipped = Bounded(stream, most, str(path))
         with tarfile.open(fileobj=unzipped, mode="r:") as tar:
             while (member := tar.next()) is not None:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from gebm.bounded import check_regular
 from gebm.errors import InputError
 from gebm.files import check_writable
 
@@ -108,6 +109,8 @@ def cached(
                     path.rmdir()
             raise
     try:
+        for split in ("train", "test"):
+            check_regular(folder / f"{split}.npy")
         train, test = (np.load(folder / f"{split}.npy", "r", allow_pickle=False) for split in ("train", "test"))
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{folder}: damaged cache ({error}); delete this folder, it is then built anew") from error

@@ -11,7 +11,7 @@ from itertools import filterfalse
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from gebm.bounded import reason
+from gebm.bounded import MAX_JSON, read_bytes, reason
 from gebm.data.archives import ARCHIVE_ERRORS, open_member, open_zip
 from gebm.data.cache import Images, Source, fingerprint
 from gebm.data.transform import SQUARE, Files, decoded, files_from
@@ -62,8 +62,8 @@ def find(data_path: Path) -> Source:
 def _splits(partition: Path, images: Path, there: dict[str, T]) -> tuple[list[T], list[T]]:
     """What `there` gives for the names of the train and of the test images."""
     try:
-        lines = [line.split() for line in partition.read_text().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+        lines = [line.split() for line in read_bytes(partition, MAX_JSON).decode().splitlines()]
+    except (OSError, ValueError) as error:
         raise InputError(f"{partition}: cannot be read ({error}); fetch it again") from error
     for number, line in enumerate(lines, 1):
         if len(line) != 2 or line[1] not in (TRAIN, VALIDATION, TEST):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gebm.bounded import Bounded, Readable, reason
+from gebm.bounded import Bounded, Readable, open_regular, reason
 from gebm.data.archives import ARCHIVE_ERRORS, read_pickled, tar_members
 from gebm.data.cache import Images, Source, from_array
 from gebm.data.transform import BILINEAR, resize
@@ -70,7 +70,7 @@ def _fingerprint(source: Path) -> str:
     digest = hashlib.sha256(source.name.encode())
     for path in _files(source) if source.is_dir() else [source]:
         try:
-            with open(path, "rb") as stream:
+            with open_regular(path) as stream:
                 while chunk := stream.read(1 << 20):
                     digest.update(chunk)
         except OSError as error:
@@ -98,7 +98,7 @@ def _files(source: Path) -> list[Path]:
 
 def _folder(source: Path) -> Iterator[tuple[str, np.ndarray]]:
     for path in _files(source):
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             yield path.stem, _batch(stream, path.stat().st_size, path)
 
 

@@ -1,6 +1,7 @@
 """Tables of numbers in text files: which separator they have, which line names their columns, what is read of them."""
 
 import csv
+import io
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import TextIO
 
 import numpy as np
 
+from gebm.bounded import open_regular
 from gebm.data.arrays import MAX_BYTES
 from gebm.data.csv_header import has_decimal_comma, is_number, names_columns
 from gebm.errors import InputError
@@ -30,6 +32,10 @@ FORMULA = ("=", "+", "-", "@")  # what a cell must not begin with, lest a spread
 def numbered(count: int) -> tuple[str, ...]:
     """Names x1, x2, ... for columns without any."""
     return tuple(f"x{i + 1}" for i in range(count))
+
+
+def _text_of(path: Path) -> TextIO:
+    return io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="")
 
 
 def bounded_lines(stream: TextIO, path: Path) -> Iterator[str]:
@@ -115,12 +121,12 @@ class Sheet:
             raise InputError(f"{path}: {found}; name a table of numbers, one file (.csv)")
         check_size(path, path.stat().st_size)
         with _complaints(path):
-            with open(path, encoding="utf-8-sig", newline="") as stream:
+            with _text_of(path) as stream:
                 lines = _first(line for line in bounded_lines(stream, path) if line.strip())
             if not lines:
                 raise InputError(f"{path}: is empty; it must hold rows of numbers")
             separator = _separator(lines)
-            with open(path, encoding="utf-8-sig", newline="") as stream:
+            with _text_of(path) as stream:
                 reader = csv.reader(_lines(bounded_lines(stream, path), separator), delimiter=separator)
                 first = next(row for row in reader if row)
                 skipped = reader.line_num
@@ -165,7 +171,7 @@ class Sheet:
             i: _nothing for i in range(len(self.columns)) if i not in read
         }
         try:
-            with _complaints(self.path), open(self.path, encoding="utf-8-sig", newline="") as stream:
+            with _complaints(self.path), _text_of(self.path) as stream:
                 rows = islice(self._lines(stream), self.skipped, None)
                 values: np.ndarray = np.loadtxt(
                     rows, delimiter=self.separator, quotechar='"', comments=None, ndmin=2, encoding=None,
@@ -192,7 +198,7 @@ class Sheet:
         """What is wrong with the first bad line; read once more, as the fast reader does not say where it failed."""
         count = len(self.columns)
         try:
-            with open(self.path, encoding="utf-8-sig", newline="") as stream:
+            with _text_of(self.path) as stream:
                 reader = csv.reader(self._lines(stream), delimiter=self.separator)
                 line = 0
                 for row in reader:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from gebm.bounded import Bounded, reason
+from gebm.bounded import Bounded, open_regular, reason
 from gebm.data.archives import open_zip, read_pickled
 from gebm.data.arrays import load_npz
 from gebm.data.cache import CHUNK, Images, Source, fingerprint
@@ -96,7 +96,7 @@ def _images(place: Path, sizes: dict[str, int], size: int) -> Images:
 def _read(file: Path | zipfile.Path, title: str, count: int) -> np.ndarray:
     """One batch, (count, 3, 32, 32)."""
     try:
-        with file.open("rb") as unbounded:
+        with open_regular(file) if isinstance(file, Path) else file.open("rb") as unbounded:
             stream = Bounded(unbounded, 2 * count * PIXELS + (1 << 20), title)  # labels and a mean come with it
             if file.name.endswith(".npz"):
                 # whole: to seek in a file within an archive is slow

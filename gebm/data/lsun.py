@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gebm.bounded import check_regular
 from gebm.data.cache import Images, Source, fingerprint
 from gebm.data.folder import check_enough
 from gebm.data.transform import SQUARE, Files, decoded, files_from
@@ -95,6 +96,7 @@ def _environment(file: Path) -> Iterator["Environment"]:
         import lmdb
     except ImportError:
         raise InputError("--dataset lsun reads LMDB files with the package lmdb: pip install 'gebm[lsun]'") from None
+    check_regular(file)
     actual = file.stat().st_size
     try:
         # no lock file: the folder may be read-only, or on a network drive

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from gebm.bounded import open_regular
 from gebm.data.cache import CHUNK
 from gebm.errors import InputError
 
@@ -62,7 +63,7 @@ def hash_of(content: bytes | Path | np.ndarray) -> int:
     digest = hashlib.blake2b(digest_size=8)
     if isinstance(content, Path):
         try:
-            with open(content, "rb") as file:
+            with open_regular(content) as file:
                 while block := file.read(BLOCK):
                     digest.update(block)
         except OSError as error:

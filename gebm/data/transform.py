@@ -16,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
+from gebm.bounded import check_regular
 from gebm.data.cache import CHUNK, Images
 from gebm.data.levels import eight_bits, has_several, is_grey
 from gebm.data.walk import say_once
@@ -125,6 +126,8 @@ def _opened(file: tuple[str, Path | bytes], use: Callable[[Image.Image], T]) -> 
     name, content = file
     try:
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        if isinstance(content, Path):
+            check_regular(content)
         if size > MAX_ENCODED:
             raise ValueError(f"{size:,} bytes, at most {MAX_ENCODED:,} allowed")
         with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=FORMATS) as image:

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from gebm.bounded import Bounded, most_unpacked, reason
+from gebm.bounded import Bounded, most_unpacked, open_regular, reason, size_of
 from gebm.data.archives import ARCHIVE_ERRORS, MAX_UNPACKED, tar_members
 from gebm.data.arrays import MAX_BYTES, load_npy, load_npz
 from gebm.data.csv_files import bounded_lines, check_size
@@ -174,7 +174,7 @@ def _array(path: Path, name: str | None = None) -> np.ndarray:
     size = path.stat().st_size
     check_size(path, size)
     if name is None:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return numbers(str(path), load_npy(file, size, str(path)))
     found = load_npz(path, [name])
     if name not in found:
@@ -225,6 +225,6 @@ def _text(path: Path, rows: int, used: range | None, **options: Any) -> np.ndarr
 def _opened(path: Path) -> Iterator[TextIO]:
     """The text of a file, packed (.gz) or not."""
     packed = path.suffix == ".gz"
-    with gzip.open(path) if packed else open(path, "rb") as stream:
-        most = most_unpacked(path.stat().st_size) if packed else MAX_BYTES
+    with open_regular(path) as file, gzip.open(file) if packed else file as stream:
+        most = most_unpacked(size_of(path)) if packed else MAX_BYTES
         yield io.TextIOWrapper(io.BufferedReader(Bounded(stream, most, str(path))), encoding="latin1")

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor, nn
 
+from gebm.bounded import open_regular
 from gebm.errors import InputError
 
 __all__ = ["Inception", "download"]
@@ -48,7 +49,8 @@ class Inception(nn.Module):
         """
         network = _network_class()
         try:
-            data = Path(path).read_bytes()
+            with open_regular(path) as stream:
+                data = stream.read()
         except OSError as error:
             raise InputError(f"{path}: cannot read the inception weights ({error.strerror})") from error
         try:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from gebm.bounded import open_regular
 from gebm.errors import InputError
 
 __all__ = ["ResNet56", "find_weights"]
@@ -52,7 +53,8 @@ class ResNet56(nn.Module):
             InputError: no such file, not a file of tensors, or of another network.
         """
         try:
-            data = Path(path).read_bytes()
+            with open_regular(path) as stream:
+                data = stream.read()
         except OSError as error:
             raise InputError(f"{path}: cannot read the cifar-resnet56 weights ({error.strerror})") from error
         network = cls()

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from gebm.bounded import read_bytes
 from gebm.pictures import grid
 
 __all__ = ["Html", "columns", "data_uri", "element", "figure", "image", "note", "table", "tiled"]
 
 MEDIA = {".png": "image/png", ".gif": "image/gif"}
+MAX_PICTURE = 64 << 20  # bytes of a picture that a page holds
 VOID = ("img", "meta")
 
 
@@ -55,7 +57,7 @@ def table(rows: Sequence[Sequence[object]], header: Sequence[object] = ()) -> Ht
 def data_uri(content: Path | bytes) -> str:
     """A picture, a file or the bytes of a PNG, as an address that holds it."""
     kind = "image/png" if isinstance(content, bytes) else MEDIA[content.suffix]
-    raw = content if isinstance(content, bytes) else content.read_bytes()
+    raw = content if isinstance(content, bytes) else read_bytes(content, MAX_PICTURE)
     return f"data:{kind};base64,{base64.b64encode(raw).decode()}"
 
 

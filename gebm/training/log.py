@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from gebm.bounded import parse_json
+from gebm.bounded import open_regular, parse_json
 from gebm.data.images import pixels
 from gebm.files import atomic_write, naming
 from gebm.networks.common import ENERGY_FLOOR, evaluating
@@ -220,7 +220,8 @@ class TrainingLog:
             return
         counters = self.trainer.counters
         step = counters.ml_step, counters.e_step, counters.g_step
-        rows = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        with open_regular(file) as stream:
+            rows = stream.read().decode("utf-8", "replace").splitlines()
         kept = [row for row in rows if (of_row := _step(row)) is not None and of_row <= step]
         with atomic_write(file) as temporary:
             temporary.write_text("".join(row + "\n" for row in kept), encoding="utf-8")
