@@ -284,7 +284,8 @@ class LatentPosterior:
             if not isinstance(base, nn.Module) or not isinstance(energy, nn.Module):
                 raise InputError("frozen: a dtype can be given to networks (torch modules), not to plain functions")
             moving_base, moving_energy = copied(base).to(dtype), copied(energy)
-            getattr(moving_energy, "features", moving_energy).to(dtype)
+            features = getattr(moving_energy, "features", None)  # all but its head, of an energy of ours
+            (features if isinstance(features, nn.Module) else moving_energy).to(dtype)
             frozen._moving = moving_base, moving_energy
         if fast.enabled() and self.device.type == "cuda":
             frozen._value_and_grad = Graphed(frozen._value_and_grad)

@@ -198,6 +198,58 @@ def test_a_base_of_another_dimension_or_dtype_is_told_in_a_line():
         LatentPosterior(GaussianPrior(3), lambda z: z, energy)(u)
 
 
+def raises(error: Exception):
+    def network(x):
+        raise error
+
+    return network
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (nn.BatchNorm2d(3), r"expected 4D input \(got 2D input\)"),
+        (lambda z: z[:, 7], "index 7 is out of bounds"),
+        (raises(AssertionError("latents of 5")), "latents of 5"),
+        (raises(TypeError("no such call")), "no such call"),
+    ],
+)
+def test_whatever_a_network_raises_of_its_inputs_is_told_in_a_line(network, reason):
+    with pytest.raises(InputError, match=rf"the base fails on inputs \(4, 3\), torch.float32 \({reason}.*\): give the"):
+        LatentPosterior(GaussianPrior(3), network, Quadratic(2)).decode(torch.zeros(4, 3))
+    with pytest.raises(InputError, match=r"^the energy fails on inputs \(4, 3\), torch.float32"):
+        LatentPosterior(GaussianPrior(3), lambda z: z, network).energies(torch.zeros(4, 3))
+
+
+def test_an_error_that_is_a_line_already_and_one_of_a_single_row_are_left():
+    with pytest.raises(InputError, match="^a line$"):
+        LatentPosterior(GaussianPrior(3), raises(InputError("a line")), Quadratic(2)).decode(torch.zeros(4, 3))
+    base = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))  # in training mode, of which one row has no statistics
+    with pytest.raises(ValueError, match="^Expected more than 1 value per channel when training"):
+        LatentPosterior(GaussianPrior(3), base, Quadratic(2)).decode(torch.zeros(1, 3))
+
+
+def test_what_an_energy_calls_its_features_need_not_be_a_network():
+    energy = Quadratic(2)
+    energy.features = 64
+    half = LatentPosterior(GaussianPrior(3), nn.Linear(3, 2), energy).frozen(torch.bfloat16)
+    assert not half.exact and half(positions(dtype=torch.float32))[1].shape == (5, 3)
+
+
+@pytest.mark.parametrize("compiled", [torch.jit.script, lambda network: torch.jit.trace(network, torch.zeros(2, 3))])
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_networks_of_torchscript_are_sampled(compiled):
+    network = nn.Sequential(nn.Linear(3, 16), nn.Unflatten(1, (1, 4, 4)), nn.BatchNorm2d(1), nn.Flatten()).eval()
+    target = LatentPosterior(GaussianPrior(3), nn.Sequential(compiled(network)), Quadratic(16))
+    frozen, u = target.frozen(), positions(dtype=torch.float32)
+    torch.testing.assert_close(frozen(u), target(u))
+    assert all(p.requires_grad for p in target.base.parameters())
+    before = frozen.decode(u)
+    with torch.no_grad():
+        next(network.parameters()).add_(1)
+    assert torch.equal(frozen.decode(u), before) and not torch.equal(target.decode(u), before)
+
+
 class Conv(nn.Conv2d):
     """No stock layer."""
 

@@ -84,7 +84,7 @@ def folded(module: nn.Module) -> nn.Module:
         if _is_plain_chain(sequence):
             _fold_batch_norms(sequence)
             _fold_resampling(sequence)
-    return module.requires_grad_(False)
+    return _without_gradients(module)
 
 
 def copied(module: nn.Module) -> nn.Module:
@@ -94,12 +94,20 @@ def copied(module: nn.Module) -> nn.Module:
         InputError: it holds something that cannot be copied.
     """
     try:
-        with _Detached():
+        with torch.no_grad(), _Detached():  # copies of compiled modules (torch.jit) would have a graph to the original
             module = copy.deepcopy(module)
-    except (RuntimeError, TypeError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a user's module may raise
         name = type(module).__name__
         raise InputError(f"{name}: cannot be copied ({_reason(error)}): keep that outside of the module") from error
-    return module.eval().requires_grad_(False)
+    return _without_gradients(module.eval())
+
+
+def _without_gradients(module: nn.Module) -> nn.Module:
+    for parameter in module.parameters():  # compiled modules refuse `module.requires_grad_`
+        parameter.requires_grad_(False)
+    return module
 
 
 class _Detached(TorchFunctionMode):
