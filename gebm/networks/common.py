@@ -15,7 +15,7 @@ from gebm.errors import InputError
 from gebm.parallel import is_lost
 
 __all__ = ["ENERGY_FLOOR", "HasDensity", "ImageEnergy", "doublings", "evaluating", "initialise", "ladder", "scaled"]
-__all__ += ["IMAGE_SIZES", "called", "floats", "spectral_norm", "upsampler", "weights_once"]
+__all__ += ["IMAGE_SIZES", "called", "floats", "modes_kept", "spectral_norm", "upsampler", "weights_once"]
 
 ENERGY_FLOOR = -10.0
 IMAGE_SIZES = (8, 16, 28, 32, 64)  # sides that the networks of images take
@@ -112,17 +112,23 @@ def _fails(network: Callable[[Tensor], Tensor], x: Tensor) -> bool:
 
 
 @contextmanager
-def evaluating(*networks: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients within; afterwards every submodule is in its own mode again."""
+def modes_kept(*networks: nn.Module) -> Iterator[None]:
+    """Afterwards every submodule is in its own mode again."""
     modes = [(module, module.training) for network in networks for module in network.modules()]
     try:
-        for network in networks:
-            network.eval()
-        with torch.no_grad():
-            yield
+        yield
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def evaluating(*networks: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients within; afterwards every submodule is in its own mode again."""
+    with modes_kept(*networks), torch.no_grad():
+        for network in networks:
+            network.eval()
+        yield
 
 
 @contextmanager
