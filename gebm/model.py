@@ -156,6 +156,8 @@ class GEBM(Pretrained, nn.Module):
     def log_prob(self, x: Tensor, log_partition: float | Tensor | None = None) -> Tensor:
         r"""Log-density at beta = 1, on a base with a density: :math:`\log q(x) = \log g(x) - E(x) - A`, (N,).
 
+        Networks in training mode with dropout give other values at each call: put the model into `eval()` first.
+
         Arguments:
             x: samples (N, d).
             log_partition: A = log E_G[exp(-E)]; None: the energy's own where it is known, else c, which is as good as
@@ -175,6 +177,8 @@ class GEBM(Pretrained, nn.Module):
     def log_density(self, rows: np.ndarray, log_partition: float | Tensor | None = None, seed: int = 0) -> Tensor:
         """Log-densities (N,), float64, of rows of a table in its own units, whatever units the networks work in.
 
+        The networks are evaluated in evaluation mode, whatever mode they are in, and without gradients.
+
         Arguments:
             rows: (N, d), the columns `model.units.columns` in that order.
             log_partition: as in `log_prob`.
@@ -190,7 +194,8 @@ class GEBM(Pretrained, nn.Module):
             wanted = ", ".join(self.units.columns)
             raise InputError(f"log_density: rows of shape {rows.shape}; the model's have the columns {wanted:.200}")
         x = torch.from_numpy(self.units.with_noise(self.units.whiten(rows), seed)).to(self.log_partition)
-        return self.log_prob(x, log_partition).double() + self.units.log_det
+        with evaluating(self):
+            return self.log_prob(x, log_partition).double() + self.units.log_det
 
     def posterior(self, beta: float = 1.0) -> LatentPosterior:
         """Latent posterior at inverse temperature beta, of the networks as they are; `.frozen()` is faster."""
