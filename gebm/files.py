@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from gebm.errors import InputError
 
-__all__ = ["alone", "atomic_folder", "atomic_write", "check_writable", "naming", "remove_folder", "sweep"]
+__all__ = ["alone", "atomic_folder", "atomic_write", "being_made", "check_writable", "naming", "remove_folder", "sweep"]
 __all__ += ["write_json"]
 
 LEFT = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|old)")  # names of what is on its way
@@ -91,11 +91,15 @@ def _finite(value: Any) -> Any:
 
 
 @contextmanager
-def atomic_folder(path: str | Path, new: bool = False) -> Iterator[Path]:
+def atomic_folder(path: str | Path, new: bool = False, synchronise: bool = True) -> Iterator[Path]:
     """Yield a temporary folder to fill, which takes the name `path` when the block ends well.
 
     It replaces an older folder of that name; if `new`, it raises FileExistsError instead. What killed processes left
     of the same folder is cleared away first.
+
+    Args:
+        synchronise: write every file through to the disk before the folder takes its name; of thousands of small files
+            that takes long.
     """
     path = Path(path)
     temporary = _temporary(path)
@@ -106,8 +110,9 @@ def atomic_folder(path: str | Path, new: bool = False) -> Iterator[Path]:
     try:
         with naming(path, temporary):
             yield temporary
-            for written in (*temporary.rglob("*"), temporary):  # on the disk before the name says that it is whole
-                _synchronise(written)
+            if synchronise:  # before the name says that it is whole
+                for written in (*temporary.rglob("*"), temporary):
+                    _synchronise(written)
             if path.exists():
                 if new:
                     raise FileExistsError(path)
@@ -120,6 +125,13 @@ def atomic_folder(path: str | Path, new: bool = False) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
         os.close(handle)
+
+
+def being_made(path: str | Path) -> Path | None:
+    """The temporary folder or file that another process is turning into `path`; None if there is none."""
+    path = Path(path)
+    sweep(path.parent, others=True, name=path.name)
+    return next((p for p in path.parent.glob(".*.tmp") if (m := LEFT.fullmatch(p.name)) and m[1] == path.name), None)
 
 
 def _hold_new(path: Path, make: Callable[[Path], None]) -> int:

@@ -1,8 +1,10 @@
 """Runs that survive: full and read-only disks, damaged checkpoints, two processes, clocks that jump, divergence."""
 
 import json
+import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ from gebm.commands import sample as sample_command
 from gebm.commands import train as train_command
 from gebm.commands.runs import runs_of
 from gebm.config import Config
+from gebm.files import atomic_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 # 3 + 5 * 2 energy steps and 6 base steps, then 6 energy steps
@@ -294,6 +297,54 @@ def test_what_a_kill_left_is_cleared_away_at_the_next_start(trained):
     assert not list(run.rglob(".*.tmp"))
     assert main([*TINY, "--total_gen_iter", "0", "--refine_iter", "0", "--log_name", "y"]) == 0
     assert not list(Path("runs").glob(".*.tmp"))
+
+
+def killed_at(monkeypatch, module, name: str, argv: list[str]) -> None:
+    """`gebm ARGV` in a process of its own that is killed where it would call a function of a module."""
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        process = multiprocessing.get_context("fork").Process(target=main, args=(argv,))
+        process.start()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("place", ["write_trace", "write_samples", "write_report"])
+def test_the_same_command_succeeds_after_a_kill_of_sampling(trained, monkeypatch, capfd, place):
+    argv = ["sample", *DRAW, "--g_path", str(trained), "--dataset", "digits", "--log_name", "s"]
+    killed_at(monkeypatch, sample_command, place, argv)
+    assert [p.name for p in Path("runs").glob("[!.]*")] == (["s"] if place == "write_report" else [])
+    before = contents(Path("runs/s"))
+    calls = []
+    monkeypatch.setattr(sample_command, "write_report", lambda run, allow: calls.append(run))
+    assert main(argv) == 0
+    assert calls == [Path("runs/s")] and not list(Path("runs").glob(".*"))
+    assert "samples runs/s/samples.npz" in " ".join(Path("runs/s/summary.txt").read_text().split())
+    if place == "write_report":
+        assert "its samples are there, so only its page is made" in capfd.readouterr().out
+        assert contents(Path("runs/s")) == before
+
+
+def test_samples_of_other_flags_are_not_taken_for_those_asked_for(trained, capsys):
+    argv = ["sample", *DRAW, "--g_path", str(trained), "--dataset", "digits", "--log_name", "s"]
+    assert main(argv) == 0
+    before = contents(Path("runs/s"))
+    assert main([*argv, "--seed", "3"]) == 2
+    assert "runs/s: this run exists" in one_line(capsys)
+    Path("runs/s/report.html").touch()
+    assert main(argv) == 2
+    assert "runs/s: this run exists" in one_line(capsys)
+    assert contents(Path("runs/s")) == {**before, "report.html": b""}
+
+
+def test_two_that_sample_into_one_name_do_not_both_work(trained, capsys):
+    argv = ["sample", *DRAW, "--g_path", str(trained), "--dataset", "digits", "--log_name", "s"]
+    with atomic_folder("runs/s") as other:
+        assert main(argv) == 2
+        line = one_line(capsys)
+    assert "runs/s: another process is making this run; give another --log_name" in line and str(other) in line
+    shutil.rmtree("runs/s")
+    assert main(argv) == 0
 
 
 @pytest.mark.parametrize("content", [b'{"e_step": 1, "g_st', b"\0\0\0\0}", b"[1]\n", b"\xff\xfe}\n"])

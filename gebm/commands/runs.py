@@ -2,6 +2,8 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -13,10 +15,10 @@ from gebm.checkpoints import checkpoints
 from gebm.commands.setup import log
 from gebm.config import Config
 from gebm.errors import InputError
-from gebm.files import atomic_folder, atomic_write, check_writable, sweep
+from gebm.files import atomic_folder, atomic_write, being_made, check_writable, sweep
 from gebm.model import Architecture
 
-__all__ = ["check_new_run", "log_dir", "open_run", "runs_of"]
+__all__ = ["check_new_run", "log_dir", "open_run", "resolve", "runs_of", "whole_run"]
 
 SERIAL = ".serial"  # of a run among those of its folder: which was started or gone on with last, whatever clocks say
 
@@ -52,11 +54,60 @@ def _exists(path: Path, config: Config) -> InputError:
 def open_run(
     path: Path, config: Config, device: torch.device, architecture: Architecture, resume: bool = False
 ) -> Config:
-    """Make the run's folder, write its `config.yaml` and start its log; returns the configuration as resolved.
+    """Make the run's folder, write its `config.yaml` and start its log; returns the configuration as resolved."""
+    resolved = resolve(path, config, device, architecture)
+    if not parallel.is_first():
+        return resolved
+    if resume:
+        for folder in (path, path / "checkpoints", path / "grids"):
+            sweep(folder)
+        for name, text in (("config.yaml", resolved.to_yaml()), (SERIAL, _next_serial(path))):
+            with atomic_write(path / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    else:
+        sweep(path.parent, others=True)
+        try:  # never without its configuration, wherever a kill comes
+            with atomic_folder(path, new=True) as temporary:
+                resolved.save(temporary / "config.yaml")
+                (temporary / SERIAL).write_text(_next_serial(path))
+        except FileExistsError:
+            raise _exists(path, config) from None
+    _start_log_file(path, config)
+    return resolved
 
-    Resolved: with the device and the networks in use, so that the file by itself repeats the run.
+
+@contextmanager
+def whole_run(path: Path, config: Config) -> Iterator[Path]:
+    """Yield a folder to fill, with its `config.yaml` and its log, that becomes the run `path` when the block ends well.
+
+    A kill leaves nothing of that name. Only the first of several processes has the folder.
+
+    Raises:
+        InputError: another process is making a run of that name, or has made it meanwhile.
     """
-    resolved = replace(
+    if not parallel.is_first():
+        yield path
+        return
+    sweep(path.parent, others=True)
+    if other := being_made(path):
+        raise InputError(
+            f"{path}: another process is making this run; give another --log_name (or, if none is, remove {other})"
+        )
+    try:
+        with atomic_folder(path, new=True, synchronise=False) as temporary:
+            config.save(temporary / "config.yaml")
+            (temporary / SERIAL).write_text(_next_serial(path))
+            _start_log_file(temporary, config)
+            yield temporary
+    except FileExistsError as error:
+        if error.args != (path,):
+            raise
+        raise _exists(path, config) from None
+
+
+def resolve(path: Path, config: Config, device: torch.device, architecture: Architecture) -> Config:
+    """The configuration with the device and the networks in use, so that it repeats the run `path` by itself."""
+    return replace(
         config,
         g_model=architecture.base,
         d_model=architecture.energy,
@@ -72,29 +123,20 @@ def open_run(
         resume="",
         slurm_id=config.slurm_id or os.environ.get("SLURM_JOB_ID", ""),
     )
-    if not parallel.is_first():
-        return resolved
-    serial = str(1 + max((_serial(file.parent) for file in path.parent.glob(f"*/{SERIAL}")), default=0))
-    if resume:
-        for folder in (path, path / "checkpoints", path / "grids"):
-            sweep(folder)
-        for name, text in (("config.yaml", resolved.to_yaml()), (SERIAL, serial)):
-            with atomic_write(path / name) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-    else:
-        sweep(path.parent, others=True)
-        try:  # never without its configuration, wherever a kill comes
-            with atomic_folder(path, new=True) as temporary:
-                resolved.save(temporary / "config.yaml")
-                (temporary / SERIAL).write_text(serial)
-        except FileExistsError:
-            raise _exists(path, config) from None
+
+
+def _next_serial(path: Path) -> str:
+    """The number of a run that is started, or gone on with, now."""
+    return str(1 + max((_serial(file.parent) for file in path.parent.glob(f"*/{SERIAL}")), default=0))
+
+
+def _start_log_file(folder: Path, config: Config) -> None:
+    """Write the log into the run too, with `--log_in_file`."""
     if config.log_in_file:
         for old in [handler for handler in log.handlers if isinstance(handler, logging.FileHandler)]:
             log.removeHandler(old)  # of the split before
             old.close()
-        log.addHandler(_LogFile(path / "log.txt", encoding="utf-8"))
-    return resolved
+        log.addHandler(_LogFile(folder / "log.txt", encoding="utf-8"))
 
 
 class _LogFile(logging.FileHandler):
