@@ -351,6 +351,9 @@ class Output:
         of=("export",),
     )
     json: str = flag("", "write the figures of all subjects to this file too", text="a file", of=("evaluate",))
+    force: bool = flag(
+        False, "overwrite the file of `output` or `json` though it is another kind of file", of=("score", "evaluate")
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

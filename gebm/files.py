@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 
 from gebm.errors import InputError
 
-__all__ = ["alone", "atomic_folder", "atomic_write", "being_made", "check_writable", "naming", "remove_folder", "sweep"]
-__all__ += ["write_json"]
+__all__ = ["alone", "atomic_folder", "atomic_write", "being_made", "check_output", "check_writable", "naming"]
+__all__ += ["remove_folder", "sweep", "write_json"]
 
 LEFT = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|old)")  # names of what is on its way
 
@@ -74,6 +74,25 @@ def check_writable(path: Path, flag: str) -> None:
     existing = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"{path}: cannot be written ({existing} is not a writable folder); give another {flag}")
+
+
+def check_output(file: Path, flag: str, what: str, ours: Callable[[Path], bool], force: bool) -> None:
+    """Raise InputError unless a file that a flag names can be written, and nothing is lost by that.
+
+    Args:
+        what: the kind of file that gebm writes there, in words.
+        ours: whether a file that is there is of that kind, and may be replaced.
+        force: replace it whatever it holds.
+    """
+    if file.is_dir() or not file.absolute().parent.is_dir():
+        raise InputError(f"{flag} {file}: must be a file in a folder that exists")
+    check_writable(file.absolute().parent, flag)
+    if not file.exists():
+        return
+    if not file.is_file():
+        raise InputError(f"{flag} {file}: is no plain file, which cannot be replaced; name another")
+    if not force and file.stat().st_size and not ours(file):
+        raise InputError(f"{flag} {file}: is there and is not {what}; name another file, or overwrite it with --force")
 
 
 def write_json(file: Path, found: Mapping[str, Any]) -> None:

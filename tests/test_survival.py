@@ -15,6 +15,7 @@ import torch
 
 from gebm.checkpoints import checkpoints
 from gebm.cli import main
+from gebm.commands import report as report_command
 from gebm.commands import sample as sample_command
 from gebm.commands import train as train_command
 from gebm.commands.runs import runs_of
@@ -151,6 +152,29 @@ def test_a_read_only_folder_is_bad_input(trained, mount, capsys):
     assert main(argv) == 2
     assert "is not a writable folder" in one_line(capsys)
     assert contents(disk) == before
+
+
+def test_a_read_only_run_is_evaluated_and_its_page_refused_before_any_work(trained, mount, monkeypatch, capsys):
+    disk = mount("4m")
+    run = cut(trained, "refine-00000006", disk / "x")
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    assert main(["evaluate", str(run), "--device", "-2", "--json", "found.json"]) == 0
+    out = capsys.readouterr().out
+    assert f"{run}: cannot be written, so its figures are not kept there; see --json" in out
+    assert "KALE" in out and json.loads(Path("found.json").read_text()).keys() == {str(run)}
+    monkeypatch.setattr(report_command, "collect", None)
+    assert main(["report", str(run)]) == 2
+    assert "is not a writable folder); give another folder, a copy of this run" in one_line(capsys)
+
+
+def test_what_was_evaluated_is_not_lost_to_a_full_disk(trained, mount, capsys):
+    disk = mount("4m")
+    run = cut(trained, "refine-00000006", disk / "x")
+    fill(disk, 0)
+    assert main(["evaluate", str(run), "--device", "-2", "--json", "found.json"]) == 1
+    printed = capsys.readouterr()
+    assert "KALE" in printed.out and f"No space left on device: {run}/evaluation.json" in printed.err
+    assert json.loads(Path("found.json").read_text()).keys() == {str(run)}
 
 
 # Damaged checkpoints

@@ -34,7 +34,7 @@ from gebm.data.arrays import load_npz
 from gebm.data.transform import as_they_are
 from gebm.data.walk import SUFFIXES, image_files, say_left_out
 from gebm.errors import InputError
-from gebm.files import check_writable, write_json
+from gebm.files import check_output, write_json
 from gebm.metrics import extract
 from gebm.metrics.partition import annealed_importance_sampling, path, sequential_monte_carlo
 from gebm.model import GEBM
@@ -77,7 +77,7 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
     if config.eval_partition and config.sample_b_size < POPULATION:
         raise InputError(f"--sample_b_size {config.sample_b_size}: --eval_partition takes {POPULATION} or more")
     if config.json:
-        _check_json(Path(config.json))
+        check_output(Path(config.json), "--json", "a file of figures", _is_of_figures, config.force)
     device = choose_device(config, given)
     # All samples are read before the first chain runs, so that what is wrong with the last costs no time.
     paths = [split for path in dict.fromkeys(map(os.path.normpath, subjects)) for split in splits_of(Path(path))]
@@ -94,7 +94,10 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
     opened = [_open(path, config, given) for path in paths]
     if untrusted:
         opened += [_open(path, replace(config, from_untrusted=untrusted), given) for path in theirs]
-    summaries = {}
+    for subject in opened:
+        if subject.path and _is_run(subject.path) and not _is_writable(subject.path):
+            log.warning("%s: cannot be written, so its figures are not kept there; see --json", subject.path)
+    summaries, failed = {}, None
     for subject in opened or [Subject(None, config, None)]:
         with parallel.together("evaluate again"):
             summary = _evaluate(subject, given, device)
@@ -104,10 +107,13 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
         summaries[name] = summary
         if len(opened) < 2:
             log.info("\n%s", _text(summary, f"evaluation of {name}"))
-        if subject.path and (subject.path / "config.yaml").is_file() and not (subject.path / "training.json").is_file():
+        if subject.path and _is_run(subject.path) and _is_writable(subject.path):
             file = subject.path / "evaluation.json"
-            write_json(file, {**_same_pair(file, summary), **summary})
-            log.info("\nwritten: %s", file)
+            try:
+                write_json(file, {**_same_pair(file, summary), **summary})
+                log.info("\nwritten: %s", file)
+            except OSError as error:  # what was found is printed, and written elsewhere, all the same
+                failed = error
     if len(summaries) > 1:
         # A demo's folder is a trained pair and the samples of one.
         columns = {name: {**found.get("samples", {}), **found} for name, found in summaries.items()}
@@ -116,7 +122,18 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
         log.info("\n%s", table(side_by_side(columns), f"evaluation, side by side; {errors}"))
     if parallel.leave() and config.json:
         write_json(Path(config.json), summaries)
+    if failed is not None:
+        raise failed
     return summaries
+
+
+def _is_run(path: Path) -> bool:
+    """Whether figures of a subject are kept in it: in the folder of a run, not in that of a checkpoint."""
+    return (path / "config.yaml").is_file() and not (path / "training.json").is_file()
+
+
+def _is_writable(folder: Path) -> bool:
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def _same_pair(file: Path, summary: dict[str, Any]) -> dict[str, Any]:
@@ -130,10 +147,13 @@ def _same_pair(file: Path, summary: dict[str, Any]) -> dict[str, Any]:
     return old if all(old.get(key) == summary[key] for key in ("base_path", "energy_path")) else {}
 
 
-def _check_json(file: Path) -> None:
-    if file.is_dir() or not file.absolute().parent.is_dir():
-        raise InputError(f"--json {file}: must be a file in a folder that exists")
-    check_writable(file.absolute().parent, "--json")
+def _is_of_figures(file: Path) -> bool:
+    """Whether a file holds what `--json` writes: figures by subject."""
+    try:
+        found = read_json(file)
+    except InputError:
+        return False
+    return all(isinstance(figures, dict) and figures.keys() & {"kale", "nll", "samples"} for figures in found.values())
 
 
 class Subject(NamedTuple):

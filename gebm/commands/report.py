@@ -24,7 +24,7 @@ from gebm.data import ImageData, at_random, from_uint8, to_uint8
 from gebm.data.arrays import load_npz
 from gebm.data.images import SOURCES
 from gebm.errors import InputError
-from gebm.files import atomic_write
+from gebm.files import atomic_write, check_writable
 from gebm.metrics import Extractor, extract
 from gebm.metrics.features import Pixels
 from gebm.metrics.partition import base_energies, energies
@@ -85,6 +85,7 @@ def write_report(run: Path, allow: Collection[str] = (), untrusted: bool = False
         raise InputError(f"{run}: pages are of images; of a run on a table see {run / made[0]}")
     if not file.is_file() or (run / "training.json").is_file():
         raise InputError(f"{run}: not a run; give a folder that gebm train, sample or demo made")
+    check_writable(run, "folder, a copy of this run")
     config = Config.load(file)
     if untrusted:
         config = replace(config, **{flag: getattr(Config, flag) for flag in PLACES})
