@@ -1,6 +1,5 @@
 """Files that are either whole or not there, and folders of one process."""
 
-import fcntl
 import json
 import logging
 import math
@@ -14,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout, lock_descriptor
 from safetensors import SafetensorError
 
 from gebm.errors import InputError
@@ -160,7 +160,7 @@ def _hold_new(path: Path, make: Callable[[Path], None]) -> int:
         with suppress(FileNotFoundError):
             handle = os.open(path, os.O_RDONLY)
             with suppress(OSError):  # where there are no locks, nobody sweeps
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                lock_descriptor(handle)
             if path.exists():  # not swept away before it was held
                 return handle
             os.close(handle)
@@ -217,9 +217,8 @@ def _free(path: Path) -> Iterator[bool]:
         return
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = True
-        except OSError:  # held, or the file system has no locks
+            free = lock_descriptor(handle, blocking=False)
+        except OSError:  # the file system has no locks
             free = False
         yield free
     finally:
@@ -236,23 +235,24 @@ def alone(folder: Path) -> Iterator[None]:
     Raises:
         InputError: another process holds it.
     """
-    new = not (folder / ".lock").exists()
-    with open(folder / ".lock", "a+", encoding="utf-8") as file, naming(file.name):
+    file = folder / ".lock"
+    new = not file.exists()
+    lock = FileLock(file, blocking=False, thread_local=False, fallback_to_soft=False)  # a child does not inherit it
+    with naming(file):
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            file.seek(0)
-            holder = file.read().strip() or "another process"
+            lock.acquire()
+        except Timeout:
+            holder = file.read_text(encoding="utf-8", errors="replace").strip() or "another process"
             raise InputError(f"{folder}: {holder} is at work in it; wait for its end, or stop it") from None
         except OSError as error:
-            log.warning("%s: this file system has no locks (%s), so see to it that no other process works there",
+            log.warning("%s: no lock can be had here (%s), so see to it that no other process works there",
                         folder, error.strerror)  # fmt: skip
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
         try:
+            file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
             yield
         except InputError:
             if new:
-                os.unlink(file.name)
+                file.unlink(missing_ok=True)
             raise
+        finally:
+            lock.release()
