@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -326,7 +327,7 @@ def test_what_a_kill_left_is_cleared_away_at_the_next_start(trained):
 def killed_at(monkeypatch, module, name: str, argv: list[str]) -> None:
     """`gebm ARGV` in a process of its own that is killed where it would call a function of a module."""
     with monkeypatch.context() as patch:
-        patch.setattr(module, name, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        patch.setattr(module, name, lambda *_, **options: os.kill(os.getpid(), signal.SIGKILL))
         process = multiprocessing.get_context("fork").Process(target=main, args=(argv,))
         process.start()
         process.join()
@@ -379,6 +380,62 @@ def test_a_torn_line_of_the_log_is_dropped(trained, content):
     assert main(["train", "--resume", str(run)]) == 0
     rows = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
     assert [row["e_step"] for row in rows] == [5, 9, 13, 15, 17, 19]
+
+
+# Other flags on the way
+
+
+def went_on(run: Path, *flags: str) -> list[dict]:
+    assert main(["train", "--resume", str(run), *flags]) == 0
+    file = run / "history.json"
+    return json.loads(file.read_text())["changes"] if file.exists() else []
+
+
+def test_flags_that_change_on_the_way_are_kept_with_the_step(trained, monkeypatch):
+    run = cut(trained, "joint-00000004", Path("runs/x"))
+    assert not (trained / "history.json").exists()
+    first = {"checkpoint": "joint-00000004", "was": {"lr": 1e-3}, "now": {"lr": 2e-3}}
+    assert went_on(run, "--lr", "2e-3") == [first]
+    second = {"checkpoint": "refine-00000006", "was": {"refine_iter": 6}, "now": {"refine_iter": 8}}
+    assert went_on(run, "--refine_iter", "8") == [first, second]
+    for part in ("_model", "_data"):  # which take most of the time
+        monkeypatch.setattr(report_command, part, None)
+    text = report_command.write_report(run).read_text()
+    same_again = re.sub("<[^>]*>", "", text.partition("The same again:")[2].partition("<details>")[0])
+    begun, *later = same_again.split("From ")
+    assert "--lr 0.001 " in begun and "--refine_iter 6 " in begun
+    assert [words.split()[0] for words in later] == ["joint-00000004", "refine-00000006"]
+    assert "gebm train --resume RUN --lr 0.002" in later[0] and "--refine_iter 8" in later[1]
+
+
+def test_of_a_course_that_was_left_no_flags_are_kept(trained):
+    run = cut(trained, "joint-00000004", Path("runs/x"))
+    assert went_on(run, "--lr", "2e-3")
+    for path in checkpoints(run)[-2:]:  # those of the refinement, and no longer the newest of the joint stage
+        damage(path)
+    damage(run / "checkpoints" / "joint-00000006")
+    change = {"checkpoint": "joint-00000004", "was": {"lr": 1e-3}, "now": {"lr": 3e-3}}
+    assert went_on(run, "--lr", "3e-3") == [change]
+    shutil.rmtree(run / "checkpoints")
+    assert went_on(run, "--lr", "4e-3") == []  # from the start on
+
+
+def test_a_kill_between_the_history_and_the_configuration_loses_neither(trained, monkeypatch):
+    run = cut(trained, "joint-00000004", Path("runs/x"))
+    killed_at(monkeypatch, train_command, "open_run", ["train", "--resume", str(run), "--lr", "2e-3"])
+    assert went_on(run) == []
+    other = cut(trained, "joint-00000004", Path("runs/y"))
+    killed_at(monkeypatch, train_command, "open_run", ["train", "--resume", str(other), "--lr", "2e-3"])
+    (change,) = went_on(other, "--lr", "2e-3")
+    assert (change["was"], change["now"]) == ({"lr": 1e-3}, {"lr": 2e-3})
+
+
+@pytest.mark.parametrize("content", ['{"changes": 3}', '{"changes": [{"checkpoint": "joint-1"}]}', "{}", "["])
+def test_a_damaged_history_is_one_line(trained, capsys, content):
+    run = cut(trained, "joint-00000004", Path("runs/x"))
+    (run / "history.json").write_text(content)
+    assert main(["train", "--resume", str(run), "--lr", "2e-3"]) == 2
+    assert "runs/x/history.json: not a " in one_line(capsys)
 
 
 # Divergence

@@ -15,6 +15,7 @@ from torch import Tensor
 from gebm.bounded import check_plain, read_json, read_json_lines
 from gebm.checkpoints import newest_checkpoint
 from gebm.commands.datasets import dataset
+from gebm.commands.history import Change, as_begun, read_history
 from gebm.commands.metrics import check_features
 from gebm.commands.pairs import folder_of
 from gebm.commands.records import compare_images
@@ -117,6 +118,14 @@ def collect(run: Path, config: Config, allow: Collection[str] = (), untrusted: b
             report.missing.setdefault(title, f"{kind}{error}")
             return None
 
+    changes = tried("What was run", read_history, run) or []
+    if untrusted:
+        changes = [_without_places(change) for change in changes]
+    if changes:
+        report.command = _command(config.mode, _settings(as_begun(config, changes)))
+        report.changes = [
+            (c.checkpoint, [(f, _text(c.was[f]), _text(value)) for f, value in c.now.items()]) for c in changes
+        ]
     report.rows = tried("Training", _rows, run / "stats.jsonl") or []
     report.evaluation = tried("Figures", _json, run / "evaluation.json") or {}
     summary = tried("Figures", _json, run / "summary.json") or {}
@@ -167,12 +176,19 @@ def _about(run: Path, config: Config) -> list[tuple[str, str]]:
     ]
 
 
-def _settings(config: Config) -> list[Setting]:
-    def text(value: object) -> str:
-        return str(value).lower() if isinstance(value, bool) else str(value)
+def _text(value: object) -> str:
+    """A setting as it is written on a command line."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
+
+def _without_places(change: Change) -> Change:
+    was, now = ({flag: value for flag, value in of.items() if flag not in PLACES} for of in change[1:])
+    return Change(change.checkpoint, was, now)
+
+
+def _settings(config: Config) -> list[Setting]:
     return [
-        Setting(title, f.name, f.metadata["help"], text(getattr(config, f.name)), text(f.default))
+        Setting(title, f.name, f.metadata["help"], _text(getattr(config, f.name)), _text(f.default))
         for title, flags in sections(config.mode).items()
         for f in flags
         if f.name not in PLACE

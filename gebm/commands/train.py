@@ -22,10 +22,11 @@ from gebm.commands.density import (
     text_of,
     write_table,
 )
+from gebm.commands.history import NOT_SETTINGS, record_changes
 from gebm.commands.pairs import ARCHITECTURE_FLAGS, architecture_of, settle_weights
 from gebm.commands.records import check_resumed, compare_images, save_images, split_then
 from gebm.commands.report import code_of, write_report
-from gebm.commands.runs import check_new_run, open_run, runs_of
+from gebm.commands.runs import check_new_run, open_run, resolve, runs_of
 from gebm.commands.setup import choose_device, join, log, schedule_of, start_log
 from gebm.commands.tables import settled
 from gebm.config import Config
@@ -113,7 +114,7 @@ def _train_run(config: Config, given: frozenset[str], run: Path | None, whole: P
         stored = Config.load(run / "config.yaml")
         config = _changed(stored, config, given)
         _check_resumable(stored, config, checkpoint)
-        for flag in sorted(given - {"mode", "resume", "log_dir", "log_name", "device", "slurm_id"}):
+        for flag in sorted(given - NOT_SETTINGS):
             if getattr(config, flag) != getattr(stored, flag):
                 log.info("changed: --%s %s, was %s", flag, getattr(config, flag), getattr(stored, flag))
         log.info("resuming %s from %s", run, checkpoint.name if checkpoint else "the start (it has no checkpoint)")
@@ -160,6 +161,8 @@ def _train_run(config: Config, given: frozenset[str], run: Path | None, whole: P
             return run
     evaluations = evaluations_of(config, data, device) if isinstance(data, ImageData) else []
     measures = measures_of(config, data, device)
+    if stored is not None and parallel.is_first():
+        record_changes(run, checkpoint, stored, resolve(run, config, device, trainer.model.built_as))
     resolved = open_run(run, config, device, trainer.model.built_as, resume=stored is not None)
     if stored is None:
         parallel.from_first(lambda: held.enter_context(alone(run)))
