@@ -14,14 +14,17 @@ from pathlib import Path
 import pytest
 import torch
 
+import gebm.checkpoints
+import gebm.model
 from gebm.checkpoints import checkpoints
 from gebm.cli import main
 from gebm.commands import report as report_command
 from gebm.commands import sample as sample_command
 from gebm.commands import train as train_command
+from gebm.commands.datasets import made_with
 from gebm.commands.runs import runs_of
 from gebm.config import Config
-from gebm.files import atomic_folder
+from gebm.files import atomic_folder, remove_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 # 3 + 5 * 2 energy steps and 6 base steps, then 6 energy steps
@@ -382,7 +385,55 @@ def test_a_torn_line_of_the_log_is_dropped(trained, content):
     assert [row["e_step"] for row in rows] == [5, 9, 13, 15, 17, 19]
 
 
-# Other flags on the way
+# Reading a run while it trains
+
+
+PLACES = [(gebm.checkpoints, "damage"), (gebm.model, "read_architecture"), (gebm.model.GEBM, "load_energy")]
+
+
+@pytest.mark.parametrize("module, name", PLACES, ids=[name for _, name in PLACES])
+@pytest.mark.parametrize("command", ["load", "sample", "evaluate", "export", "report"])
+def test_a_run_that_trains_is_read(trained, monkeypatch, capsys, command, module, name):
+    """Training replaces the only checkpoint by a newer one just when that is about to be read."""
+    run = cut(trained, "refine-00000004", Path("runs/x"))
+    *others, old = checkpoints(run)
+    for path in others:
+        shutil.rmtree(path)
+    new = old.with_name("refine-00000006")
+    shutil.copytree(trained / "checkpoints" / new.name, old.with_name("next"))
+    function = getattr(module, name)
+
+    def late(*arguments):
+        if old.exists():
+            old.with_name("next").rename(new)
+            remove_folder(old)
+        return function(*arguments)
+
+    monkeypatch.setattr(module, name, late)
+    if command == "load":
+        assert gebm.model.GEBM.load(run).energy
+    elif command == "report":
+        assert report_command._model(run, Config.load(run / "config.yaml"), ()).energy
+    else:
+        words = {
+            "sample": ["sample", *DRAW, "--g_path", str(run), "--dataset", "digits", "--log_name", "s"],
+            "evaluate": ["evaluate", str(run), "--device", "-2"],
+            "export": ["export", str(run), "out"],
+        }[command]
+        assert main(words) == 0
+        out = capsys.readouterr().out
+        assert "taking" not in out and "damaged" not in out
+    assert checkpoints(run) == [new]
+
+
+def test_what_is_read_after_the_weights_is_that_of_the_run_where_the_checkpoint_has_gone(trained):
+    run = cut(trained, "refine-00000004", Path("runs/x"))
+    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("digits", "cifar10"))
+    path = checkpoints(run)[-1]
+    assert made_with(path).dataset == "digits"
+    shutil.rmtree(path)
+    assert made_with(path).dataset == "cifar10"
+    assert made_with(Path("runs/elsewhere")) is None
 
 
 def went_on(run: Path, *flags: str) -> list[dict]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from gebm.bounded import read_json, read_json_lines
+from gebm.checkpoints import settings_beside
 from gebm.commands.density import LIKELIHOOD, likelihood_notes
 from gebm.commands.pairs import find_pair, folder_of, load_pair
 from gebm.commands.setup import log, start_log
@@ -83,7 +84,7 @@ def _pair_of(run: Path, config: Config, given: frozenset[str]) -> tuple[Config, 
 
 def _trained(weights: Path) -> Config | None:
     """The configuration beside weights."""
-    file = folder_of(weights) / "config.yaml"
+    file = settings_beside(folder_of(weights))
     return Config.load(file) if file.is_file() else None
 
 

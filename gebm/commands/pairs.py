@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gebm.bounded import check_plain
-from gebm.checkpoints import newest_checkpoint
+from gebm.checkpoints import newest_checkpoint, read_newest, settings_beside
 from gebm.commands.runs import log_dir, runs_of
 from gebm.commands.setup import dtype_of, log
 from gebm.config import Config
@@ -120,7 +120,7 @@ def own_networks(config: Config, given: frozenset[str], *weights: Path) -> set[s
     """
     names = {getattr(config, flag) for flag in ("g_model", "d_model") if flag in given}
     for path in weights if not config.from_untrusted else ():
-        file = folder_of(path) / "config.yaml"
+        file = settings_beside(folder_of(path))
         if file.is_file():
             stored = Config.load(file)
             found = {name for name in (stored.g_model, stored.d_model) if ":" in name} - names
@@ -132,8 +132,12 @@ def own_networks(config: Config, given: frozenset[str], *weights: Path) -> set[s
 
 def load_pair(config: Config, given: frozenset[str]) -> tuple[GEBM, Path, Path]:
     """The trained model to sample or evaluate and the paths of its two halves; flags that contradict it are refused."""
-    base, energy = find_pair(config)
-    model = GEBM.load(base, energy, allow=own_networks(config, given, base, energy), dtype=dtype_of(config))
+
+    def load(base: Path, energy: Path) -> tuple[GEBM, Path, Path]:
+        allow = own_networks(config, given, base, energy)
+        return GEBM.load(base, energy, allow=allow, dtype=dtype_of(config)), base, energy
+
+    model, base, energy = read_newest(lambda: find_pair(config), load)
     for part, path in (("base", base), ("energy", energy)):
         for flag, field in ARCHITECTURE_FLAGS[part].items():
             stored, wanted = getattr(model.built_as, field), getattr(config, flag)

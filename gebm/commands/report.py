@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gebm.bounded import check_plain, read_json, read_json_lines
-from gebm.checkpoints import newest_checkpoint
+from gebm.checkpoints import checkpoints, settings_beside
 from gebm.commands.datasets import dataset
 from gebm.commands.history import Change, as_begun, read_history
 from gebm.commands.metrics import check_features
@@ -228,15 +228,14 @@ def _model(run: Path, config: Config, allow: Collection[str]) -> GEBM:
     """The pair that the run trained, or that it sampled from."""
     for what, name in (("base", config.g_model), ("energy", config.d_model)):
         _check_allowed(what, name, allow)
-    newest = newest_checkpoint(run)
     if config.mode == "sample" and not config.g_path:
         raise InputError("the pair that was sampled lies outside the run")
     if config.mode == "sample":
         base, energy = Path(config.g_path), Path(config.d_path)
-    elif newest is None:
+    elif not checkpoints(run):
         raise InputError(f"{run} holds no checkpoint")
     else:
-        base = energy = newest
+        base = energy = run
     model = GEBM.load(base, energy, allow=allow, dtype=torch.float64 if config.dtype == 64 else torch.float32)
     # A sampling run may have changed it; torch's stubs know of tensors and modules alone.
     model.energy.trunc = not config.no_trunc  # type: ignore[assignment]
@@ -245,7 +244,7 @@ def _model(run: Path, config: Config, allow: Collection[str]) -> GEBM:
 
 def _data(config: Config, model: GEBM | None, allow: Collection[str], untrusted: bool) -> ImageData:
     """The images that the energy was trained on."""
-    file = folder_of(Path(config.d_path)) / "config.yaml"
+    file = settings_beside(folder_of(Path(config.d_path)))
     if config.mode == "sample" and config.d_path and file.is_file():  # whose own flags need not name the data
         trained = Config.load(file)
         config = replace(config, dataset=trained.dataset, image_size=trained.image_size)
