@@ -57,13 +57,13 @@ class Run:
     log_dir: str = flag("", "folder that holds the runs; empty: `runs`", text="a folder")
     d_path: str = flag(
         "",
-        "trained energy; empty: beside the base, or the newest of this dataset",
+        "trained energy; empty: beside the base, or the newest (of `dataset` if that is given)",
         text="a run, a checkpoint, a file",
         of=PAIRS,
     )
     g_path: str = flag(
         "",
-        "trained base; empty: beside the energy, or the newest of this dataset",
+        "trained base; empty: beside the energy, or the newest (of `dataset` if that is given)",
         text="a run, a checkpoint, a file",
         of=PAIRS,
     )

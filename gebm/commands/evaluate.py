@@ -67,7 +67,7 @@ SETTING = (
 def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """Evaluate each subject: a training run or checkpoint, the samples of a run, an `.npz` or a folder of images.
 
-    Without any it is the newest pair. What is found of a run goes into its `evaluation.json`, and of all into the file
+    Without any it is the newest run. What is found of a run goes into its `evaluation.json`, and of all into the file
     of `--json`.
     """
     start_log()
@@ -89,8 +89,8 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
         check_plain(Path(untrusted))
         theirs = splits_of(Path(untrusted))
         paths = [path for path in paths if path not in theirs]
-    if not paths and not untrusted and of_table(config) and not config.g_path and not config.d_path:
-        paths = [folder_of(find_pair(config)[0]).parent.parent]  # with the split that it was trained on
+    if not paths and not untrusted and not config.g_path and not config.d_path:
+        paths = [folder_of(find_pair(config, given)[0]).parent.parent]  # the newest run, on what it was trained on
     opened = [_open(path, config, given) for path in paths]
     if untrusted:
         opened += [_open(path, replace(config, from_untrusted=untrusted), given) for path in theirs]

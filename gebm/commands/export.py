@@ -76,7 +76,7 @@ def _pair_of(run: Path, config: Config, given: frozenset[str]) -> tuple[Config, 
         if stored.mode == "sample":
             config = replace(config, g_path=stored.g_path, d_path=stored.d_path, no_trunc=stored.no_trunc)
             given |= {"no_trunc"}
-    trained = _trained(find_pair(config)[1])
+    trained = _trained(find_pair(config, given)[1])
     if trained is not None and "dtype" not in given:
         config = replace(config, dtype=trained.dtype, precision=trained.precision)
     return config, given

@@ -17,7 +17,7 @@ from gebm.checkpoints import checkpoints, settings_beside
 from gebm.commands.datasets import dataset
 from gebm.commands.history import Change, as_begun, read_history
 from gebm.commands.metrics import check_features
-from gebm.commands.pairs import folder_of
+from gebm.commands.pairs import folder_of, networks_of
 from gebm.commands.records import compare_images
 from gebm.commands.setup import choose_device, log, schedule_of, start_log
 from gebm.config import Config, sections
@@ -30,6 +30,7 @@ from gebm.metrics import Extractor, extract
 from gebm.metrics.features import Pixels
 from gebm.metrics.partition import base_energies, energies
 from gebm.model import GEBM
+from gebm.networks import ENERGIES
 from gebm.report import Chains, Neighbours, Report, Setting, closeness, nearest, render
 from gebm.text import show
 
@@ -40,9 +41,10 @@ T = TypeVar("T")
 
 USAGE = """usage: gebm report [--from_untrusted] RUN [package.module:name ...]
 
-Writes RUN/report.html, one page about a run of gebm train, sample or demo. Code that the run names, such as a data set
-of its own, is run only if it is named here too. Of somebody else's run (--from_untrusted) nothing outside its folder is
-looked at either: a data set that is a path is read only if it is named here, as folder:pictures."""
+Writes RUN/report.html, one page about a run of gebm train, sample or demo. Networks that its config.yaml names by code
+are imported, and a line says which; other code, such as a data set of its own, only if it is named here too. Of
+somebody else's run (--from_untrusted) no code is imported that is not named here, and nothing outside its folder is
+looked at: a data set that is a path is read only if it is named here, as folder:pictures."""
 IMAGES = 1000  # of each kind whose energies are shown
 QUERIES = 400  # samples, and test images, whose nearest training images are looked for
 SEARCHED = 50_000  # training images at most
@@ -65,7 +67,10 @@ def main(argv: Sequence[str]) -> None:
         given = f"not {show(' '.join(argv))}" if argv else "as in gebm report runs/demo"
         raise InputError(f"gebm report takes the folder of one run, then package.module:name if any, {given}")
     start_log()
-    log.info("%s", write_report(Path(argv[0]), argv[1:], untrusted))
+    run, allow = Path(argv[0]), {*argv[1:]}
+    if not untrusted:
+        allow |= networks_of(run)
+    log.info("%s", write_report(run, allow, untrusted))
 
 
 def write_report(run: Path, allow: Collection[str] = (), untrusted: bool = False) -> Path:
@@ -108,7 +113,7 @@ def code_of(config: Config) -> set[str]:
 def collect(run: Path, config: Config, allow: Collection[str] = (), untrusted: bool = False) -> Report:
     """All that the page shows of a run, and why the rest is missing."""
     settings = _settings(config)
-    report = Report(run.resolve().name, run, _about(run, config), _command(config.mode, settings), settings)
+    report = Report(run.resolve().name, run, [], _command(config.mode, settings), settings)
 
     def tried(title: str, make: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T | None:
         try:
@@ -135,6 +140,7 @@ def collect(run: Path, config: Config, allow: Collection[str] = (), untrusted: b
     if (run / "samples.npz").is_file():
         images = tried("Samples", _arrays, run / "samples.npz") or {}
     model = tried("Energies", _model, run, config, allow)
+    report.about = _about(run, config, model)
     data = tried("Nearest training images", _data, config, model, allow, untrusted)
     if data is not None:
         data = tried("Nearest training images", _compared, run, config, data, report)
@@ -151,13 +157,15 @@ def collect(run: Path, config: Config, allow: Collection[str] = (), untrusted: b
     return report
 
 
-def _about(run: Path, config: Config) -> list[tuple[str, str]]:
+def _about(run: Path, config: Config, model: GEBM | None) -> list[tuple[str, str]]:
     latents = f"{config.Z_dim} {config.latent_noise} latents"
+    has_floor = config.d_model in ENERGIES if model is None else hasattr(model.energy, "trunc")  # one's own need not
+    floored = has_floor and not config.no_trunc
     rows = [
         ("command", f"gebm {config.mode}"),
         ("dataset", config.dataset),
         ("base", f"{config.g_model}, width {config.width:g}, {latents}"),
-        ("energy", f"{config.d_model}, width {config.width:g}" + ("" if config.no_trunc else ", clamped to E >= -10")),
+        ("energy", f"{config.d_model}, width {config.width:g}" + (", clamped to E >= -10" if floored else "")),
     ]
     if config.mode == "sample":
         rows += [("base from", config.g_path), ("energy from", config.d_path)]
@@ -237,8 +245,8 @@ def _model(run: Path, config: Config, allow: Collection[str]) -> GEBM:
     else:
         base = energy = run
     model = GEBM.load(base, energy, allow=allow, dtype=torch.float64 if config.dtype == 64 else torch.float32)
-    # A sampling run may have changed it; torch's stubs know of tensors and modules alone.
-    model.energy.trunc = not config.no_trunc  # type: ignore[assignment]
+    if hasattr(model.energy, "trunc"):  # which a sampling run may have changed
+        model.energy.trunc = not config.no_trunc  # type: ignore[assignment]  # torch: of tensors and modules alone
     return model.to(choose_device(config, frozenset()))
 
 

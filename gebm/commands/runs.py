@@ -153,8 +153,8 @@ def _serial(run: Path) -> int:
         return 0
 
 
-def runs_of(config: Config) -> list[Path]:
-    """Training runs of the configured dataset under `--log_dir` that hold a configuration, the newest last.
+def runs_of(config: Config, of_dataset: bool = True) -> list[Path]:
+    """Training runs under `--log_dir`, of the configured dataset unless any will do, the newest last.
 
     The newest is the one that was started, or gone on with, last. Of runs that do not tell, as copies of one, times of
     change decide.
@@ -167,7 +167,7 @@ def runs_of(config: Config) -> list[Path]:
             stored = Config.load(file)
         except InputError:
             continue  # another program's file, or another version's
-        if stored.mode in ("train", "demo") and stored.dataset == config.dataset:
+        if stored.mode in ("train", "demo") and (stored.dataset == config.dataset or not of_dataset):
             marks = [file, *(c / "training.json" for c in checkpoints(file.parent))]
             changed = max(mark.stat().st_mtime_ns for mark in marks if mark.is_file())
             found.append((_serial(file.parent), changed, file.parent))
