@@ -319,29 +319,6 @@ def test_the_newest_run_is_evaluated_on_its_own_split():
     assert found["nll"]["test"]["base"]["value"] == likelihood(Path("runs/run"))["nll"]["test"]["base"]["value"]
 
 
-@pytest.mark.parametrize("command", ["evaluate", "score new.csv", "sample --n_samples 4", "export x out"])
-@pytest.mark.parametrize("known", [True, False])
-def test_an_energy_of_another_split_or_of_unknown_units_is_refused(trained, capsys, monkeypatch, command, known):
-    write("new.csv", 5)
-    energy = Path("other")
-    shutil.copytree(newest_checkpoint(trained), energy)
-    if known:
-        save_units(energy, load_table("csv:t.csv", seed=1))
-    words = command.split()
-    if words[0] == "export":  # a sampling run names the two
-        Path("x").mkdir()
-        Config(mode="sample", g_path=str(trained), d_path=str(energy)).save(Path("x/config.yaml"))
-        argv = words
-    else:
-        argv = [*words, "--g_path", str(trained), "--d_path", str(energy), "--device", "-2"]
-    monkeypatch.setattr("gebm.commands.evaluate.evaluate_table", None)
-    before = sorted(Path().rglob("*"))
-    assert main(argv) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and ("an energy of csv:t.csv standard seed 1" if known else "no table.npz") in error
-    assert sorted(Path().rglob("*")) == before
-
-
 def test_base_steps_against_a_frozen_energy_are_kept(trained):
     flags = "--train_mode base --ml_epochs 0 --lr_generator 1e-2 --total_epochs 20 --ema 0 --log_name b".split()
     pair = ["--g_model", "nvp", "--d_path", str(trained)]
