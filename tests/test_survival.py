@@ -1,6 +1,8 @@
 """Runs that survive: full and read-only disks, damaged checkpoints, two processes, clocks that jump, divergence."""
 
+import contextlib
 import json
+import logging
 import multiprocessing
 import os
 import re
@@ -383,6 +385,81 @@ def test_a_torn_line_of_the_log_is_dropped(trained, content):
     assert main(["train", "--resume", str(run)]) == 0
     rows = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
     assert [row["e_step"] for row in rows] == [5, 9, 13, 15, 17, 19]
+
+
+# Streams that cannot be written, names that are no text
+
+
+def forked(streams: dict[str, str | None], argv: list[str]) -> tuple[int, str]:
+    """Exit code and errors of `gebm ARGV` in a process with streams that are opened so, or closed (None)."""
+    pid = os.fork()
+    if not pid:
+        code = 99
+        try:
+            for number, name in (1, "stdout"), (2, "stderr"):
+                os.close(number)
+                setattr(sys, name, None)
+                if place := streams.get(name, f"{name}.txt"):
+                    encoding = "ascii" if place == "ascii.txt" else "utf-8"
+                    setattr(sys, name, open(place, "w", encoding=encoding))  # noqa: SIM115
+            logging.getLogger("gebm").handlers.clear()  # pytest's own write to its streams
+            code = main(argv)
+        finally:
+            with contextlib.suppress(OSError):
+                sys.stdout.close(), sys.stderr.close()
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return code, Path("stderr.txt").read_text() if Path("stderr.txt").exists() else ""
+
+
+@pytest.mark.parametrize("streams", [{"stderr": None}, {"stdout": None}, {"stdout": None, "stderr": None}], ids=str)
+def test_a_run_without_streams_is_trained(trained, streams):
+    assert forked(streams, [*TINY, "--log_name", "x"])[0] == 0
+    assert states(Path("runs/x")) == states(trained)
+
+
+def test_what_cannot_be_printed_is_said_once(trained):
+    code, errors = forked({"stdout": "/dev/full"}, [*TINY, "--log_name", "x"])
+    assert code == 0 and states(Path("runs/x")) == states(trained)
+    assert [line for line in errors.splitlines() if "gebm:" in line] == [
+        "gebm: nothing more is printed: No space left on device"
+    ]
+    assert "Traceback" not in errors and "Logging error" not in errors
+
+
+def test_a_terminal_of_another_encoding_is_written_in_escapes(trained):
+    code, errors = forked({"stdout": "ascii.txt"}, [*TINY, "--log_name", "ä", "--total_gen_iter", "1"])
+    assert code == 0 and "Traceback" not in errors
+    assert "in runs/\\xe4" in Path("ascii.txt").read_text()
+
+
+def test_a_folder_whose_name_is_no_text_has_a_page_and_is_else_refused_in_one_line(trained, monkeypatch, capsys):
+    run = cut(trained, "refine-00000006", Path(os.fsdecode(b"\xff")) / "x")
+    for part in ("_model", "_data"):
+        monkeypatch.setattr(report_command, part, None)
+    report_command.write_report(run)
+    assert "<h1>Run x</h1>" in (run / "report.html").read_text(encoding="utf-8")
+    assert main(["export", str(run)]) == 2
+    assert "allowed: a run, a checkpoint, a file; of printable characters, in the encoding of this" in one_line(capsys)
+
+
+def test_a_page_of_a_run_from_the_year_33658(trained, monkeypatch):
+    run = cut(trained, "refine-00000006", Path("runs/x"))
+    for part in ("_model", "_data"):
+        monkeypatch.setattr(report_command, part, None)
+    monkeypatch.setattr(report_command, "_date", lambda _, date=report_command._date: date(1e12))
+    assert "at a time that no calendar has" in report_command.write_report(run).read_text()
+
+
+@pytest.mark.parametrize("damage", [{"metrics": {"FD(pixels)": {}}}, {"kale": {"test": 3}}, {"metrics": {"\ud800": 1}}])
+def test_figures_that_lack_something_are_left_out_of_a_card(trained, capsys, damage):
+    run = cut(trained, "refine-00000006", Path("runs/x"))
+    (run / "evaluation.json").write_text(json.dumps(damage))
+    (run / "summary.json").write_text('{"sampler": "langevin", "step_decay": [1], "gamma": 1.0}')
+    assert main(["export", str(run), "out"]) == 0
+    out = capsys.readouterr().out
+    assert "its figures cannot be read (" in out and "its sampler cannot be read (" in out
+    assert gebm.model.GEBM.from_pretrained("out").energy
 
 
 # Reading a run while it trains

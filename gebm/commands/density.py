@@ -139,7 +139,7 @@ def write_table(folder: Path, summary: Mapping[str, Any], text: str) -> None:
     """Write `likelihood.json` and `likelihood.txt` and print the latter."""
     write_json(folder / LIKELIHOOD, summary)
     with atomic_write(folder / "likelihood.txt") as temporary:
-        temporary.write_text(text + "\n")
+        temporary.write_text(text + "\n", encoding="utf-8")
     log.info("\n%s", text)
 
 

@@ -1,6 +1,6 @@
 """`gebm export`: a trained run as a folder to share, or as ONNX files."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gebm.bounded import read_json, read_json_lines
+from gebm.bounded import read_json, read_json_lines, reason
 from gebm.checkpoints import settings_beside
 from gebm.commands.density import LIKELIHOOD, likelihood_notes
 from gebm.commands.pairs import find_pair, folder_of, load_pair
@@ -101,10 +101,14 @@ def _about(run: Path, model: GEBM, base: Path, energy: Path) -> dict[str, Any]:
         about["training"] = {flag: getattr(trained, flag) for flag in TRAINING} | _counters(energy)
     found = {name: _json(run / name) for name in ("evaluation.json", "summary.json", LIKELIHOOD)}
     found[LIKELIHOOD] = found[LIKELIHOOD] or _json(folder_of(energy).parent.parent / LIKELIHOOD)
-    if figures := _figures(found, energy):
-        about["figures"] = figures
-    if setting := _sampler(found["summary.json"]):
-        about["sampler"] = setting
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "figures": lambda: _figures(found, energy), "sampler": lambda: _sampler(found["summary.json"])
+    }  # fmt: skip
+    for title, make in parts.items():
+        try:
+            about |= {title: part} if (part := make()) else {}
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:  # whatever a damaged file lacks
+            log.warning("%s: its %s cannot be read (%s), so the card has none", run, title, reason(error))
     if len(model.built_as.shape) == 1:
         about |= _table(model, base, energy, found[LIKELIHOOD])
     return about

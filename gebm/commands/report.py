@@ -101,7 +101,7 @@ def write_report(run: Path, allow: Collection[str] = (), untrusted: bool = False
         reasons = "; ".join(f"{title.lower()} ({why})" for title, why in report.missing.items())
         log.warning("report: could not show all of %s", " ".join(reasons.split()))
     with atomic_write(run / "report.html") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be any bytes
     return run / "report.html"
 
 
@@ -145,7 +145,7 @@ def collect(run: Path, config: Config, allow: Collection[str] = (), untrusted: b
     if data is not None:
         data = tried("Nearest training images", _compared, run, config, data, report)
     if model is not None and not summary:
-        report.base_images = _draw(model)
+        report.base_images = tried("Samples", _draw, model)
     report.energies = tried("Energies", _energies, model, data, images.get("energies")) or {}
     queries = images.get("samples", report.base_images)
     if data is not None and queries is not None:
@@ -175,13 +175,20 @@ def _about(run: Path, config: Config, model: GEBM | None) -> list[tuple[str, str
         refine = schedule.refine_steps if schedule.refines else 0
         rows.append(("training", f"{joint} base steps, then {refine} energy steps with the base frozen"))
     written = [run / name for name in ("config.yaml", "stats.jsonl", "summary.json")]
-    date = datetime.fromtimestamp(max(file.stat().st_mtime for file in written if file.is_file())).astimezone()
+    finished = _date(max(file.stat().st_mtime for file in written if file.is_file()))
     return [
         *rows,
         ("device", "CPU" if config.device == -2 else f"GPU {config.device}"),
-        ("finished", date.strftime("%Y-%m-%d %H:%M %Z")),
+        ("finished", finished),
         ("page made by", f"gebm {version('gebm')}, torch {torch.__version__}"),
     ]
+
+
+def _date(seconds: float) -> str:
+    try:
+        return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    except (ValueError, OverflowError, OSError):  # of a clock that was wrong by thousands of years
+        return "at a time that no calendar has"
 
 
 def _text(value: object) -> str:

@@ -136,7 +136,7 @@ def _start_log_file(folder: Path, config: Config) -> None:
         for old in [handler for handler in log.handlers if isinstance(handler, logging.FileHandler)]:
             log.removeHandler(old)  # of the split before
             old.close()
-        log.addHandler(_LogFile(folder / "log.txt", encoding="utf-8"))
+        log.addHandler(_LogFile(folder / "log.txt", encoding="utf-8", errors="backslashreplace"))
 
 
 class _LogFile(logging.FileHandler):

@@ -231,4 +231,4 @@ def write_summary(folder: Path, summary: dict[str, Any], text: str) -> None:
     """Write `summary.json` and `summary.txt`."""
     write_json(folder / "summary.json", summary)
     with atomic_write(folder / "summary.txt") as temporary:
-        temporary.write_text(text + "\n")
+        temporary.write_text(text + "\n", encoding="utf-8")
