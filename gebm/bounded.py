@@ -4,6 +4,7 @@ import io
 import json
 import os
 import stat
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -121,13 +122,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of one JSON object a line, flat ones; the last line may have been cut by a kill.
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a file of one JSON object a line, flat ones; the last line may have been cut by a kill.
 
     Raises:
         InputError: a whole line is too long or not an object of plain values.
     """
-    found = []
     with open(path, "rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
             if not line.endswith(b"}\n") and len(line) <= MAX_LINE:
@@ -138,8 +138,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
                 raise InputError(f"{path} line {number}: not JSON ({reason(error)})") from None
             if not isinstance(row, dict) or any(isinstance(value, dict | list) for value in row.values()):
                 raise InputError(f"{path} line {number}: not an object of numbers and texts of a usual length")
-            found.append(row)
-    return found
+            yield row
 
 
 def check_plain(place: Path) -> None:

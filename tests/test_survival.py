@@ -302,10 +302,36 @@ def test_the_newest_run_is_the_one_started_or_gone_on_with_last_whatever_clocks_
     shift = {"past": -1e7, "future": 1e7}[other]
     for file in Path("runs/a" if other == "past" else "runs/b").rglob("*"):
         os.utime(file, (time.time() + shift,) * 2)
-    assert [run.name for run in runs_of(Config())] == ["b", "c", "a"]
+    assert [run.name for run in runs_of(Config())] == ["a", "c", "b"]
     assert main(["sample", *DRAW, "--dataset", "digits", "--log_name", "s"]) == 0
     summary = json.loads(Path("runs/s/summary.json").read_text())
     assert summary["base_path"] == "runs/a/checkpoints/joint-00000002"
+
+
+def test_of_many_runs_only_those_that_may_be_meant_are_parsed(monkeypatch):
+    for i in range(50):
+        Path(f"runs/r{i}").mkdir(parents=True)
+        Config(dataset="digits" if i in (3, 4) else "cifar10").save(f"runs/r{i}/config.yaml")
+        Path(f"runs/r{i}/.serial").write_text(str(i))
+    parsed = []
+    load = Config.load
+    monkeypatch.setattr(Config, "load", lambda path: (parsed.append(Path(path).parent.name), load(path))[1])
+    assert next(runs_of(Config())).name == "r4" and parsed == ["r4"]
+    assert next(runs_of(Config(), of_dataset=False)).name == "r49" and parsed == ["r4", "r49"]
+    Path("runs/r40/config.yaml").write_text("{dataset: DIGITS}")  # in other ways of writing than gebm's
+    assert next(runs_of(Config())).name == "r40"
+
+
+def test_a_long_log_is_thinned_for_the_page_and_nothing_rare_is_lost(trained):
+    run = cut(trained, "refine-00000006", Path("runs/x"))
+    with open(run / "stats.jsonl", "w") as file:
+        for step in range(5000):
+            row = {"stage": "joint", "g_step": step, "kale": 0.5 * step} | ({"FD_base": 1.0} if step % 999 == 7 else {})
+            file.write(json.dumps(row) + "\n")
+    rows = report_command._rows(run / "stats.jsonl")
+    assert 500 < len(rows) < 1100 and rows[-1]["kale"] == 0.5 * 4999
+    assert [row["g_step"] for row in rows if "FD_base" in row] == [7, 1006, 2005, 3004, 4003]
+    assert [row["g_step"] for row in rows] == sorted(row["g_step"] for row in rows)
 
 
 def test_the_newest_checkpoint_is_the_one_of_most_steps_whatever_clocks_say(trained):

@@ -127,9 +127,11 @@ def _counters(energy: Path) -> dict[str, int]:
     file = folder_of(energy).parent.parent / "stats.jsonl"
     if key is None or not step.isdigit() or not file.is_file():
         return {}
-    rows = read_json_lines(file)
-    rows = [row for row in rows if row.get("stage") == stage and row.get(key) == int(step)]
-    return {name: rows[-1][counter] for counter, name in COUNTERS.items() if rows[-1].get(counter)} if rows else {}
+    last: dict[str, Any] = {}
+    for row in read_json_lines(file):
+        if row.get("stage") == stage and row.get(key) == int(step):
+            last = row
+    return {name: last[counter] for counter, name in COUNTERS.items() if last.get(counter)}
 
 
 def _figures(found: Mapping[str, Mapping[str, Any]], energy: Path) -> dict[str, Any]:

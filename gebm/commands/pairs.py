@@ -69,7 +69,7 @@ def find_pair(config: Config, given: frozenset[str]) -> tuple[Path, Path]:
     if energy:
         return folder_of(energy), energy
     of_dataset = "dataset" in given
-    for run in reversed(runs_of(config, of_dataset)):
+    for run in runs_of(config, of_dataset):
         if split := next(run.glob("split-*"), None):
             raise InputError(f"{run}: the newest run holds several splits; name one, as --g_path {split}")
         if newest := newest_checkpoint(run):

@@ -32,6 +32,7 @@ from gebm.metrics.partition import base_energies, energies
 from gebm.model import GEBM
 from gebm.networks import ENERGIES
 from gebm.report import Chains, Neighbours, Report, Setting, closeness, nearest, render
+from gebm.report.thinning import thinned
 from gebm.text import show
 
 __all__ = ["code_of", "main", "write_report"]
@@ -214,8 +215,8 @@ def _command(mode: str, settings: Sequence[Setting]) -> list[str]:
     return [f"gebm {mode}", *(f"--{s.flag} {shlex.quote(s.value)}" for s in settings if s.value != s.default)]
 
 
-def _rows(file: Path) -> list[dict[str, Any]]:
-    return read_json_lines(file) if file.is_file() else []
+def _rows(file: Path) -> list[Mapping[str, Any]]:
+    return thinned(read_json_lines(file)) if file.is_file() else []
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -274,7 +274,7 @@ def _run_to_resume(config: Config, given: frozenset[str]) -> Path | None:
             raise InputError(f"--resume {run}: no training run there; give a folder that `gebm train` made, or auto")
         return run
     flags = {"mode", *given} - {"resume", "log_dir", "device"}
-    for run in reversed(runs_of(config)):
+    for run in runs_of(config):
         stored = Config.load(run / "config.yaml")
         if run.name == config.log_name or all(getattr(stored, flag) == getattr(config, flag) for flag in flags):
             return run

@@ -200,10 +200,14 @@ class TrainingLog:
             return
         counters = self.trainer.counters
         step = counters.ml_step, counters.e_step, counters.g_step
-        rows = self.file.read_text(encoding="utf-8", errors="replace").splitlines()
-        with atomic_write(self.file) as temporary:
-            kept = (row + "\n" for row in rows if (of_row := _step(row)) is not None and of_row <= step)
-            temporary.write_text("".join(kept), encoding="utf-8")
+        with (
+            atomic_write(self.file) as temporary,
+            open(self.file, encoding="utf-8", errors="replace") as rows,
+            open(temporary, "w", encoding="utf-8") as kept,
+        ):
+            for row in rows:
+                if (of_row := _step(row)) is not None and of_row <= step:
+                    kept.write(row.rstrip("\n") + "\n")
 
 
 def _step(row: str) -> tuple[int, int, int] | None:
