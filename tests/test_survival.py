@@ -413,6 +413,21 @@ def test_a_torn_line_of_the_log_is_dropped(trained, content):
     assert [row["e_step"] for row in rows] == [5, 9, 13, 15, 17, 19]
 
 
+@pytest.mark.parametrize(
+    "last, flags, says",
+    [
+        ("joint-00000006", ["--total_gen_iter", "8"], True),
+        ("refine-00000006", ["--refine_iter", "8"], True),
+        ("joint-00000004", ["--total_gen_iter", "8"], False),
+        ("joint-00000006", [], False),
+    ],
+)
+def test_a_stage_that_had_ended_is_not_the_same_when_it_goes_on(trained, capsys, last, flags, says):
+    run = cut(trained, last, Path("runs/x"))
+    assert main(["train", "--resume", str(run), *flags]) == 0
+    assert (f"{last} was the end of its stage, where c was set anew" in capsys.readouterr().out) == says
+
+
 # Streams that cannot be written, names that are no text
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gebm import fast, parallel
 from gebm.bounded import read_json
-from gebm.checkpoints import checkpoints, newest_checkpoint
+from gebm.checkpoints import checkpoints, newest_checkpoint, order
 from gebm.commands import launch
 from gebm.commands.build import build_trainer, evaluations_of, measures_of
 from gebm.commands.checks import check_flags, check_kind, check_processes, check_scheduler
@@ -159,6 +159,11 @@ def _train_run(config: Config, given: frozenset[str], run: Path | None, whole: P
             log.info("%s is finished: nothing was changed", run)
             parallel.leave()
             return run
+        if stored is not None and _was_the_end(checkpoint, schedule_of(stored, len(data.train)), schedule):
+            log.info(
+                "%s was the end of its stage, where c was set anew; a stage as long from the start has other weights",
+                checkpoint.name,
+            )
     evaluations = evaluations_of(config, data, device) if isinstance(data, ImageData) else []
     measures = measures_of(config, data, device)
     if stored is not None and parallel.is_first():
@@ -205,6 +210,15 @@ def _train_run(config: Config, given: frozenset[str], run: Path | None, whole: P
     if config.mode == "train":  # the demo goes on, and reports at its end
         log.info("report: %s", write_report(run, code_of(resolved)))
     return run
+
+
+def _was_the_end(checkpoint: Path, stored: Schedule, schedule: Schedule) -> bool:
+    """Whether a stage ended with a checkpoint by the schedule that it was made by, and by the present one goes on."""
+    stage, step = order(checkpoint)
+    last, now = (
+        {"base": s.ml_steps, "joint": s.base_steps, "refine": s.refine_steps}[stage] for s in (stored, schedule)
+    )
+    return last <= step < now
 
 
 def _announce(run: Path, config: Config, data: ImageData | TableData, schedule: Schedule, trainer: Trainer) -> None:
