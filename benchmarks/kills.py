@@ -56,7 +56,7 @@ COMMANDS = {
 }
 MADE_OF = ("sampling", "evaluation", "report", "export", "scores")  # commands that take a run
 ONCE = ("sampling", "export")  # refuse to do again what has been done
-VARYING = ("summary.json", "summary.txt", ".lock", "out", "err")  # by times and processes
+VARYING = ("summary.json", "summary.txt", ".lock", ".serial", "out", "err")  # by times and processes
 IMAGES, ROWS, CHUNK = 240, 120, 8  # a build of many parts in a second
 KILLED = -9
 

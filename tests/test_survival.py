@@ -20,6 +20,7 @@ import gebm.checkpoints
 import gebm.model
 from gebm.checkpoints import checkpoints
 from gebm.cli import main
+from gebm.commands import density
 from gebm.commands import report as report_command
 from gebm.commands import sample as sample_command
 from gebm.commands import train as train_command
@@ -650,9 +651,30 @@ def test_rollback_without_checkpoints_is_bad_input(capsys):
 
 
 def test_kills_at_random_moments():
+    kinds = ("training, tables", "sampling", "scores", "preparation")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(ROOT / "benchmarks" / "kills.py"), "--kills", "4", "--seed", "1"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "kills.py"), "--kills", "1", "--seed", "1"]
+    command += [word for kind in kinds for word in ("--kind", kind)]
     found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert found.returncode == 0, found.stderr
-    for line, kind in zip(found.stdout.splitlines()[1:], ("training", "preparation"), strict=True):
-        assert line.startswith(f"{kind}: 4 kills") and line.endswith("all ended bit-identical to the undisturbed one")
+    for line, kind in zip(found.stdout.splitlines()[1:], kinds, strict=True):
+        assert line.startswith(f"{kind}: 1 kill") and line.endswith("all ended bit-identical to the undisturbed one")
+
+
+@pytest.mark.parametrize("place", ["write_report", "open_run"])
+def test_the_same_command_succeeds_after_a_kill_of_training(trained, monkeypatch, capfd, place):
+    argv = [*TINY, "--log_name", "x", "--resume", "auto"]
+    killed_at(monkeypatch, train_command, place, argv)
+    calls = []
+    monkeypatch.setattr(train_command, "write_report", lambda run, allow: calls.append(run))
+    assert main(argv) == 0
+    assert calls == [Path("runs/x")] and states(Path("runs/x")) == states(trained)
+    assert ("is finished, so only its page is made" in capfd.readouterr().out) == (place == "write_report")
+
+
+def test_the_text_of_likelihoods_is_there_when_their_figures_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(density, "write_json", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    process = multiprocessing.get_context("fork").Process(target=density.write_table, args=(tmp_path, {}, "text"))
+    process.start()
+    process.join()
+    assert [p.name for p in tmp_path.iterdir() if p.name[0] != "."] == ["likelihood.txt"]

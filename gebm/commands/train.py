@@ -156,8 +156,11 @@ def _train_run(config: Config, given: frozenset[str], run: Path | None, whole: P
         if schedule.finished(trainer.counters):
             if isinstance(data, TableData) and not (run / LIKELIHOOD).is_file():  # killed between the two
                 return _write_likelihoods(run, trainer, data, config)
-            log.info("%s is finished: nothing was changed", run)
-            parallel.leave()
+            has_a_page = config.mode == "train" and isinstance(data, ImageData)
+            if parallel.leave() and has_a_page and not (run / "report.html").exists():  # killed before it was written
+                log.info("%s is finished, so only its page is made: %s", run, write_report(run, code_of(config)))
+            else:
+                log.info("%s is finished: nothing was changed", run)
             return run
         if stored is not None and _was_the_end(checkpoint, schedule_of(stored, len(data.train)), schedule):
             log.info(
