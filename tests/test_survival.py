@@ -28,6 +28,7 @@ from gebm.commands.datasets import made_with
 from gebm.commands.runs import runs_of
 from gebm.config import Config
 from gebm.files import atomic_folder, remove_folder
+from gebm.training import loop
 
 ROOT = Path(__file__).resolve().parent.parent
 # 3 + 5 * 2 energy steps and 6 base steps, then 6 energy steps
@@ -659,6 +660,57 @@ def test_kills_at_random_moments():
     assert found.returncode == 0, found.stderr
     for line, kind in zip(found.stdout.splitlines()[1:], kinds, strict=True):
         assert line.startswith(f"{kind}: 1 kill") and line.endswith("all ended bit-identical to the undisturbed one")
+
+
+ENDS = {  # a training that saves at the ends of its stages alone, and how many these are
+    "images": ([*TINY, "--checkpoint_freq", "99"], 2),
+    "distances": (
+        [*TINY, *"--checkpoint_freq 99 --eval_fid --fid_features pixels --fid_samples 40 --freq_fid 6".split()],
+        2,
+    ),
+    "table": (
+        "train --device -2 --dataset csv:t.csv --g_model nvp --width .1 --num_blocks 1 --ml_epochs 2 --total_epochs 2 "
+        "--refine_epochs 2 --checkpoint_freq 99 --partition_samples 100".split(),
+        3,
+    ),
+}
+
+
+def logged(run: Path) -> list[tuple]:
+    rows = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    return [(row["stage"], row["ml_step"], row["g_step"], row["e_step"]) for row in rows]
+
+
+@pytest.mark.parametrize("kind", ENDS)
+def test_what_was_saved_at_the_end_of_a_stage_is_not_written_again(monkeypatch, kind):
+    argv, stages = ENDS[kind]
+    argv = [*argv, "--log_name", "x", "--resume", "auto"]
+    rows = torch.randn(120, 2, generator=torch.Generator().manual_seed(0)).tolist()
+    Path("t.csv").write_text("a,b\n" + "".join(f"{a},{b}\n" for a, b in rows))
+    assert main(argv) == 0
+    expected, lines = contents(Path("runs/x/checkpoints")), logged(Path("runs/x"))
+    assert len(checkpoints("runs/x")) == stages
+    save = loop.save_checkpoint
+    for stage in range(1, stages + 1):
+        shutil.rmtree("runs")
+        saves = []
+
+        def killed(*arguments, stage=stage, saves=saves):
+            saves.append(save(*arguments))
+            if len(saves) == stage:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return saves[-1]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "save_checkpoint", killed)
+            process = multiprocessing.get_context("fork").Process(target=main, args=(argv,))
+            process.start()
+            process.join()
+        assert process.exitcode == -signal.SIGKILL and len(checkpoints("runs/x")) == stage
+        times = {path: path.stat().st_mtime_ns for path in Path("runs/x/checkpoints").rglob("*")}
+        assert main(argv) == 0
+        assert contents(Path("runs/x/checkpoints")) == expected and logged(Path("runs/x")) == lines
+        assert times == {path: path.stat().st_mtime_ns for path in times}
 
 
 @pytest.mark.parametrize("place", ["write_report", "open_run"])
