@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gebm.arguments import check_whole
 from gebm.bounded import parse_json
-from gebm.checkpoints import newest_checkpoint
+from gebm.checkpoints import newest_checkpoint, read_newest
 from gebm.errors import InputError
 from gebm.latent import PRIORS, LatentPosterior, Prior, one_a_row
 from gebm.manifest import check_file
@@ -259,8 +259,16 @@ class GEBM(Pretrained, nn.Module):
                 neither registered nor allowed.
         """
         other = None if energy is None or Path(energy) == Path(base) else energy
-        base = _checkpoint_of(base)  # once for both: a run at work may have a newer one a moment later
-        energy = base if other is None else _checkpoint_of(other)
+
+        def find() -> tuple[Path, Path]:
+            found = _checkpoint_of(base)  # once for both: a run at work may have a newer one a moment later
+            return found, found if other is None else _checkpoint_of(other)
+
+        return read_newest(find, lambda base, energy: cls._load_pair(base, energy, allow, dtype))
+
+    @classmethod
+    def _load_pair(cls, base: Path, energy: Path, allow: Collection[str], dtype: torch.dtype) -> "GEBM":
+        """The model of two weight files, or of folders that hold them."""
         ours, theirs = read_architecture(base, "base", allow), read_architecture(energy, "energy", allow)
         if ours.shape != theirs.shape:
             raise InputError(f"{energy}: an energy of {theirs.shape}, and the base {base} makes {ours.shape}")

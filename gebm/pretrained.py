@@ -67,8 +67,8 @@ class Pretrained:
                 assert self.architecture is not None  # or there would be no configuration
                 write_weights(temporary / WEIGHTS, self.whole_state(), self.architecture)
                 text = json.dumps(config, indent=1, ensure_ascii=False, allow_nan=False)
-                (temporary / CONFIG).write_text(text + "\n", encoding="utf-8")
-                (temporary / CARD).write_text(model_card(config), encoding="utf-8")
+                (temporary / CONFIG).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+                (temporary / CARD).write_text(model_card(config), encoding="utf-8", errors="backslashreplace")
         except FileExistsError:
             check_new(folder)
             raise

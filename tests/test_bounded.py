@@ -69,10 +69,10 @@ def test_json(tmp_path):
 def test_json_lines(tmp_path):
     file = tmp_path / "stats.jsonl"
     file.write_text('{"a": 1}\n{"a": 2}\n{"a": ')
-    assert read_json_lines(file) == [{"a": 1}, {"a": 2}]  # the last was cut by a kill
+    assert list(read_json_lines(file)) == [{"a": 1}, {"a": 2}]  # the last was cut by a kill
     for line, says in [("{]}", "not JSON"), ('{"a": [1]}', "not an object of"), ("x" * (MAX_LINE + 2), "usual length")]:
         file.write_text(f'{{"a": 1}}\n{line}\n')
-        refused(lambda: read_json_lines(file), f"stats.jsonl line 2: .*{says}")
+        refused(lambda: list(read_json_lines(file)), f"stats.jsonl line 2: .*{says}")
 
 
 def test_links_and_devices(tmp_path):

@@ -77,6 +77,23 @@ def test_scores_are_log_densities_in_the_units_of_the_file(trained):
     assert ((found[:, 3] >= 0) & (found[:, 3] <= 1)).all()
 
 
+def test_scores_overwrite_only_scores(trained, capsys):
+    write("new.csv", 20, seed=1)
+    score = ["score", "new.csv", "--g_path", str(trained), "--device", "-2"]
+    assert main(score) == main(score) == 0  # its own are replaced
+    Path("new.scores.csv").write_text("my,own\n1,2\n")
+    Path("weights.safetensors").write_bytes(bytes(99))
+    for flags, file in (([], "new.scores.csv"), (["--output", "weights.safetensors"], "weights.safetensors")):
+        before = Path(file).read_bytes()
+        capsys.readouterr()
+        assert main([*score, *flags]) == 2
+        why = "is there and is not a file of scores; name another file, or overwrite it with --force"
+        assert capsys.readouterr().err == f"gebm: error: --output {file}: {why}\n"
+        assert Path(file).read_bytes() == before
+    assert main([*score, "--force"]) == 0
+    assert len(scores("new.scores.csv")) == 20
+
+
 def test_what_is_far_from_the_data_is_rare(trained, capsys):
     table = write("new.csv", 50, seed=1)
     np.savetxt("far.csv", table + 100, delimiter=",", header="a,b,c", comments="")

@@ -136,10 +136,10 @@ def mean_over_splits(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def write_table(folder: Path, summary: Mapping[str, Any], text: str) -> None:
-    """Write `likelihood.json` and `likelihood.txt` and print the latter."""
-    write_json(folder / LIKELIHOOD, summary)
+    """Write `likelihood.txt` and `likelihood.json`, which so tells that both are there, and print the former."""
     with atomic_write(folder / "likelihood.txt") as temporary:
-        temporary.write_text(text + "\n")
+        temporary.write_text(text + "\n", encoding="utf-8")
+    write_json(folder / LIKELIHOOD, summary)
     log.info("\n%s", text)
 
 

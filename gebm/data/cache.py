@@ -1,6 +1,5 @@
 """Arrays on disk, built once, image by image: a train and a test array keyed by what they were made from."""
 
-import fcntl
 import hashlib
 import io
 import json
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from filelock import lock_descriptor
 from tqdm import tqdm
 
 from gebm.bounded import check_regular
@@ -176,11 +176,9 @@ def _alone(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not lock_descriptor(handle, blocking=False):
                 log.info("waiting for another process that prepares %s", folder)
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                lock_descriptor(handle)
             # Whom we waited for has renamed or removed what we hold.
             if folder.exists() and os.path.samestat(os.fstat(handle), os.stat(folder)):
                 yield

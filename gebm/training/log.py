@@ -200,11 +200,15 @@ class TrainingLog:
             return
         counters = self.trainer.counters
         step = counters.ml_step, counters.e_step, counters.g_step
-        with open_regular(self.file) as stream:
-            rows = stream.read().decode("utf-8", "replace").splitlines()
-        with atomic_write(self.file) as temporary:
-            kept = (row + "\n" for row in rows if (of_row := _step(row)) is not None and of_row <= step)
-            temporary.write_text("".join(kept), encoding="utf-8")
+        with (
+            atomic_write(self.file) as temporary,
+            open_regular(self.file) as rows,
+            open(temporary, "w", encoding="utf-8") as kept,
+        ):
+            for line in rows:
+                row = line.decode("utf-8", "replace")
+                if (of_row := _step(row)) is not None and of_row <= step:
+                    kept.write(row.rstrip("\n") + "\n")
 
 
 def _step(row: str) -> tuple[int, int, int] | None:
