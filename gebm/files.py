@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout, lock_descriptor
 from safetensors import SafetensorError
 
+from gebm.bounded import read_bytes
 from gebm.errors import InputError
 
 __all__ = ["alone", "atomic_folder", "atomic_write", "being_made", "check_output", "check_writable", "naming"]
@@ -242,7 +243,7 @@ def alone(folder: Path) -> Iterator[None]:
         try:
             lock.acquire()
         except Timeout:
-            holder = file.read_text(encoding="utf-8", errors="replace").strip() or "another process"
+            holder = read_bytes(file, 1 << 10).decode("utf-8", "replace").strip() or "another process"
             raise InputError(f"{folder}: {holder} is at work in it; wait for its end, or stop it") from None
         except OSError as error:
             log.warning("%s: no lock can be had here (%s), so see to it that no other process works there",

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from gebm.bounded import open_regular
 from gebm.commands.density import partition_of, validation_log_prob
 from gebm.commands.pairs import load_pair
 from gebm.commands.setup import choose_device, log, start_log
@@ -86,7 +87,7 @@ def main(config: Config, given: frozenset[str], words: list[str]) -> Path:
 
 
 def _is_of_scores(file: Path) -> bool:
-    with open(file, "rb") as stream:
+    with open_regular(file) as stream:
         return stream.readline(100).strip() == ",".join(COLUMNS).encode()
 
 
