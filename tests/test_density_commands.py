@@ -12,6 +12,8 @@ import torch
 from gebm.checkpoints import checkpoints, newest_checkpoint
 from gebm.cli import main
 from gebm.config import Config
+from gebm.data import load_table
+from gebm.data.units import save_units
 from gebm.model import GEBM
 
 MEAN, SCALE = np.array([10.0, -3.0, 0.0]), np.array([[2.0, 0.0, 0.0], [1.0, 0.5, 0.0], [0.0, 0.3, 0.1]])
@@ -300,6 +302,31 @@ def test_the_newest_run_is_evaluated_on_its_own_split():
     assert main(["evaluate", "--dataset", "csv:t.csv", "--device", "-2", "--partition_samples", "2000"]) == 0
     found = json.loads(Path("runs/run/evaluation.json").read_text())
     assert found["nll"]["test"]["base"]["value"] == likelihood(Path("runs/run"))["nll"]["test"]["base"]["value"]
+
+
+@pytest.mark.parametrize(
+    "command", ["evaluate --dataset csv:t.csv", "score new.csv", "sample --n_samples 4", "export x out"]
+)
+@pytest.mark.parametrize("known", [True, False])
+def test_an_energy_of_another_split_or_of_unknown_units_is_refused(trained, capsys, monkeypatch, command, known):
+    write("new.csv", 5)
+    energy = Path("other")
+    shutil.copytree(newest_checkpoint(trained), energy)
+    if known:
+        save_units(energy, load_table("csv:t.csv", seed=1))
+    words = command.split()
+    if words[0] == "export":  # a sampling run names the two
+        Path("x").mkdir()
+        Config(mode="sample", g_path=str(trained), d_path=str(energy)).save(Path("x/config.yaml"))
+        argv = words
+    else:
+        argv = [*words, "--g_path", str(trained), "--d_path", str(energy), "--device", "-2"]
+    monkeypatch.setattr("gebm.commands.evaluate.evaluate_table", None)
+    before = sorted(Path().rglob("*"))
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and ("an energy of csv:t.csv standard seed 1" if known else "no table.npz") in error
+    assert sorted(Path().rglob("*")) == before
 
 
 def test_base_steps_against_a_frozen_energy_are_kept(trained):

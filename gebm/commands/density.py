@@ -32,7 +32,7 @@ from gebm.training.trainer import Trainer
 
 __all__ = ["ValidationNLL", "check_split", "evaluate_table", "mean_over_splits"]
 __all__ += ["LIKELIHOOD", "likelihood_notes", "partition_of", "text_of", "validation_log_prob", "write_rows"]
-__all__ += ["write_table"]
+__all__ += ["units_of", "write_table"]
 
 LIKELIHOOD = "likelihood.json"
 SPLITS = ("train", "valid", "test")
@@ -201,6 +201,15 @@ def write_rows(folder: Path, draws: Draws, units: TableData, n: int) -> None:
 def text_of(summary: Mapping[str, Any], title: str) -> str:
     """The table of one split with its notes."""
     return "\n".join([table(nll_rows(summary), f"negative log-likelihood, {title}"), *likelihood_notes(summary)])
+
+
+def units_of(model: GEBM, base: Path, energy: Path) -> TableData:
+    """The units of a pair on a table, which agree where they are known (`GEBM.load`).
+
+    Raises:
+        InputError: those of one of the two are not known.
+    """
+    return model.units or [load_units(weights) for weights in (base, energy)][0]
 
 
 def check_split(weights: Path, data: TableData) -> None:

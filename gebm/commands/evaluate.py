@@ -223,7 +223,8 @@ def _evaluate_pair(config: Config, given: frozenset[str], device: torch.device) 
     model, base, energy = load_pair(config, given)
     data = dataset_for(model, config)
     if isinstance(data, TableData):
-        check_split(base, data)
+        for weights in {base, energy}:
+            check_split(weights, data)
         summary = evaluate_table(model.to(device), data, config)
         return {**summary, **(evaluate_partition(config, model, device) if config.eval_partition else {})}
     if config.eval_fid:

@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gebm.commands.density import partition_of, validation_log_prob
+from gebm.commands.density import partition_of, units_of, validation_log_prob
 from gebm.commands.pairs import load_pair
 from gebm.commands.setup import choose_device, log, start_log
 from gebm.commands.tables import settled
 from gebm.config import Config
 from gebm.data import TableData, read_rows
 from gebm.data.csv_files import as_cell, write_csv
-from gebm.data.units import load_units
 from gebm.errors import InputError
 from gebm.files import atomic_write, check_writable
 from gebm.metrics.likelihood import base_log_prob, model_log_prob
@@ -52,7 +51,7 @@ def main(config: Config, given: frozenset[str], words: list[str]) -> Path:
     model, base, energy = load_pair(config, given)
     if not model.has_density:
         raise InputError(f"{base}: its base has no density; score with a run on a table, trained with a flow")
-    units = model.units or load_units(base)
+    units = units_of(model, base, energy)
     values, new, news = _read(file, units, config.header)
     rows = units.with_noise(units.whiten(values), stream(config.seed, "score"))
     model.to(device)
