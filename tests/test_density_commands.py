@@ -297,6 +297,37 @@ def test_a_log_partition_of_other_weights_is_not_used(trained, capsys):
     assert mean() == pytest.approx(trusted + 5, abs=0.5)
 
 
+@pytest.mark.parametrize("source", ["run", "export", "likelihood.json without k-hat", "measured anew"])
+def test_scores_say_what_their_log_partition_is_worth(trained, capsys, monkeypatch, source):
+    """The log-partition with its error, and the same warning wherever it comes from."""
+    write("new.csv", 5)
+    shutil.copytree(trained, "run")
+    found = likelihood(Path("run"))["log_partition"]
+
+    def said(*flags: str, run: str = "run") -> str:
+        capsys.readouterr()
+        assert main(["score", "new.csv", "--g_path", run, "--device", "-2", *flags]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    well = "log-partition {value:.4f} +- {se:.4f}, from {n:,} base samples, relative ESS".format(**found)
+    assert well in (good := said()) and "warning" not in good
+    if source == "measured anew":
+        heavy = torch.randn(500, generator=torch.Generator().manual_seed(0)).double() * 20
+        monkeypatch.setattr("gebm.metrics.likelihood.base_energies", lambda *args: heavy)
+        bad = said("--partition_samples", "500")
+        assert "warning a few of the 500 weights decide this log-partition" in bad
+        return
+    k = None if source.endswith("k-hat") else 0.93
+    stored = likelihood(Path("run"))
+    stored["log_partition"] |= {"pareto_k": k, "warning": "as above", "se": 0.04}
+    Path("run/likelihood.json").write_text(json.dumps(stored))
+    if source == "export":
+        assert main(["export", "run", "out"]) == 0
+    bad = said(run="out" if source == "export" else "run")
+    assert f"+- 0.0400, from {found['n']:,} base" in bad
+    assert f"weights decide this log-partition (Pareto k-hat {k or 'not known'}" in bad
+
+
 def test_the_newest_run_is_evaluated_on_its_own_split():
     assert main([*TRAIN, "--seed", "4", "--scaling", "whiten", "--log_name", "run"]) == 0
     assert main(["evaluate", "--dataset", "csv:t.csv", "--device", "-2", "--partition_samples", "2000"]) == 0
