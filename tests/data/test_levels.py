@@ -98,6 +98,18 @@ def test_arrays_of_0_and_1_are_told_of(pair, caplog):
     assert caplog.text.count("npz:a.npz: brightest pixel 1 of 255") == 1
 
 
+@pytest.mark.parametrize("dark, told", [(20, True), (39, True), (4, False)])
+def test_images_of_several_ranges_are_told_of(dark, told, caplog):
+    """Of 40 some of 12 bits in 16, as when two scanners filled one folder."""
+    images = RNG.integers(256, size=(40, 8, 8), dtype=np.uint8)
+    images[:dark] //= 16
+    np.savez("a.npz", images)
+    for _ in range(2):  # the second time from the cache, and said once
+        load_images("npz:a.npz", "data")
+    said = f"npz:a.npz: {dark} of 40 images have no pixel above 15 of 255, others do"
+    assert caplog.text.count(said) == told and len(caplog.messages) == told
+
+
 def test_one_value_everywhere_is_told_of(caplog):
     np.savez("a.npz", np.full((20, 8, 8), 255, np.uint8))
     load_images("npz:a.npz", "data")
