@@ -266,7 +266,12 @@ def _cells(lines: Iterable[str], separator: str, raw: bool = False) -> list[list
 
 
 def _separator(lines: list[str]) -> str:
-    """The one that makes most of the cells numbers, and of those the one that makes most cells."""
+    """The one that makes most of the cells numbers, and of those the one that makes most cells.
+
+    A blank is none where every line has one of the others but the comma, which may be of decimals: runs of blanks count
+    as one, so an empty cell would be closed over.
+    """
+    others = [mark for mark in ("\t", ";", "|") if all(mark in line for line in lines)]
 
     def score(separator: str) -> tuple[float, int]:
         try:
@@ -275,7 +280,7 @@ def _separator(lines: list[str]) -> str:
             return -1.0, 0
         return sum(is_number(cell) or has_decimal_comma(cell) for cell in cells) / len(cells), len(cells)
 
-    return max(SEPARATORS, key=score)
+    return max((separator for separator in SEPARATORS if separator != " " or not others), key=score)
 
 
 def _only_first_is_quoted(lines: list[str], separator: str) -> bool:

@@ -182,6 +182,21 @@ def test_a_header_as_numpy_writes_it(tmp_path):
     np.testing.assert_array_equal(table.values, ROWS)
 
 
+@pytest.mark.parametrize("separator", ["\t", ";", "|", " ; ", "\t "])
+def test_an_empty_cell_is_not_closed_over(file, separator):
+    """Where every row lacks one, in another column, those that are left make columns of their own."""
+    rows = [["1.5", "-2", "3.25", "4"] for _ in range(30)]
+    for i, row in enumerate(rows):
+        row[i % 4] = ""
+    with pytest.raises(InputError, match="t.csv line 1, column x1: is empty"):
+        read_csv(file(*map(separator.join, rows)), header="no")
+
+
+@pytest.mark.parametrize("lines", [["1 2.5", "2 3.5"], ["1\t2.5", "2  3.5"]])
+def test_runs_of_blanks_separate(file, lines):
+    np.testing.assert_array_equal(read_csv(file(*lines)).values, [[1, 2.5], [2, 3.5]])
+
+
 def test_blanks_in_texts_do_not_separate(file):
     table = read_csv(file("first name,b c,d", *(f"{line}" for line in LINES)))
     assert table.columns == ("first name", "b c", "d")
