@@ -207,7 +207,7 @@ class Sheet:
                             found += " (a decimal comma splits a number: write decimals with a point)"
                         return InputError(f"{where}: {found}; mend or remove it")
                     for i in used:
-                        if not (is_number(row[i]) and math.isfinite(float(row[i]))):
+                        if not (is_number(row[i]) and math.isfinite(float(row[i].strip()))):
                             return InputError(f"{where}, column {self.columns[i][:40]}: {_wrong(row, i, advice)}")
         except csv.Error as error:
             reason = str(error)

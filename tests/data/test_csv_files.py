@@ -182,6 +182,15 @@ def test_a_header_as_numpy_writes_it(tmp_path):
     np.testing.assert_array_equal(table.values, ROWS)
 
 
+@pytest.mark.parametrize("cell", ["1_000", "\u0661\u0662", "\uff11"])
+@pytest.mark.parametrize("place", [0, 7])
+def test_a_cell_that_only_python_takes_for_a_number_is_named(file, cell, place):
+    lines = LINES.copy()
+    lines[place] = f"1.5,{cell},2"
+    with pytest.raises(InputError, match=f"line {place + 1}, column x2: is '{cell}', not a finite number"):
+        read_csv(file(*lines))
+
+
 @pytest.mark.parametrize("separator", ["\t", ";", "|", " ; ", "\t "])
 def test_an_empty_cell_is_not_closed_over(file, separator):
     """Where every row lacks one, in another column, those that are left make columns of their own."""
