@@ -129,11 +129,10 @@ class Sheet:
             raise InputError(
                 f"{path}: {len(first):,} columns; a density is of at most {MAX_COLUMNS:,}: leave some out of the file"
             )
-        if separator == " " and first[0] == "#":  # as numpy writes a header
-            first = first[1:]
+        first, marked = _without_mark(first, below) if header != "no" else (first, False)
         names = [as_name(cell) for cell in first]
-        named, notes = header == "yes", []
-        if header == "auto":
+        named, notes = header == "yes" or (header == "auto" and marked), []
+        if header == "auto" and not marked:
             alike = [row for row in below if len(row) == len(first)]
             quoted = _only_first_is_quoted(lines, separator)
             named = (bool(known) and set(known) <= set(names)) or names_columns(first, alike, quoted)
@@ -281,6 +280,16 @@ def _separator(lines: list[str]) -> str:
         return sum(is_number(cell) or has_decimal_comma(cell) for cell in cells) / len(cells), len(cells)
 
     return max((separator for separator in SEPARATORS if separator != " " or not others), key=score)
+
+
+def _without_mark(first: list[str], below: Sequence[Sequence[str]]) -> tuple[list[str], bool]:
+    """The cells of a first line without the "# " that numpy writes before a header, and whether it was there; as they
+    are where no line below has as many, which makes the line a comment."""
+    mark, blank, name = first[0].partition("#")
+    if mark.strip() or (name and not name.startswith(" ")):
+        return first, False
+    bare = [name.strip(), *first[1:]] if name.strip() else first[1:]
+    return (bare, True) if any(len(row) == len(bare) for row in below) else (first, False)
 
 
 def _only_first_is_quoted(lines: list[str], separator: str) -> bool:

@@ -175,11 +175,28 @@ def test_columns_of_one_name(file):
             read_csv(file("a,b,c,a", *lines))
 
 
-def test_a_header_as_numpy_writes_it(tmp_path):
-    np.savetxt(tmp_path / "t.csv", ROWS, header="a b c")
-    table = read_csv(tmp_path / "t.csv")
-    assert table.columns == ("a", "b", "c")
+@pytest.mark.parametrize("separator", [" ", ",", "\t", ";"])
+@pytest.mark.parametrize("header", ["auto", "yes"])
+@pytest.mark.parametrize("names", ["a b c", "5 -2.5 7"])
+def test_a_header_as_numpy_writes_it(tmp_path, separator, header, names):
+    file, names = tmp_path / "t.csv", names.split()
+    np.savetxt(file, ROWS, header=separator.join(names), delimiter=separator)
+    table = read_csv(file, header=header)
+    assert table.columns == tuple(names) and table.named
     np.testing.assert_array_equal(table.values, ROWS)
+    np.testing.assert_array_equal(read_rows(file, names[::-1], 3, named=True), ROWS[:, ::-1])
+    with pytest.raises(InputError, match="line 1"):
+        read_csv(file, header="no")
+
+
+@pytest.mark.parametrize("first, names", [("#,a,b", ("#", "a", "b")), ("#a,b,c", ("#a", "b", "c"))])
+def test_a_name_may_begin_with_a_hash(file, first, names):
+    assert read_csv(file(first, *LINES)).columns == names
+
+
+def test_a_comment_is_no_header(file):
+    with pytest.raises(InputError, match="line 2: 3 columns, after a first line that is no row of names"):
+        read_csv(file("# made on Monday", *LINES))
 
 
 @pytest.mark.parametrize("cell", ["1_000", "\u0661\u0662", "\uff11"])
