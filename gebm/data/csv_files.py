@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
@@ -92,7 +93,7 @@ class Sheet:
     sample: list[list[str]]
     notes: tuple[str, ...]
 
-    @property
+    @cached_property
     def twins(self) -> dict[int, int]:
         """Columns that have the name, and so the values, of an earlier one -> that one."""
         first: dict[str, int] = {}
@@ -147,7 +148,8 @@ class Sheet:
         if all(len(row) == len(names) + 1 for row in below) and _are_row_names(lines[1:], separator):
             names = ["", *names]
         unnamed = frozenset(i for i, name in enumerate(names) if not name or UNNAMED.fullmatch(name))
-        columns = tuple(name or _default(i, names) for i, name in enumerate(names))
+        taken = set(names)
+        columns = tuple(name or _default(i, taken) for i, name in enumerate(names))
         _check_names(path, columns, below)
         return cls(path, separator, columns, True, skipped, unnamed, below, tuple(notes))
 
@@ -158,8 +160,9 @@ class Sheet:
             InputError: text, an empty cell, NaN or infinity, or a line of another length: the message names the file,
                 the line and the column, and ends with `advice`.
         """
-        twins = {i: first for i, first in self.twins.items() if first in used}
-        read = {*used, *twins}
+        read = set(used)
+        twins = {i: first for i, first in self.twins.items() if first in read}
+        read |= set(twins)
         unread: dict[int | str, Callable[[str], float]] = {
             i: _nothing for i in range(len(self.columns)) if i not in read
         }
@@ -300,7 +303,7 @@ def _only_first_is_quoted(lines: list[str], separator: str) -> bool:
     return bool(alike) and any(not any(row[i].startswith('"') for row in alike) for i in quoted)
 
 
-def _default(i: int, names: Sequence[str]) -> str:
+def _default(i: int, names: Collection[str]) -> str:
     """A name for a column without one, that no other has."""
     name = f"x{i + 1}"
     while name in names:

@@ -1,9 +1,11 @@
 import csv
+import sys
+from functools import partial
 
 import numpy as np
 import pytest
 
-from gebm.data import read_rows
+from gebm.data import csv_files, read_rows
 from gebm.data.csv_files import Sheet, as_cell, as_name, write_csv
 from gebm.data.table_files import names_of, read_csv
 from gebm.errors import InputError
@@ -228,6 +230,48 @@ def test_blanks_in_texts_do_not_separate(file):
     assert table.columns == ("first name", "b c", "d")
     path = file("name,a,b", *(f"Jo Ann Lee,{line.split(',')[0]},2 " for line in LINES))
     assert read_csv(path, drop=["name"]).values.shape == (60, 2)
+
+
+class Name(str):
+    """A name that counts its comparisons."""
+
+    compared = 0
+
+    def __eq__(self, other):
+        Name.compared += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+def work(call) -> int:
+    """Function calls and comparisons of names, which is the same on every machine."""
+    calls, Name.compared = 0, 0
+
+    def count(frame, event, argument):
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return calls + Name.compared
+
+
+@pytest.mark.parametrize("what", ["all", "columns", "drop", "unnamed", "by name"])
+def test_the_work_grows_with_the_columns_and_not_with_their_square(file, monkeypatch, what):
+    monkeypatch.setattr(csv_files, "as_name", Name)
+    counts = []
+    for width in (100, 400):
+        names = [Name(f"c{i}") for i in range(width)]
+        header = [""] * width if what == "unnamed" else names
+        path = file(",".join(["last", *header]), *[",".join(["1.5"] * (width + 1))] * 2)
+        chosen = {what: names[::2]} if what in ("columns", "drop") else {}
+        call = partial(read_rows, path, names[::-1]) if what == "by name" else partial(read_csv, path, **chosen)
+        counts.append(work(call))
+    assert counts[1] < 6 * counts[0]
 
 
 def test_names_on_the_command_line():
