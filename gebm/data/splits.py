@@ -17,7 +17,7 @@ __all__ = ["BY_CONTENT", "SPLITS", "by_content", "content_hashes", "given_splits
 TRAIN = ("train", "training")
 TESTS = (("test", "testing"), ("val", "valid", "validation", "dev"))
 SPLITS = (*TRAIN, *(name for names in TESTS for name in names))
-BY_CONTENT = "a tenth by content"  # how `by_content` splits, for recipes: another way is another name
+BY_CONTENT = "a tenth by content, copies together"  # how `by_content` splits, for recipes: another way is another name
 TENTH = np.uint64(2**64 // 10)
 BLOCK = 1 << 20  # bytes
 THREADS = 8
@@ -47,13 +47,16 @@ def by_content(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Those with a hash in the lowest tenth of all values are for testing. So an image's split depends on that image
     alone: one that is added, removed or renamed moves none of the others, and copies stay together. Only where fewer
-    than two images (of two or three: fewer than one) are for testing are those of the lowest hashes taken.
+    than two images (of two or three: fewer than one) are for testing are those of the lowest hashes taken, with their
+    copies, and where that were all of them, those of the highest stay for training. Copies of one image alone are
+    parted.
     """
-    order, least = np.argsort(hashes, kind="stable"), 2 if len(hashes) > 3 else 1
-    testing = hashes < TENTH
-    testing[order[:least]] = True
+    least = 2 if len(hashes) > 3 else 1
+    testing = (hashes < TENTH) | (hashes <= np.partition(hashes, least - 1)[least - 1])
     if testing.all():
-        testing[order[-1]] = False
+        testing = hashes < hashes.max()
+    if not testing.any():
+        testing[0] = True
     return np.flatnonzero(~testing), np.flatnonzero(testing)
 
 
