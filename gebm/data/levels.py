@@ -19,7 +19,10 @@ def has_several(image: Image.Image) -> bool:
 
 
 def is_grey(image: Image.Image) -> bool:
-    """Whether an opened image is grey: by its mode, or, of a palette, by the entries that it uses."""
+    """Whether an opened image is grey: by its mode, or, of a palette, by the entries that it uses.
+
+    One with a palette is decoded for that; of others the header says it.
+    """
     if image.mode != "P":
         return image.mode in GREY
     palette = np.asarray(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)

@@ -82,7 +82,10 @@ def as_they_are(paths: list[Path], shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def all_grey(files: Files) -> bool:
-    """Whether all files hold grey images. Only headers and palettes are read, and none after the first in colour."""
+    """Whether all files hold grey images.
+
+    Only headers are read, and the pixels of images with a palette (`is_grey`); none after the first image in colour.
+    """
     with _quiet():
         return all(_opened(file, is_grey) for file in files)
 
