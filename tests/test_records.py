@@ -141,7 +141,44 @@ def test_copies_in_both_splits_are_not_taken_for_a_change():
     add([99], "in/train")
     assert main(["evaluate", "runs/copies", "--device", "-2"]) == 0
     note = json.loads(Path("runs/copies/evaluation.json").read_text())["data"]
-    assert note.endswith("40 training images, now 41, 40 the same; 15 test images, now 15, 15 the same")
+    assert note.endswith(
+        "40 training images, now 41, 40 the same; 5 test images are copies of images trained on, as they were then"
+    )
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_test_images_that_were_trained_on_are_refused_where_copies_are_left_in_training(left, capsys):
+    """A training image that is copied, or moved, among the test images."""
+    shutil.rmtree("in")
+    add(range(40), "in/train"), add(range(40, 50), "in/test")
+    assert main(["train", *TINY, "--log_name", "own"]) == 0
+    add(range(7), "in/test")
+    for seed in range(7) if not left else ():
+        Path(f"in/train/{seed:03}.png").unlink()
+    capsys.readouterr()
+    assert main(["evaluate", "runs/own", "--device", "-2"]) == 2
+    assert "was trained on 7 of the 17 test images" in capsys.readouterr().err
+
+
+def test_a_run_that_goes_on_with_other_test_images_says_so(capsys):
+    data = load_images("folder:in", "data", 8)
+    new = next(s for s in range(100, 300) if by_hash_for_testing(s))
+    resume = ["train", "--resume", str(RUN), "--device", "-2", "--refine_iter", "4"]
+    add([new])
+    capsys.readouterr()
+    assert main(resume) == 0
+    n = len(data.test)
+    said = f"--resume {RUN}: folder:in has changed since: {n} test images, now {n + 1}, {n} the same; earlier figures"
+    assert capsys.readouterr().out.count(said) == 1
+
+
+def test_images_in_another_order_are_said_to_be_so(capsys):
+    data = load_images("folder:in", "data", 8)
+    first = next(seed for seed in range(100) if np.array_equal(picture(seed), data.train[0, 0]))
+    Path(f"in/{first:03}.png").rename("in/zz.png")
+    note = evaluated()["data"]
+    said = f"the same {len(data.train)} training images, in another order"
+    assert note == f"folder:in has changed since {RUN} was trained: {said}; no test image was trained on"
 
 
 @pytest.mark.parametrize("change", ["added", "replaced", "renamed"])
@@ -161,8 +198,13 @@ def test_a_run_does_not_go_on_with_other_training_images(change, capsys):
     before = sorted(RUN.rglob("*"))
     assert main(["train", "--resume", str(RUN), "--device", "-2", "--refine_iter", "4"]) == 2
     error = capsys.readouterr().err
-    known = len(data.train) - (change == "replaced")
-    assert error.count("\n") == 1 and f"have changed since ({known} of {len(data.train)} are still there" in error
+    n = len(data.train)
+    said = {
+        "added": f"{n} training images, now {n + 1}, {n} the same",
+        "replaced": f"{n} training images, now {n}, {n - 1} the same",
+        "renamed": f"the same {n} training images, in another order",
+    }
+    assert error.count("\n") == 1 and f"folder:in has changed since: {said[change]}; restore" in error
     assert sorted(RUN.rglob("*")) == before
 
 

@@ -35,17 +35,21 @@ def save_images(run: Path, data: ImageData) -> None:
 
 
 def check_resumed(run: Path, data: ImageData) -> None:
-    """Raise InputError unless a run that goes on does so with the training images that it was begun with."""
+    """Raise InputError unless a run that goes on does so with the training images that it was begun with, in their
+    order; of other test images warn."""
     record = _record(run)
-    if record is None and (note := _unknown(run, data)):
-        log.warning(note)
-    elif record is not None and not np.array_equal(record.train, data.content.train):
-        known = int(np.isin(record.train, data.content.train).sum())
-        counts = f"{known:,} of {len(record.train):,} are still there, {len(data.train):,} are there now"
+    if record is None:
+        if note := _unknown(run, data):
+            log.warning(note)
+        return
+    train, test = map(_change, ("training", "test"), record[1:], data.content[:2])
+    if train:
         raise InputError(
-            f"--resume {run}: the training images of {data.name} have changed since ({counts}); restore them as they "
-            "were, or start a new run from it with --g_path and --d_path"
+            f"--resume {run}: {data.name} has changed since: {train}; restore its training images as they were, or "
+            "start a new run from it with --g_path and --d_path"
         )
+    if test:
+        log.warning("--resume %s: %s has changed since: %s; earlier figures are of others", run, data.name, test)
 
 
 @contextmanager
@@ -86,20 +90,28 @@ def _compared(data: ImageData, run: Path) -> str:
     record, now = _record(run), data.content
     if record is None:
         return _unknown(run, data)
-    copies = np.isin(now.test, now.train)  # of which loading the data warns
-    if count := int((np.isin(now.test, record.train) & ~copies).sum()):
+    trained_on = np.isin(now.test, record.train)
+    if count := int((trained_on & ~np.isin(now.test, record.test)).sum()):  # the others had copies in both splits then
         raise InputError(
             f"{run}: was trained on {count:,} of the {len(now.test):,} test images that {data.name} has now; "
             "restore its images as they were, name others with --dataset, or train again"
         )
-    if record.name != data.name or all(map(np.array_equal, record[1:], now[:2])):
+    changes = "; ".join(filter(None, map(_change, ("training", "test"), record[1:], now[:2])))
+    if record.name != data.name or not changes:
         return ""
-    changes = (
-        f"{len(was):,} {split} images, now {len(there):,}, {int(np.isin(was, there).sum()):,} the same"
-        for split, was, there in (("training", record.train, now.train), ("test", record.test, now.test))
-    )
-    apart = "" if copies.any() else "; no test image was trained on"
-    return f"{data.name} has changed since {run} was trained: {'; '.join(changes)}{apart}"
+    apart = "no test image was trained on"
+    if trained_on.any():
+        apart = f"{int(trained_on.sum()):,} test images are copies of images trained on, as they were then"
+    return f"{data.name} has changed since {run} was trained: {changes}; {apart}"
+
+
+def _change(split: str, was: np.ndarray, now: np.ndarray) -> str:
+    """How the images of a split, given by their hashes, differ from those of a run, in words; empty if they do not."""
+    if np.array_equal(was, now):
+        return ""
+    if np.array_equal(np.sort(was), np.sort(now)):
+        return f"the same {len(now):,} {split} images, in another order"
+    return f"{len(was):,} {split} images, now {len(now):,}, {int(np.isin(was, now).sum()):,} the same"
 
 
 def _unknown(run: Path, data: ImageData) -> str:
