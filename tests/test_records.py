@@ -126,6 +126,77 @@ def test_test_images_that_were_trained_on_are_refused(capsys):
     assert [path.name for path in Path("runs").iterdir()] == ["x"] and not (RUN / "evaluation.json").exists()
 
 
+def take_from_training(count: int) -> None:
+    """Training images of `in` moved into `held/test`, beside others to train on."""
+    add(range(200, 220), "held/train")
+    Path("held/test").mkdir()
+    data = load_images("folder:in", "data", 8)
+    taken = [s for s in range(100) if any(np.array_equal(picture(s), x[0]) for x in data.train[:count])]
+    for seed in taken:
+        Path(f"in/{seed:03}.png").rename(f"held/test/{seed:03}.png")
+
+
+@pytest.mark.parametrize("through", ["run", "export"])
+@pytest.mark.parametrize("mode", ["both", "energy"])
+def test_a_run_that_starts_from_another_has_seen_its_images_too(mode, through, capsys):
+    """Over two starts, the second of which is from a run that was trained on none of the images itself."""
+    start, held = str(RUN), [*TINY, "--train_mode", mode]
+    if through == "export":
+        assert main(["export", start, "out"]) == 0
+        start = "out"
+    take_from_training(7)
+    for name in ("second", "third"):
+        assert main(["train", *held, "--g_path", start, "--d_path", start, "--log_name", name]) == 0
+        start = f"runs/{name}"
+        capsys.readouterr()
+        assert main(["evaluate", start, "--device", "-2", "--dataset", "folder:held"]) == 2
+        assert f"{start}: was trained on 7 of the 7 test images" in capsys.readouterr().err
+
+
+def test_a_run_that_starts_from_one_without_a_record_says_so():
+    old_run()
+    start = ["--g_path", str(RUN), "--d_path", str(RUN)]
+    assert main(["train", *TINY, *start, "--log_name", "second"]) == 0
+    assert main(["evaluate", "runs/second", "--device", "-2"]) == 0
+    note = json.loads(Path("runs/second/evaluation.json").read_text())["data"]
+    assert note == "runs/second: was started from x, of which it is not known what it was trained on"
+
+
+def test_an_exported_pair_knows_its_images(capsys):
+    assert main(["export", str(RUN), "out"]) == 0
+    take_from_training(7)
+    capsys.readouterr()
+    assert main(["evaluate", "out", "--device", "-2", "--dataset", "folder:held"]) == 2
+    assert "out: was trained on 7 of the 7 test images" in capsys.readouterr().err
+
+
+def test_an_exported_pair_of_two_runs_knows_the_images_of_both(capsys):
+    add(range(300, 330), "others")
+    assert main(["train", *TINY, "--dataset", "folder:others", "--log_name", "o"]) == 0
+    pair = ["--g_path", str(RUN), "--d_path", "runs/o", "--dataset", "folder:others"]
+    assert main(["sample", *pair, *DRAW, "--log_name", "s"]) == 0
+    assert main(["export", "runs/s", "out"]) == 0
+    take_from_training(7)
+    capsys.readouterr()
+    assert main(["evaluate", "out", "--device", "-2", "--dataset", "folder:held"]) == 2
+    assert "out: was trained on 7 of the 7 test images" in capsys.readouterr().err
+
+
+def test_weights_without_a_record_say_why(capsys):
+    assert main(["export", str(RUN), "out"]) == 0
+    Path("out/data.npz").unlink()
+    shutil.copytree(checkpoints(RUN)[0], "copied")
+    reasons = {
+        "out": "exported without one",
+        "copied": "a checkpoint outside its run, whose data.npz belongs beside the folder checkpoints",
+    }
+    for weights, reason in reasons.items():
+        capsys.readouterr()
+        assert main(["evaluate", weights, "--device", "-2"]) == 0
+        said = f"{weights}: has no data.npz ({reason}), so it is not known whether folder:in has changed"
+        assert f"{said}, nor whether its test images were trained on" in capsys.readouterr().out
+
+
 def test_samples_are_not_judged_by_images_that_their_model_was_trained_on(capsys):
     assert main(["sample", "--g_path", str(RUN), *DRAW, "--log_name", "s"]) == 0
     assert main(["evaluate", "runs/s", "--device", "-2", "--fid_features", "pixels"]) == 0

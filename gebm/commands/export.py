@@ -11,6 +11,7 @@ import torch
 from gebm.bounded import read_json, read_json_lines
 from gebm.commands.density import LIKELIHOOD, likelihood_notes, units_of
 from gebm.commands.pairs import find_pair, folder_of, load_pair
+from gebm.commands.records import carry_images
 from gebm.commands.setup import log, start_log
 from gebm.commands.tables import of_table
 from gebm.config import Config
@@ -62,6 +63,7 @@ def main(config: Config, given: frozenset[str], words: list[str]) -> Path:
             log.info("%s", line)
     else:
         model.save_pretrained(out, about)
+        carry_images(out, base, energy)
     log.info("exported %s\n  base   %s\n  energy %s", out, base, energy)
     return out
 
