@@ -271,3 +271,15 @@ def test_both_splits_have_images_however_few(count, least):
         noise(f"in{first}", range(first, first + count))
         train, test = as_sets(load_images(f"folder:in{first}", "data", 8))
         assert len(train) + len(test) == count and min(len(train), len(test)) >= least
+
+
+def test_images_exchanged_for_others_of_the_same_size_and_time_are_noticed():
+    """As archives restore them."""
+    for levels in (range(30), range(200, 230)):
+        Path("in").mkdir(exist_ok=True)
+        for number, level in enumerate(levels):
+            file = Path(f"in/{number}.bmp")
+            file.unlink(missing_ok=True)
+            Image.fromarray(np.full((16, 16), level, np.uint8)).save(file)
+            os.utime(file, (315532800,) * 2)
+        assert load_images("folder:in", "data").train.max() >= levels[-10]
