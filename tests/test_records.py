@@ -22,6 +22,7 @@ TINY = (
 DRAW = "--device -2 --n_samples 4 --num_sampler_steps 2 --sample_b_size 30".split()
 FD = "--eval_fid --fid_samples 30 --fid_features pixels".split()
 RUN = Path("runs/x")
+APART = "no test image equals one that was trained on, pixel for pixel"
 
 
 def picture(seed: int) -> np.ndarray:
@@ -101,7 +102,7 @@ def test_an_image_added_moves_none_and_is_told_of(capsys):
     assert note in capsys.readouterr().out
     assert note == (
         f"folder:in has changed since {RUN} was trained: {train} training images, now {more_train}, {train} the same; "
-        f"{test} test images, now {more_test}, {test} the same; no test image was trained on"
+        f"{test} test images, now {more_test}, {test} the same; {APART}"
     )
 
 
@@ -249,7 +250,19 @@ def test_images_in_another_order_are_said_to_be_so(capsys):
     Path(f"in/{first:03}.png").rename("in/zz.png")
     note = evaluated()["data"]
     said = f"the same {len(data.train)} training images, in another order"
-    assert note == f"folder:in has changed since {RUN} was trained: {said}; no test image was trained on"
+    assert note == f"folder:in has changed since {RUN} was trained: {said}; {APART}"
+
+
+@pytest.mark.parametrize("place", ["in", "other"])
+def test_images_saved_again_may_be_the_ones_that_were_trained_on(place):
+    Path("in").rename("old")
+    Path(place).mkdir()
+    for file in Path("old").iterdir():
+        Image.open(file).save(Path(place, file.name).with_suffix(".jpg"), quality=95)
+    note = evaluated("--dataset", f"folder:{place}")["data"]
+    assert f"{APART}, and none of all equals one of then; the same images, saved again as JPEG, would look so" in note
+    Path(place, "000.jpg").unlink()  # other counts are other images
+    assert "saved again" not in evaluated("--dataset", f"folder:{place}").get("data", "")
 
 
 @pytest.mark.parametrize("change", ["added", "replaced", "renamed"])

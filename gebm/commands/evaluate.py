@@ -127,6 +127,8 @@ def _same_pair(file: Path, summary: dict[str, Any]) -> dict[str, Any]:
         old = read_json(file)
     except InputError:  # is replaced, as what was found now must not be lost to it
         return {}
+    if "metrics" not in old:
+        old.pop("data", None)  # was of the images then
     return old if all(old.get(key) == summary[key] for key in ("base_path", "energy_path")) else {}
 
 

@@ -13,6 +13,7 @@ from gebm.commands.setup import log
 from gebm.data import ImageData, TableData
 from gebm.data.arrays import load_npz
 from gebm.data.batches import OtherSize
+from gebm.data.content import Content
 from gebm.errors import InputError
 from gebm.files import atomic_write
 from gebm.pretrained import CONFIG
@@ -138,13 +139,24 @@ def _compared(data: ImageData, run: Path) -> str:
             "restore its images as they were, name others with --dataset, or train again"
         )
     changes = "; ".join(filter(None, map(_change, ("training", "test"), record[1:3], now[:2])))
-    if record.name != data.name or not changes:
-        return _started_from(run, record)
-    apart = "no test image was trained on"
+    resaved = _as_many_others(record, now)
+    apart = "no test image equals one that was trained on, pixel for pixel"
     if trained_on.any():
         apart = f"{int(trained_on.sum()):,} test images are copies of images trained on, as they were then"
-    note = f"{data.name} has changed since {run} was trained: {changes}; {apart}"
+    elif resaved:
+        apart += ", and none of all equals one of then; the same images, saved again as JPEG, would look so too"
+    note = ""
+    if changes and record.name == data.name:
+        note = f"{data.name} has changed since {run} was trained: {changes}; {apart}"
+    elif resaved:
+        note = f"{data.name} has as many images as {show(record.name)}, which {run} was made from: {apart}"
     return "; ".join(filter(None, (note, _started_from(run, record))))
+
+
+def _as_many_others(record: Record, now: Content) -> bool:
+    """Whether a data set has as many images as that of a run, and none of them."""
+    then, there = (np.concatenate([split.train, split.test]) for split in (record, now))
+    return len(then) == len(there) and not np.isin(then, there).any()
 
 
 def _started_from(run: Path, record: Record) -> str:
