@@ -6,7 +6,7 @@ import numpy as np
 
 from gebm.data.arrays import headers, load_npz
 from gebm.data.cache import Images, Source, fingerprint, from_array
-from gebm.data.splits import BY_CONTENT, by_content, given_splits, hash_of
+from gebm.data.splits import BY_CONTENT, by_content, given_splits, hash_of, like_a_split
 from gebm.data.transform import SQUARE, resize
 from gebm.data.walk import say_once
 from gebm.errors import InputError
@@ -35,6 +35,11 @@ def find(path: str | Path) -> Source:
             f"{path}: holds {', '.join(shapes) or 'no arrays'}; it must hold the arrays train and test, or one alone"
         )
     names = pair or tuple(shapes)
+    if not pair and like_a_split(names[0]):
+        say_once(
+            f"{path}: holds {names[0]} alone; a tenth of it, by content, is for testing and the rest for training",
+            str(path.absolute()),
+        )
     if left_out := ", ".join(name for name in shapes if name not in names):
         say_once(f"{path}: left out the arrays {left_out}", str(path.absolute()))
     layouts = {name: _layout(f"{path}: {name}", *shapes[name]) for name in names}

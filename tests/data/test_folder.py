@@ -166,6 +166,10 @@ def test_a_folder_that_cannot_be_read_is_refused(monkeypatch):
         ("training", "testing"),
         ("train", "validation"),
         ("train", "valid"),
+        ("training_set", "test_set"),
+        ("Train-Images", "testset"),
+        ("trn", "tst"),
+        ("train", "val data"),
     ],
 )
 def test_folders_of_splits_are_recognised(train, test):
@@ -180,6 +184,12 @@ def test_of_test_and_validation_test_is_taken_and_the_other_counted(caplog):
     assert "in: left out 3 images in val, 1 image outside train and test" in caplog.text
 
 
+def test_a_split_by_its_bare_name_comes_before_a_longer_one(caplog):
+    pictures("in/train", range(10)), pictures("in/test", range(20, 24)), pictures("in/train_images", range(30, 33))
+    assert levels_of() == (list(range(10)), list(range(20, 24)))
+    assert "in: left out 3 images in train_images" in caplog.text
+
+
 def test_two_folders_of_one_split_are_refused():
     for name in ("train", "Train", "test"):
         pictures(f"in/{name}", range(4))
@@ -189,7 +199,9 @@ def test_two_folders_of_one_split_are_refused():
         levels_of()
 
 
-@pytest.mark.parametrize("folders", [("train",), ("test", "other"), ("all/train", "all/test")])
+@pytest.mark.parametrize(
+    "folders", [("train",), ("test", "other"), ("all/train", "all/test"), ("train2017", "val2017")]
+)
 def test_splits_that_are_not_used_are_told_of(folders, caplog):
     for i, folder in enumerate(folders):
         pictures(f"in/{folder}", range(10 * i, 10 * i + 10))

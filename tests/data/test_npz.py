@@ -42,7 +42,7 @@ def test_an_image_added_moves_none_of_the_others_nor_does_the_layout(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "train, test", [("train", "test"), ("Train", "Test"), ("train", "val"), ("train", "validation")]
+    "train, test", [("train", "test"), ("Train", "Test"), ("train", "val"), ("train_images", "test_images")]
 )
 @pytest.mark.parametrize("first", [0, 1])
 def test_splits_by_their_names_in_any_order(train, test, first, tmp_path):
@@ -58,6 +58,13 @@ def test_arrays_that_are_left_out_are_named(tmp_path, caplog):
     data = load_images(f"npz:{tmp_path / 'a.npz'}", tmp_path)
     assert np.array_equal(data.test[:, 0], splits["test"])
     assert f"{tmp_path / 'a.npz'}: left out the arrays val, labels" in caplog.text
+
+
+@pytest.mark.parametrize("name, told", [("test", True), ("train", True), ("images", False)])
+def test_an_array_of_one_split_alone_is_told_of(name, told, tmp_path, caplog):
+    np.savez(tmp_path / "a.npz", **{name: pixels(20, 8, 8)})
+    load_images(f"npz:{tmp_path / 'a.npz'}", tmp_path)
+    assert (f"a.npz: holds {name} alone; a tenth of it, by content, is for testing" in caplog.text) == told
 
 
 def test_what_archivers_hide_is_no_array(tmp_path):
