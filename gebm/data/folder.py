@@ -49,7 +49,8 @@ def find(root: str | Path) -> Source:
 def check_enough(folder: Path, files: list[Path], at_least: int) -> None:
     """Raise InputError if a folder holds fewer than `at_least` image files."""
     if len(files) < at_least:
-        raise InputError(f"{folder}: {len(files)} images in it, at least {at_least} needed ({' '.join(SUFFIXES)})")
+        there = f"{len(files)} image{'' if len(files) == 1 else 's'} in it"
+        raise InputError(f"{folder}: {there}, at least {at_least} needed ({' '.join(SUFFIXES)})")
 
 
 def _hashes(files: list[Path], root: Path) -> np.ndarray:

@@ -20,11 +20,11 @@ def table(rows: Sequence[Sequence[str]], title: str = "") -> str:
 
 
 def rounded(entry: Mapping[str, Any]) -> list[str]:
-    """A figure and the ends of its 95 % interval, to two digits of the interval's width."""
+    """A figure and the ends of its 95 % interval, to two digits of the interval's width, and never -0."""
     low, high = entry["ci"]
     scale = high - low or abs(entry["value"]) or 1.0
     decimals = max(0, 1 - math.floor(math.log10(scale)))
-    return [f"{x:.{decimals}f}" for x in (entry["value"], low, high)]
+    return [f"{round(x, decimals) + 0.0:.{decimals}f}" for x in (entry["value"], low, high)]
 
 
 def estimate(entry: Mapping[str, Any]) -> str:

@@ -226,6 +226,14 @@ def test_other_suffixes_of_the_same_formats(suffix):
     assert together() == [*range(10), 100, 101]
 
 
+def test_a_dib_without_the_header_of_a_file_is_read():
+    for level in range(10):
+        image = Image.new("L", (8, 8), level)
+        Path("in").mkdir(exist_ok=True)
+        image.save(f"in/{level}.dib", format="DIB")
+    assert together() == list(range(10))
+
+
 def test_all_that_is_left_out_is_in_one_line(caplog):
     pictures("in", range(10)), pictures("in/@eaDir", range(3))
     for i, suffix in enumerate([".heic", ".heic", ".txt", ".JSON", ""]):

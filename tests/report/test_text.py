@@ -8,7 +8,7 @@ import torch
 from gebm.importance import importance_sampling
 from gebm.metrics import Frechet, Reference
 from gebm.metrics.partition import evaluate_kale
-from gebm.report import ess_row, kale_rows, metric_note, mixing_warning, nll_rows, partition_rows
+from gebm.report import ess_row, estimate, kale_rows, metric_note, mixing_warning, nll_rows, partition_rows
 
 
 def normal(*shape: int) -> torch.Tensor:
@@ -78,3 +78,7 @@ def test_fewer_images_than_features_are_told(said):
     caution = Frechet(Reference.of(normal(9, 16)), "FD(pixels)").caution(9) if said else ""
     assert ("FD(pixels) is mostly bias" in metric_note({**summary, "distance_caution": caution})) == said
     assert "bias" not in metric_note(summary)  # of an earlier version
+
+
+def test_no_figure_is_minus_nought():
+    assert estimate({"value": -1e-9, "ci": (-0.004, 1.0)}) == "0.0 (0.0 to 1.0)"
