@@ -256,7 +256,7 @@ class GEBM(Pretrained, nn.Module):
 
         Raises:
             InputError: a file is missing, damaged, not safetensors, of another architecture, or names networks that are
-                neither registered nor allowed.
+                neither registered nor allowed; or the two were trained on different tables, units or splits.
         """
         other = None if energy is None or Path(energy) == Path(base) else energy
 
@@ -280,9 +280,9 @@ class GEBM(Pretrained, nn.Module):
         model.load_base(base)
         model.load_energy(energy)
         if len(ours.shape) == 1:
-            from gebm.data.units import units_beside  # here, as the data stand above the model
+            from gebm.data.units import shared_units  # here, as the data stand above the model
 
-            model.units = units_beside(base)
+            model.units = shared_units(Path(base), Path(energy))
             if model.units is not None and model.units.shape != ours.shape:
                 raise InputError(f"{base}: a model of {ours.shape} rows beside a table of {model.units.shape}")
         return model.eval()

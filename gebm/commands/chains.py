@@ -168,7 +168,7 @@ def _images_of_fit(data: ImageData, energy: Path) -> tuple[np.ndarray, str, bool
 
 def beta_of(config: Config) -> float:
     """The inverse temperature, once `with_beta` has settled it."""
-    return float(config.temperature)
+    return float(config.temperature) + 0.0  # no -0
 
 
 def sampler_summary(config: Config, draws: Draws) -> dict[str, Any]:

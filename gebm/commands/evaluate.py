@@ -143,6 +143,8 @@ def _same_pair(file: Path, summary: dict[str, Any]) -> dict[str, Any]:
         old = read_json(file)
     except InputError:  # is replaced, as what was found now must not be lost to it
         return {}
+    if "metrics" not in old:
+        old.pop("data", None)  # was of the images then
     return old if old.get("weights") == summary["weights"] else {}
 
 
@@ -258,7 +260,8 @@ def _evaluate_pair(config: Config, given: frozenset[str], device: torch.device) 
     model, base, energy = load_pair(config, given)
     data = dataset_for(model, config)
     if isinstance(data, TableData):
-        check_split(base, data)
+        for weights in {base, energy}:
+            check_split(weights, data)
         summary = evaluate_table(model.to(device), data, config)
         return {**summary, **(evaluate_partition(config, model, device) if config.eval_partition else {})}
     if config.eval_fid:

@@ -10,12 +10,13 @@ import torch
 
 from gebm.bounded import read_json, read_json_lines, reason
 from gebm.checkpoints import settings_beside
-from gebm.commands.density import LIKELIHOOD, likelihood_notes
+from gebm.commands.density import LIKELIHOOD, likelihood_notes, units_of
 from gebm.commands.pairs import find_pair, folder_of, hashes_of, load_pair
+from gebm.commands.records import carry_images
 from gebm.commands.setup import log, start_log
 from gebm.commands.tables import of_table
 from gebm.config import Config
-from gebm.data.units import as_json, load_units
+from gebm.data.units import as_json
 from gebm.errors import InputError
 from gebm.files import check_writable
 from gebm.metrics.likelihood import model_log_prob
@@ -63,6 +64,7 @@ def main(config: Config, given: frozenset[str], words: list[str]) -> Path:
             log.info("%s", line)
     else:
         model.save_pretrained(out, about)
+        carry_images(out, base, energy)
     log.info("exported %s\n  base   %s\n  energy %s", out, base, energy)
     return out
 
@@ -173,7 +175,7 @@ def _sampler(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def _table(model: GEBM, base: Path, energy: Path, likelihood: Mapping[str, Any]) -> dict[str, Any]:
     """Units of the columns, and how likely the validation rows are; the rows themselves stay here."""
-    units = load_units(base)
+    units = units_of(model, base, energy)
     about: dict[str, Any] = {"table": as_json(units)}
     if model.has_density:
         valid = torch.from_numpy(np.array(units.valid)).to(model.log_partition)

@@ -159,6 +159,9 @@ def _about(run: Path, config: Config, model: GEBM | None) -> list[tuple[str, str
     ]
     if config.mode == "sample":
         rows += [("base from", config.g_path), ("energy from", config.d_path)]
+        file = folder_of(Path(config.d_path)) / "config.yaml"
+        if file.is_file() and (trained := Config.load(file).dataset) != config.dataset:
+            rows.append(("trained on", trained))
     else:
         schedule = schedule_of(config)
         joint = schedule.base_steps if schedule.train_mode != "energy" else 0

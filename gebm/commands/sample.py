@@ -20,7 +20,7 @@ from gebm.commands.chains import (
     with_precision,
 )
 from gebm.commands.datasets import check_named, dataset_for, made_with, with_data_of
-from gebm.commands.density import write_rows
+from gebm.commands.density import units_of, write_rows
 from gebm.commands.metrics import check_features, compare, distances_along, features_of, observed_features
 from gebm.commands.pairs import folder_of, load_pair
 from gebm.commands.records import compare_images
@@ -30,7 +30,6 @@ from gebm.commands.setup import choose_device, interrupt_on_sigterm, join, log, 
 from gebm.commands.tables import settled, with_table_defaults
 from gebm.config import Config
 from gebm.data import ImageData, TableData
-from gebm.data.units import load_units
 from gebm.errors import InputError
 from gebm.files import atomic_folder, atomic_write, write_json
 from gebm.model import GEBM
@@ -65,7 +64,7 @@ def main(config: Config, given: frozenset[str]) -> Path:
         raise InputError("--eval_fid: distances are of images; gebm evaluate gives the likelihoods of a table's model")
     if config.thin and parallel.processes() > 1:
         raise InputError(f"--thin {config.thin}: one process writes its draws as they come; sample with one")
-    units = load_units(base) if rows else None
+    units = units_of(model, base, energy) if rows else None
     if not rows and parallel.from_first(lambda: lacks_its_page(config, given, base, energy)):
         folder = log_dir(config) / config.log_name
         log.info("%s: its samples are there, so only its page is made", folder)

@@ -7,14 +7,13 @@ import numpy as np
 import torch
 
 from gebm.bounded import open_regular
-from gebm.commands.density import partition_of, validation_log_prob
+from gebm.commands.density import partition_of, partition_texts, units_of, validation_log_prob
 from gebm.commands.pairs import load_pair
 from gebm.commands.setup import choose_device, log, start_log
 from gebm.commands.tables import settled
 from gebm.config import Config
 from gebm.data import TableData, read_rows
 from gebm.data.csv_files import as_cell, write_csv
-from gebm.data.units import load_units
 from gebm.errors import InputError
 from gebm.files import atomic_write, check_output
 from gebm.metrics.likelihood import base_log_prob, model_log_prob
@@ -52,11 +51,12 @@ def main(config: Config, given: frozenset[str], words: list[str]) -> Path:
     model, base, energy = load_pair(config, given)
     if not model.has_density:
         raise InputError(f"{base}: its base has no density; score with a run on a table, trained with a flow")
-    units = model.units or load_units(base)
+    units = units_of(model, base, energy)
     values, new, news = _read(file, units, config.header)
     rows = units.with_noise(units.whiten(values), stream(config.seed, "score"))
     model.to(device)
-    partition = partition_of(model, config, given, base, energy, device)
+    measured = partition_of(model, config, given, base, energy, device)
+    partition = measured.value
     c = model.log_partition
     x = torch.from_numpy(np.array(rows)).to(c)
     ours, base_alone = (
@@ -72,9 +72,12 @@ def main(config: Config, given: frozenset[str], words: list[str]) -> Path:
     least = max(RARE, 1 / (len(seen) + 1))  # which a row that is rarer than all has
     rare, near = float((quantiles <= least).mean()), ours.isfinite() & base_alone.isfinite()
     far = int((~near & ~torch.from_numpy(new)).sum())
+    text, warning = partition_texts(measured.summary())
     found = [
         ("rows", f"{len(rows):,}"),
         ("mean log-density", f"{_mean(ours[near])} nats (base alone {_mean(base_alone[near])})"),
+        ("log-partition", text),
+        *([("warning", warning)] if warning else []),
         *news,
         *([("too far for a number", f"{far:,} rows, left out of the mean")] if far else []),
         ("validation rows", f"{float(seen.mean()):.4f} nats, {len(seen):,} rows"),

@@ -127,13 +127,14 @@ def _train_run(config: Config, given: frozenset[str], run: Path | None, whole: P
     data = dataset(config)
     # A checkpoint holds all that these flags gave, and they may be gone.
     start = replace(config, g_path="", d_path="") if checkpoint else settle_weights(config)
+    begun_from = [Path(path) for path in (start.g_path, start.d_path) if path]
     if isinstance(data, TableData):
-        for weights in {path for path in (start.g_path, start.d_path) if path} | ({str(run)} if checkpoint else set()):
-            check_split(Path(weights), data)
+        for weights in {*begun_from} | ({run} if checkpoint else set()):
+            check_split(weights, data)
     elif checkpoint:
         check_shape(config, data, read_architecture(checkpoint, "base", {config.g_model}).shape)
         check_resumed(run, data)
-    elif note := compare_images(data, *(Path(path) for path in (start.g_path, start.d_path) if path)):
+    elif note := compare_images(data, *begun_from):
         log.warning(note)
 
     def trainer_at(checkpoint: Path | None) -> tuple[Trainer, Tensor | None]:
@@ -177,7 +178,7 @@ def _train_run(config: Config, given: frozenset[str], run: Path | None, whole: P
     if isinstance(data, TableData):
         save_units(run, data)
     elif checkpoint is None:  # of a run that goes on, the images that it was begun with stay on record
-        parallel.from_first(lambda: save_images(run, data))
+        parallel.from_first(lambda: save_images(run, data, *begun_from))
     _announce(run, config, data, schedule, trainer)
     try:
         with parallel.together(f"go on with --resume {run}"):

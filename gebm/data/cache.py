@@ -68,14 +68,16 @@ def from_array(array: np.ndarray) -> Images:
 
 
 def fingerprint(*groups: Iterable[Path]) -> str:
-    """Returns a hash of every file's full path, size and time of change.
+    """Returns a hash of every file's full path, size and times of change.
 
     Not of the contents: a data set may hold 100 GB, and to read it at each start is the cost that the cache is there
-    to save. The full path is in it since two folders may agree in names, sizes and times (unpacked archives do).
+    to save. The full path is in it since two folders may agree in names, sizes and times (unpacked archives do), and
+    beside the time of change that archives restore the one that the system alone sets. Not the number of the inode:
+    some file systems of networks give another one at each mount.
     """
     resolved = cache(Path.resolve)  # once a folder, not once a file
     files = [[(str(resolved(path.parent) / path.name), path.stat()) for path in group] for group in groups]
-    stats = [[(name, stat.st_size, stat.st_mtime_ns) for name, stat in group] for group in files]
+    stats = [[(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in group] for group in files]
     return hashlib.sha256(repr(stats).encode()).hexdigest()
 
 

@@ -64,6 +64,14 @@ NAMED = {
 }
 
 
+def test_samples_compared_with_another_data_set_say_what_was_trained_on(runs):
+    change(runs / "sampled" / "config.yaml", dataset="folder:other")
+    assert main(["report", str(runs / "sampled")]) == 0
+    page = (runs / "sampled" / "report.html").read_text()
+    for name, value in (("dataset", "folder:other"), ("trained on", "digits")):
+        assert f">{name}</th><td>{value}<" in page
+
+
 @pytest.mark.parametrize("case", NAMED)
 def test_code_that_a_run_names_is_run_only_if_the_user_names_it(made, runs, tmp_path, monkeypatch, capsys, case):
     (tmp_path / "own.py").write_text(OWN)
