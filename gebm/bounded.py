@@ -5,6 +5,7 @@ import io
 import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -165,13 +166,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of one JSON object a line, flat ones; the last line may have been cut by a kill.
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a file of one JSON object a line, flat ones; the last line may have been cut by a kill.
 
     Raises:
         InputError: a whole line is too long or not an object of plain values.
     """
-    found = []
     with open_regular(path) as file:
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
             if not line.endswith(b"}\n") and len(line) <= MAX_LINE:
@@ -182,5 +182,4 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
                 raise InputError(f"{path} line {number}: not JSON ({reason(error)})") from None
             if not isinstance(row, dict) or any(isinstance(value, dict | list) for value in row.values()):
                 raise InputError(f"{path} line {number}: not an object of numbers and texts of a usual length")
-            found.append(row)
-    return found
+            yield row

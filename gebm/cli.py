@@ -20,7 +20,7 @@ from gebm import fast
 from gebm.config import COMMANDS, SUBJECTS, Config
 from gebm.errors import InputError, LostProcess
 from gebm.parsing import parse, parse_report
-from gebm.text import hint, print_nowhere, printable, show
+from gebm.text import hint, open_streams, print_nowhere, printable, show
 from gebm.untrusted import data_path_beside, without_its_modules
 
 __all__ = ["main"]
@@ -47,6 +47,7 @@ first steps:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `gebm COMMAND ...`; returns the exit code: 0, 2 for bad input, 1 for a run that failed, 128 + signal."""
+    open_streams()
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         _say(HELP)
@@ -84,6 +85,7 @@ def _imported(name: str) -> ModuleType:
 
 def run(argv: Sequence[str], mode: str | None = None) -> int:
     """Run the arguments of one command; without `mode` the configuration names it (main.py)."""
+    open_streams()
     try:
         if mode == "report":  # the run's own configuration says all
             words = parse_report(argv)
@@ -100,6 +102,9 @@ def run(argv: Sequence[str], mode: str | None = None) -> int:
         return _fail(str(error), 1)
     except OSError as error:  # a full disk, a folder that vanished
         return _fail(f"{error.strerror or error}: {error.filename or 'no file named'}", 1)
+    except UnicodeEncodeError as error:  # of the name of a file
+        name, encoding = show(error.object), sys.getfilesystemencoding()
+        return _fail(f"{name}: no name of a file in the encoding of this locale, {encoding}; set LC_ALL=C.UTF-8", 2)
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
             raise
@@ -131,14 +136,15 @@ def _run(config: Config, given: frozenset[str], subjects: list[str]) -> None:
 
 
 def _say(*lines: str) -> None:
-    """Print, and let go what was printed; that nobody reads it, as under `| head`, is no error."""
+    """Print, and let go what was printed; that nobody reads it, as under `| head`, or that it cannot be written, is no
+    error."""
     try:
         for line in lines:
             print(line)
         if sys.stdout is not None:  # closed by who started this
             sys.stdout.flush()
-    except BrokenPipeError:
-        print_nowhere()
+    except OSError as error:
+        print_nowhere(error)
 
 
 def _subjects(argv: Sequence[str], mode: str | None) -> tuple[list[str], list[str]]:
@@ -152,7 +158,7 @@ def _fail(message: str, code: int) -> int:
         # What all processes find the first one says, and their launcher then ends them.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(2)
-    with suppress(BrokenPipeError):
+    with suppress(OSError):
         print(f"gebm: error: {printable(' '.join(message.split()))}", file=sys.stderr)
     if os.environ.get("WORLD_SIZE", "1") != "1" and "accelerate" in sys.modules:
         sys.stdout.flush()

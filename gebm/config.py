@@ -57,13 +57,13 @@ class Run:
     log_dir: str = flag("", "folder that holds the runs; empty: `runs`", text="a folder")
     d_path: str = flag(
         "",
-        "trained energy; empty: beside the base, or the newest of this dataset",
+        "trained energy; empty: beside the base, or the newest (of `dataset` if that is given)",
         text="a run, a checkpoint, a file",
         of=PAIRS,
     )
     g_path: str = flag(
         "",
-        "trained base; empty: beside the energy, or the newest of this dataset",
+        "trained base; empty: beside the energy, or the newest (of `dataset` if that is given)",
         text="a run, a checkpoint, a file",
         of=PAIRS,
     )
@@ -351,6 +351,9 @@ class Output:
         of=("export",),
     )
     json: str = flag("", "write the figures of all subjects to this file too", text="a file", of=("evaluate",))
+    force: bool = flag(
+        False, "overwrite the file of `output` or `json` though it is another kind of file", of=("score", "evaluate")
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,5 @@
 """Files that are either whole or not there, and folders of one process."""
 
-import fcntl
 import json
 import logging
 import math
@@ -14,12 +13,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout, lock_descriptor
 from safetensors import SafetensorError
 
+from gebm.bounded import read_bytes
 from gebm.errors import InputError
 
-__all__ = ["alone", "atomic_folder", "atomic_write", "check_writable", "naming", "remove_folder", "sweep"]
-__all__ += ["write_json"]
+__all__ = ["alone", "atomic_folder", "atomic_write", "being_made", "check_output", "check_writable", "naming"]
+__all__ += ["remove_folder", "sweep", "write_json"]
 
 LEFT = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|old)")  # names of what is on its way
 
@@ -76,6 +77,25 @@ def check_writable(path: Path, flag: str) -> None:
         raise InputError(f"{path}: cannot be written ({existing} is not a writable folder); give another {flag}")
 
 
+def check_output(file: Path, flag: str, what: str, ours: Callable[[Path], bool], force: bool) -> None:
+    """Raise InputError unless a file that a flag names can be written, and nothing is lost by that.
+
+    Args:
+        what: the kind of file that gebm writes there, in words.
+        ours: whether a file that is there is of that kind, and may be replaced.
+        force: replace it whatever it holds.
+    """
+    if file.is_dir() or not file.absolute().parent.is_dir():
+        raise InputError(f"{flag} {file}: must be a file in a folder that exists")
+    check_writable(file.absolute().parent, flag)
+    if not file.exists():
+        return
+    if not file.is_file():
+        raise InputError(f"{flag} {file}: is no plain file, which cannot be replaced; name another")
+    if not force and file.stat().st_size and not ours(file):
+        raise InputError(f"{flag} {file}: is there and is not {what}; name another file, or overwrite it with --force")
+
+
 def write_json(file: Path, found: Mapping[str, Any]) -> None:
     """Write JSON, whole or not at all; what it has no number for, infinite or NaN, is null."""
     with atomic_write(file) as temporary:
@@ -91,11 +111,15 @@ def _finite(value: Any) -> Any:
 
 
 @contextmanager
-def atomic_folder(path: str | Path, new: bool = False) -> Iterator[Path]:
+def atomic_folder(path: str | Path, new: bool = False, synchronise: bool = True) -> Iterator[Path]:
     """Yield a temporary folder to fill, which takes the name `path` when the block ends well.
 
     It replaces an older folder of that name; if `new`, it raises FileExistsError instead. What killed processes left
     of the same folder is cleared away first.
+
+    Args:
+        synchronise: write every file through to the disk before the folder takes its name; of thousands of small files
+            that takes long.
     """
     path = Path(path)
     temporary = _temporary(path)
@@ -106,8 +130,9 @@ def atomic_folder(path: str | Path, new: bool = False) -> Iterator[Path]:
     try:
         with naming(path, temporary):
             yield temporary
-            for written in (*temporary.rglob("*"), temporary):  # on the disk before the name says that it is whole
-                _synchronise(written)
+            if synchronise:  # before the name says that it is whole
+                for written in (*temporary.rglob("*"), temporary):
+                    _synchronise(written)
             if path.exists():
                 if new:
                     raise FileExistsError(path)
@@ -122,6 +147,13 @@ def atomic_folder(path: str | Path, new: bool = False) -> Iterator[Path]:
         os.close(handle)
 
 
+def being_made(path: str | Path) -> Path | None:
+    """The temporary folder or file that another process is turning into `path`; None if there is none."""
+    path = Path(path)
+    sweep(path.parent, others=True, name=path.name)
+    return next((p for p in path.parent.glob(".*.tmp") if (m := LEFT.fullmatch(p.name)) and m[1] == path.name), None)
+
+
 def _hold_new(path: Path, make: Callable[[Path], None]) -> int:
     """Make a file or a folder that `sweep` leaves to this process until the handle returned is closed."""
     while True:
@@ -129,7 +161,7 @@ def _hold_new(path: Path, make: Callable[[Path], None]) -> int:
         with suppress(FileNotFoundError):
             handle = os.open(path, os.O_RDONLY)
             with suppress(OSError):  # where there are no locks, nobody sweeps
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                lock_descriptor(handle)
             if path.exists():  # not swept away before it was held
                 return handle
             os.close(handle)
@@ -186,9 +218,8 @@ def _free(path: Path) -> Iterator[bool]:
         return
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = True
-        except OSError:  # held, or the file system has no locks
+            free = lock_descriptor(handle, blocking=False)
+        except OSError:  # the file system has no locks
             free = False
         yield free
     finally:
@@ -205,23 +236,24 @@ def alone(folder: Path) -> Iterator[None]:
     Raises:
         InputError: another process holds it.
     """
-    new = not (folder / ".lock").exists()
-    with open(folder / ".lock", "a+", encoding="utf-8") as file, naming(file.name):
+    file = folder / ".lock"
+    new = not file.exists()
+    lock = FileLock(file, blocking=False, thread_local=False, fallback_to_soft=False)  # a child does not inherit it
+    with naming(file):
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            file.seek(0)
-            holder = file.read().strip() or "another process"
+            lock.acquire()
+        except Timeout:
+            holder = read_bytes(file, 1 << 10).decode("utf-8", "replace").strip() or "another process"
             raise InputError(f"{folder}: {holder} is at work in it; wait for its end, or stop it") from None
         except OSError as error:
-            log.warning("%s: this file system has no locks (%s), so see to it that no other process works there",
+            log.warning("%s: no lock can be had here (%s), so see to it that no other process works there",
                         folder, error.strerror)  # fmt: skip
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
         try:
+            file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
             yield
         except InputError:
             if new:
-                os.unlink(file.name)
+                file.unlink(missing_ok=True)
             raise
+        finally:
+            lock.release()

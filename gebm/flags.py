@@ -98,7 +98,9 @@ def check(f: Field[Any], value: Any, where: str = "") -> Any:
         elif not choices or kind is float:
             if all(BOUNDS[name][0](converted, limit) for name, limit in f.metadata["bounds"].items()):
                 return converted
-    if isinstance(value, str) and str in kinds(f):
+    if isinstance(value, str) and str in kinds(f) and not value.isprintable():
+        advice = "; of printable characters, in the encoding of this locale"
+    elif isinstance(value, str) and str in kinds(f):
         advice = hint(value, (str(choice) for choice in f.metadata["choices"]))
     else:
         advice = " (put text in quotes)" if str in kinds(f) else ""

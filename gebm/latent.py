@@ -14,8 +14,9 @@ from gebm import fast
 from gebm.arguments import check_number, check_whole
 from gebm.errors import InputError
 from gebm.graphs import Graphed
-from gebm.networks.common import called, floats
-from gebm.networks.folding import copied, inference_form, same_noise
+from gebm.networks.common import called, evaluating, floats
+from gebm.networks.folding import ROWS, Original, copied, inference_form, is_known
+from gebm.networks.trials import rounds, same_noise, unchanged
 
 __all__ = [
     "PRIORS", "GaussianPrior", "LatentPosterior", "Prior", "Target", "UniformPrior", "prior_potential",
@@ -202,6 +203,7 @@ class LatentPosterior:
         self._like = next(tensors, torch.empty(0))
         self._moving = base, energy  # what chains move by; of a frozen form in half precision, copies of less
         self._rows = 0
+        self._rounds: bool | None = None  # whether anything is computed in half precision; None: not yet tried
         self._value_and_grad: Callable[[Tensor], tuple[Tensor, Tensor]] = value_and_grad(self.potential)
 
     @property
@@ -211,10 +213,35 @@ class LatentPosterior:
 
     @property
     def exact(self) -> bool:
-        """Whether potentials are precise enough for an accept step: networks in float32 or float64, and no autocast."""
-        networks = [network for network in self._moving if isinstance(network, nn.Module)]
-        dtypes = {t.dtype for network in networks for t in floats(network)}
-        return dtypes <= {torch.float32, torch.float64} and not torch.is_autocast_enabled(self.device.type)
+        """Whether potentials are precise enough for an accept step: networks in float32 or float64, and no autocast.
+
+        Functions, and networks with modules that are not torch's or ours, are tried once on a few latents, as they may
+        have an autocast of their own.
+        """
+        dtypes = {t.dtype for network in self._networks() for t in floats(network)}
+        if not dtypes <= {torch.float32, torch.float64} or torch.is_autocast_enabled(self.device.type):
+            return False
+        if self._rounds is None:
+            self._rounds = not all(is_known(part) for part in self._moving) and self._tried()
+        return not self._rounds
+
+    def _networks(self) -> list[nn.Module]:
+        return [network for network in self._moving if isinstance(network, nn.Module)]
+
+    def _tried(self) -> bool:
+        """Whether anything is computed in half precision; False where the trial fails, as chains then will."""
+        networks = self._networks()
+        try:
+            with evaluating(*networks), unchanged(*networks):
+                return rounds(self._potential, self._trial())
+        except Exception:  # whatever a user's network may raise
+            return False
+
+    def _trial(self, wide: bool = False) -> Tensor:
+        """Positions to try networks on, always the same; wide: more, from near the prior's centre to far out."""
+        n = 8 * ROWS if wide else ROWS
+        u = self.start(n, torch.Generator(self.device).manual_seed(0))
+        return u * 2 ** torch.linspace(-2, 2, n, dtype=u.dtype, device=u.device)[:, None] if wide else u
 
     def start(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw n starts (n, d) from the prior, as Gaussian coordinates."""
@@ -262,7 +289,8 @@ class LatentPosterior:
         """Inference form: the same function with norms folded, no parameter gradients, channels-last layout.
 
         Where that is seen to change a network's values or gradients at a few latents, the network is computed as it is
-        written, and the log says so once. Plain functions stay as they are. On a GPU potential and gradient are one
+        written, and where a copy changes them, by itself in evaluation mode; the log says so once. Plain functions stay
+        as they are. On a GPU potential and gradient are one
         CUDA graph (untested on CUDA).
 
         Arguments:
@@ -283,8 +311,11 @@ class LatentPosterior:
         if dtype not in (None, self._like.dtype):
             if not isinstance(base, nn.Module) or not isinstance(energy, nn.Module):
                 raise InputError("frozen: a dtype can be given to networks (torch modules), not to plain functions")
+            if isinstance(base, Original) or isinstance(energy, Original):
+                raise InputError("frozen: a dtype needs networks of which a copy is the same function; leave it out")
             moving_base, moving_energy = copied(base).to(dtype), copied(energy)
-            getattr(moving_energy, "features", moving_energy).to(dtype)
+            features = getattr(moving_energy, "features", None)  # all but its head, of an energy of ours
+            (features if isinstance(features, nn.Module) else moving_energy).to(dtype)
             frozen._moving = moving_base, moving_energy
         if fast.enabled() and self.device.type == "cuda":
             frozen._value_and_grad = Graphed(frozen._value_and_grad)
@@ -294,12 +325,12 @@ class LatentPosterior:
         """Base and energy for inference, tried on a few latents, always the same ones, and on their samples."""
         base, energy = self.base, self.energy
 
-        def latents() -> Tensor:
-            return self.prior.from_gaussian(self.start(4, torch.Generator(self.device).manual_seed(0)))
+        def latents(wide: bool) -> Tensor:
+            return self.prior.from_gaussian(self._trial(wide))
 
-        def samples() -> Tensor:
+        def samples(wide: bool) -> Tensor:
             with torch.no_grad(), same_noise(self.device):
-                return called(base, latents(), "the base")
+                return called(base, latents(wide), "the base")
 
         if isinstance(base, nn.Module):
             base = inference_form(base, latents, "the base")

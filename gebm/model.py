@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gebm.arguments import check_whole
 from gebm.bounded import parse_json
-from gebm.checkpoints import newest_checkpoint
+from gebm.checkpoints import newest_checkpoint, read_newest
 from gebm.errors import InputError
 from gebm.latent import PRIORS, LatentPosterior, Prior, one_a_row
 from gebm.manifest import check_file
@@ -190,6 +190,8 @@ class GEBM(Pretrained, nn.Module):
     def log_prob(self, x: Tensor, log_partition: float | Tensor | None = None) -> Tensor:
         r"""Log-density at beta = 1, on a base with a density: :math:`\log q(x) = \log g(x) - E(x) - A`, (N,).
 
+        Networks in training mode with dropout give other values at each call: put the model into `eval()` first.
+
         Arguments:
             x: samples (N, d).
             log_partition: A = log E_G[exp(-E)]; None: the energy's own where it is known, else c, which is as good as
@@ -209,6 +211,8 @@ class GEBM(Pretrained, nn.Module):
     def log_density(self, rows: np.ndarray, log_partition: float | Tensor | None = None, seed: int = 0) -> Tensor:
         """Log-densities (N,), float64, of rows of a table in its own units, whatever units the networks work in.
 
+        The networks are evaluated in evaluation mode, whatever mode they are in, and without gradients.
+
         Arguments:
             rows: (N, d), the columns `model.units.columns` in that order.
             log_partition: as in `log_prob`.
@@ -224,7 +228,8 @@ class GEBM(Pretrained, nn.Module):
             wanted = ", ".join(self.units.columns)
             raise InputError(f"log_density: rows of shape {rows.shape}; the model's have the columns {wanted:.200}")
         x = torch.from_numpy(self.units.with_noise(self.units.whiten(rows), seed)).to(self.log_partition)
-        return self.log_prob(x, log_partition).double() + self.units.log_det
+        with evaluating(self):
+            return self.log_prob(x, log_partition).double() + self.units.log_det
 
     def posterior(self, beta: float = 1.0) -> LatentPosterior:
         """Latent posterior at inverse temperature beta, of the networks as they are; `.frozen()` is faster."""
@@ -311,39 +316,49 @@ class GEBM(Pretrained, nn.Module):
 
         Raises:
             InputError: a file is missing, damaged, not safetensors, of another architecture, or names networks that are
-                neither registered nor allowed, nor given.
+                neither registered nor allowed, nor given; or the two were trained on different tables, units or splits.
         """
         other = None if energy_path is None or Path(energy_path) == Path(path) else energy_path
-        path = _checkpoint_of(path)  # once for both: a run at work may have a newer one a moment later
-        energy_path = path if other is None else _checkpoint_of(other)
-        files = weight_file(path, "base"), weight_file(energy_path, "energy")
-        stored = own_network(files[0]), own_network(files[1])
-        given = base is not None or energy is not None
-        if given or stored != (None, None):
+
+        def find() -> tuple[Path, Path]:
+            found = _checkpoint_of(path)  # once for both: a run at work may have a newer one a moment later
+            return found, found if other is None else _checkpoint_of(other)
+
+        def read(base_path: Path, energy_path: Path) -> "GEBM":
+            files = weight_file(base_path, "base"), weight_file(energy_path, "energy")
+            stored = own_network(files[0]), own_network(files[1])
+            if base is None and energy is None and stored == (None, None):
+                return cls._load_pair(base_path, energy_path, allow, dtype)
             networks = [
                 make_again(file, part, of_part, network, allow)
                 for file, part, of_part, network in zip(files, ("base", "energy"), stored, (base, energy))
             ]
             model = cls(cast(nn.Module, networks[0]), networks[1], prior or _stored_prior(files[0], stored[0], allow))
-            model.load_base(path)
+            model.load_base(base_path)
             model.load_energy(energy_path)
             return model.eval()
-        ours, theirs = read_architecture(path, "base", allow), read_architecture(energy_path, "energy", allow)
+
+        return read_newest(find, read)
+
+    @classmethod
+    def _load_pair(cls, base: Path, energy: Path, allow: Collection[str], dtype: torch.dtype) -> "GEBM":
+        """The model of two weight files, or of folders that hold them, built by its architecture."""
+        ours, theirs = read_architecture(base, "base", allow), read_architecture(energy, "energy", allow)
         if ours.shape != theirs.shape:
-            raise InputError(f"{energy_path}: an energy of {theirs.shape}, and the base {path} makes {ours.shape}")
-        budget = Budget(set(files))
+            raise InputError(f"{energy}: an energy of {theirs.shape}, and the base {base} makes {ours.shape}")
+        budget = Budget({weight_file(base, "base"), weight_file(energy, "energy")})
         if len(ours.shape) == 1:
             budget.spend(*ours.shape, *ours.shape)  # masks of autoregressive networks
         with budget:
             model = cls.build(replace(ours, energy=theirs.energy, trunc=theirs.trunc), dtype=dtype)
-        model.load_base(path)
-        model.load_energy(energy_path)
+        model.load_base(base)
+        model.load_energy(energy)
         if len(ours.shape) == 1:
-            from gebm.data.units import units_beside  # here, as the data stand above the model
+            from gebm.data.units import shared_units  # here, as the data stand above the model
 
-            model.units = units_beside(path)
+            model.units = shared_units(base, energy)
             if model.units is not None and model.units.shape != ours.shape:
-                raise InputError(f"{path}: a model of {ours.shape} rows beside a table of {model.units.shape}")
+                raise InputError(f"{base}: a model of {ours.shape} rows beside a table of {model.units.shape}")
         return model.eval()
 
     def load_base(self, path: str | Path) -> None:

@@ -17,7 +17,7 @@ from gebm.files import atomic_folder
 from gebm.model import GEBM
 from gebm.networks.common import HasDensity
 from gebm.networks.flows import MixtureMAF
-from gebm.networks.folding import copied
+from gebm.networks.folding import Original, copied
 from gebm.pretrained import CONFIG, NONE, check_new, configuration
 
 __all__ = ["TOLERANCE", "check_packages", "export_onnx"]
@@ -58,6 +58,11 @@ def export_onnx(model: GEBM, folder: str | Path, about: Mapping[str, Any] = NONE
     target = model.posterior().frozen()
     base, energy = cast(nn.Module, target.base), cast(nn.Module, target.energy)
     plain_base, plain_energy = copied(model.base), copied(model.energy)
+    for name, network in (("base", base), ("energy", energy)):
+        if isinstance(network, Original):
+            raise InputError(
+                f"{name}.onnx: a copy of this network computes something else; set no forward on instances"
+            )
     generator = torch.Generator().manual_seed(0)
     like = model.log_partition.detach()
 

@@ -46,7 +46,7 @@ def describe(network: Callable[[Tensor], Tensor], prior: str | None, latent_dim:
     kind = type(network)
     arguments = getattr(network, "_hub_mixin_config", None)
     try:
-        arguments = json.loads(json.dumps(arguments)) if isinstance(arguments, dict) else None
+        arguments = parse_json(json.dumps(arguments)) if isinstance(arguments, dict) else None
     except (TypeError, ValueError):  # some are not plain values
         arguments = None
     return OwnNetwork(f"{kind.__module__}:{kind.__qualname__}", arguments, prior, latent_dim)
@@ -89,8 +89,8 @@ def make_again(
         allowed = stored is not None and stored.arguments is not None
         other = f", or allow=[{stored.name!r:.200}]" if stored is not None and allowed else ""
         raise InputError(
-            f"{file}: its {part} is a network of your own ({what}): give {part}=, a module or a function that makes "
-            f"it{other}"
+            f"{file}: its {part} is a network of your own ({what}): give {part}= to GEBM.load, a module or a function "
+            f"that makes it{other}"
         )
     if not callable(network):
         raise InputError(f"{part}: must be a module or a function that returns one, not a {type(network).__name__}")

@@ -177,7 +177,7 @@ def in_waves() -> Iterator[None]:
         wait()
 
 
-def is_lost(error: RuntimeError) -> bool:
+def is_lost(error: Exception) -> bool:
     """Whether an error is that of an exchange whose other process has ended."""
     text = str(error)
     return launched() > 1 and (isinstance(error, dist.DistError) or "gloo" in text or "Connection" in text)

@@ -18,10 +18,11 @@ PRECEDENCE = """The command line wins over the YAML file, which wins over the de
 in [brackets]."""
 REPORT = """usage: gebm report [--from_untrusted] RUN [package.module:name ...] [--dataset NAME]
 
-Writes RUN/report.html, one page about a run of gebm train, sample or demo. Code that the run names, such as a data set
-of its own, is run only if it is named here too. Of somebody else's run (--from_untrusted) nothing outside its folder is
-looked at or fetched either, but the digits that come with scikit-learn: its data set is read only if it is named here,
-as cifar10 or folder:pictures."""
+Writes RUN/report.html, one page about a run of gebm train, sample or demo. Networks that its config.yaml names by code
+are imported, and a line says which; other code, such as a data set of its own, only if it is named here too. Of
+somebody else's run (--from_untrusted) no code is imported that is not named here, and nothing outside its folder is
+looked at or fetched, but the digits that come with scikit-learn: its data set is read only if it is named here, as
+cifar10 or folder:pictures."""
 METAVARS = {bool: "true|false", int: "N", float: "X", str: "TEXT"}
 
 

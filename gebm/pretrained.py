@@ -68,8 +68,8 @@ class Pretrained:
                 header = {"gebm": json.dumps(asdict(self.architecture))}
                 write_weights(temporary / WEIGHTS, self.whole_state(), header)
                 text = json.dumps(config, indent=1, ensure_ascii=False, allow_nan=False)
-                (temporary / CONFIG).write_text(text + "\n", encoding="utf-8")
-                (temporary / CARD).write_text(model_card(config), encoding="utf-8")
+                (temporary / CONFIG).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+                (temporary / CARD).write_text(model_card(config), encoding="utf-8", errors="backslashreplace")
         except FileExistsError:
             check_new(folder)
             raise

@@ -107,9 +107,14 @@ class Samples:
         """Whether they can be taken for draws from the model at this beta: R-hat at most 1.05 (or exact by weights)."""
         return self.diagnostics.mixed if self.kernel.moves else self.kernel.exact
 
-    def images(self, levels: tuple[float, float] = (-1.0, 1.0)) -> np.ndarray:
-        """The samples as uint8 images (n, C, H, W); levels: what is black and what is white in them."""
-        return pixels(self.samples, levels).numpy()
+    def images(self, of: Tensor | None = None, levels: tuple[float, float] = (-1.0, 1.0)) -> np.ndarray:
+        """Samples as uint8 images (n, C, H, W), to look at.
+
+        Arguments:
+            of: `base_samples`, for example; None: the samples.
+            levels: what is black and what is white in them.
+        """
+        return pixels(self.samples if of is None else of, levels).numpy()
 
     def to_dict(self) -> dict[str, np.ndarray]:
         """Arrays by name: samples, base_samples, latents, energies, base_energies."""

@@ -116,7 +116,7 @@ def _applied(function: type[Function], *arguments: object) -> Tensor:
 
 
 def _relu(input: Tensor, inplace: bool = False) -> Tensor:
-    return F.relu(input, inplace=True) if inplace else _applied(_PiecewiseLinear, input, 0.0)
+    return F.relu(input, inplace=True) if inplace else _applied(_PiecewiseLinear, input, None)
 
 
 def _leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
@@ -126,18 +126,22 @@ def _leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fal
 
 
 class _PiecewiseLinear(Function):
-    """x where it is positive, else slope times x; its slope has no derivative, and torch is told so."""
+    """x where it is positive, else slope times x (None: a ReLU); its slope has no derivative, and torch is told so.
+
+    Like torch's own, a ReLU keeps its output and a leaky one its input: a network may overwrite the other in place.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.slope = slope
-        return F.leaky_relu(x, slope) if slope else F.relu(x)
+    def forward(ctx: Any, x: Tensor, slope: float | None) -> Tensor:
+        y = F.relu(x) if slope is None else F.leaky_relu(x, slope)
+        ctx.save_for_backward(y if slope is None else x)
+        ctx.slope = slope or 0.0
+        return y
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        (x,) = ctx.saved_tensors
-        return torch.ops.aten.leaky_relu_backward(g, x.detach(), ctx.slope, False), None
+        (kept,) = ctx.saved_tensors  # x and y are positive alike
+        return torch.ops.aten.leaky_relu_backward(g, kept.detach(), ctx.slope, False), None
 
 
 class _Convolution(Function):

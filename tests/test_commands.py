@@ -339,6 +339,22 @@ def test_sample_finds_the_newest_pair_of_its_dataset(trained, monkeypatch):
     assert sample("--g_path", "runs/old", name="t")["base_path"] == "runs/old/checkpoints/refine-00000006"
 
 
+def test_without_a_dataset_the_newest_run_is_meant_whatever_it_was_trained_on(trained, capsys):
+    shutil.copytree(trained, "runs/digits")
+    np.savez("mine.npz", train=np.zeros((20, 1, 8, 8), np.uint8), test=np.zeros((9, 1, 8, 8), np.uint8))
+    short = ["--total_gen_iter", "1", "--refine_iter", "0", "--no_watch"]
+    assert main(["train", *TINY, *short, "--dataset", "npz:mine.npz", "--log_name", "mine"]) == 0
+    flags = [word for word in DRAW if word not in ("--dataset", "digits")]
+    assert main(["sample", *flags, "--log_name", "s"]) == 0
+    assert json.loads(Path("runs/s/summary.json").read_text())["base_path"] == str(newest(Path("runs/mine")))
+    assert main(["evaluate", "--device", "-2", "--json", "found.json"]) == 0
+    assert json.loads(Path("found.json").read_text()).keys() == {"runs/mine"}
+    assert sample(name="t")["base_path"] == str(newest(Path("runs/digits")))
+    shutil.rmtree("runs")
+    assert main(["sample", *flags]) == 2
+    assert "no trained pair under runs/: train one" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["run", "checkpoint", "file"])
 def test_sample_from_explicit_paths(trained, kind):
     checkpoint = trained / "checkpoints" / "joint-00000004"
@@ -562,7 +578,7 @@ BAD = {  # name -> (arguments, what the line says, what is prepared)
     "energy without base": ("train --train_mode energy", "--g_path", None),
     "base without energy": ("train --train_mode base", "--d_path", None),
     "no refinement in energy mode": ("train {tiny} --train_mode energy {g} --refine_iter 0", "--refine_iter", None),
-    "nothing trained": ("sample", "no trained pair of --dataset digits", None),
+    "nothing trained": ("sample --dataset digits", "no trained pair of --dataset digits", None),
     "resume nothing": ("train --resume runs/none", "no training run there", None),
     "resume an empty folder": ("train --resume runs/empty", "no training run there", lambda t: no_run("empty")),
     "resume samples": ("train --resume runs/s", "no training run there", samples_only),

@@ -42,6 +42,7 @@ USED_WITHOUT_LISTING = {
     "fid_split": "test", "fid_features": "auto", "fid_weights": "", "inception_weights": "", "lmc_splitting": "ABOBA",
     "adapt": False,
     "adapt_steps": 200, "precondition": False, "beta_ramp": 0, "thin": 0, "eval_partition": False, "json": "",
+    "force": False,
     "protocol": "standard", "scaling": "standardise", "columns": "", "drop": "", "header": "auto",
     "fresh_noise": False, "n_splits": 1, "dropout": 0.0,
     "ml_epochs": 0, "ml_lr": 0.0, "refine_epochs": 0, "cd_steps": 20, "patience": 0, "partition_samples": 20_000,

@@ -12,6 +12,8 @@ import torch
 from gebm.checkpoints import checkpoints, newest_checkpoint
 from gebm.cli import main
 from gebm.config import Config
+from gebm.data import load_table
+from gebm.data.units import save_units
 from gebm.model import GEBM
 
 MEAN, SCALE = np.array([10.0, -3.0, 0.0]), np.array([[2.0, 0.0, 0.0], [1.0, 0.5, 0.0], [0.0, 0.3, 0.1]])
@@ -75,6 +77,23 @@ def test_scores_are_log_densities_in_the_units_of_the_file(trained):
         log_q = model.log_prob(x, likelihood(trained)["log_partition"]["value"]).double().numpy()
     np.testing.assert_allclose(found[:, 1], log_q + np.linalg.slogdet(stored["whitening"])[1], atol=1e-4)
     assert ((found[:, 3] >= 0) & (found[:, 3] <= 1)).all()
+
+
+def test_scores_overwrite_only_scores(trained, capsys):
+    write("new.csv", 20, seed=1)
+    score = ["score", "new.csv", "--g_path", str(trained), "--device", "-2"]
+    assert main(score) == main(score) == 0  # its own are replaced
+    Path("new.scores.csv").write_text("my,own\n1,2\n")
+    Path("weights.safetensors").write_bytes(bytes(99))
+    for flags, file in (([], "new.scores.csv"), (["--output", "weights.safetensors"], "weights.safetensors")):
+        before = Path(file).read_bytes()
+        capsys.readouterr()
+        assert main([*score, *flags]) == 2
+        why = "is there and is not a file of scores; name another file, or overwrite it with --force"
+        assert capsys.readouterr().err == f"gebm: error: --output {file}: {why}\n"
+        assert Path(file).read_bytes() == before
+    assert main([*score, "--force"]) == 0
+    assert len(scores("new.scores.csv")) == 20
 
 
 def test_what_is_far_from_the_data_is_rare(trained, capsys):
@@ -295,11 +314,67 @@ def test_a_log_partition_of_other_weights_is_not_used(trained, capsys):
     assert mean() == pytest.approx(trusted + 5, abs=0.5)
 
 
+@pytest.mark.parametrize("source", ["run", "export", "likelihood.json without k-hat", "measured anew"])
+def test_scores_say_what_their_log_partition_is_worth(trained, capsys, monkeypatch, source):
+    """The log-partition with its error, and the same warning wherever it comes from."""
+    write("new.csv", 5)
+    shutil.copytree(trained, "run")
+    found = likelihood(Path("run"))["log_partition"]
+
+    def said(*flags: str, run: str = "run") -> str:
+        capsys.readouterr()
+        assert main(["score", "new.csv", "--g_path", run, "--device", "-2", *flags]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    well = "log-partition {value:.4f} +- {se:.4f}, from {n:,} base samples, relative ESS".format(**found)
+    assert well in (good := said()) and "warning" not in good
+    if source == "measured anew":
+        heavy = torch.randn(500, generator=torch.Generator().manual_seed(0)).double() * 20
+        monkeypatch.setattr("gebm.metrics.likelihood.base_energies", lambda *args: heavy)
+        bad = said("--partition_samples", "500")
+        assert "warning a few of the 500 weights decide this log-partition" in bad
+        return
+    k = None if source.endswith("k-hat") else 0.93
+    stored = likelihood(Path("run"))
+    stored["log_partition"] |= {"pareto_k": k, "warning": "as above", "se": 0.04}
+    Path("run/likelihood.json").write_text(json.dumps(stored))
+    if source == "export":
+        assert main(["export", "run", "out"]) == 0
+    bad = said(run="out" if source == "export" else "run")
+    assert f"+- 0.0400, from {found['n']:,} base" in bad
+    assert f"weights decide this log-partition (Pareto k-hat {k or 'not known'}" in bad
+
+
 def test_the_newest_run_is_evaluated_on_its_own_split():
     assert main([*TRAIN, "--seed", "4", "--scaling", "whiten", "--log_name", "run"]) == 0
     assert main(["evaluate", "--dataset", "csv:t.csv", "--device", "-2", "--partition_samples", "2000"]) == 0
     found = json.loads(Path("runs/run/evaluation.json").read_text())
     assert found["nll"]["test"]["base"]["value"] == likelihood(Path("runs/run"))["nll"]["test"]["base"]["value"]
+
+
+@pytest.mark.parametrize(
+    "command", ["evaluate --dataset csv:t.csv", "score new.csv", "sample --n_samples 4", "export x out"]
+)
+@pytest.mark.parametrize("known", [True, False])
+def test_an_energy_of_another_split_or_of_unknown_units_is_refused(trained, capsys, monkeypatch, command, known):
+    write("new.csv", 5)
+    energy = Path("other")
+    shutil.copytree(newest_checkpoint(trained), energy)
+    if known:
+        save_units(energy, load_table("csv:t.csv", seed=1))
+    words = command.split()
+    if words[0] == "export":  # a sampling run names the two
+        Path("x").mkdir()
+        Config(mode="sample", g_path=str(trained), d_path=str(energy)).save(Path("x/config.yaml"))
+        argv = words
+    else:
+        argv = [*words, "--g_path", str(trained), "--d_path", str(energy), "--device", "-2"]
+    monkeypatch.setattr("gebm.commands.evaluate.evaluate_table", None)
+    before = sorted(Path().rglob("*"))
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and ("an energy of csv:t.csv standard seed 1" if known else "no table.npz") in error
+    assert sorted(Path().rglob("*")) == before
 
 
 def test_base_steps_against_a_frozen_energy_are_kept(trained):

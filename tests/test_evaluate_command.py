@@ -1,6 +1,7 @@
 """`gebm evaluate` on what is not a run: files and folders of images, and several subjects side by side."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,29 @@ def test_json_goes_where_a_file_can_be(place, capsys):
     np.savez("images.npz", samples=load_images("digits").train[:10])
     assert main(["evaluate", "images.npz", *FLAGS, "--json", place]) == 2
     assert capsys.readouterr().err == f"gebm: error: --json {place}: must be a file in a folder that exists\n"
+
+
+def test_json_overwrites_only_what_evaluate_wrote_there(capsys):
+    np.savez("images.npz", samples=load_images("digits").train[:10])
+    found("images.npz")
+    found("images.npz")
+    Path("empty.json").touch()
+    assert main(["evaluate", "images.npz", *FLAGS, "--json", "empty.json"]) == 0
+    Path("config.yaml").write_text("mode: train\n")
+    Path("manifest.json").write_text('{"measure": null, "files": {"base.safetensors": {"bytes": 3}}}')
+    Path("evaluation.json").write_text('{"kale": 1.0}')
+    os.mkfifo("pipe")
+    capsys.readouterr()
+    for name in ("config.yaml", "manifest.json", "evaluation.json", "images.npz"):
+        before = Path(name).read_bytes()
+        assert main(["evaluate", "images.npz", *FLAGS, "--json", name]) == 2
+        why = "is there and is not a file of figures; name another file, or overwrite it with --force"
+        assert capsys.readouterr().err == f"gebm: error: --json {name}: {why}\n"
+        assert Path(name).read_bytes() == before
+    assert main(["evaluate", "images.npz", *FLAGS, "--json", "pipe", "--force"]) == 2
+    assert "pipe: is no plain file" in capsys.readouterr().err
+    assert main(["evaluate", "images.npz", *FLAGS, "--json", "evaluation.json", "--force"]) == 0
+    assert json.loads(Path("evaluation.json").read_text()).keys() == {"images.npz"}
 
 
 @pytest.mark.parametrize(

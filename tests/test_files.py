@@ -145,7 +145,7 @@ def test_what_a_kill_leaves_empty_is_swept_with_others_there(tmp_path):
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("module, name", [(files.os, "open"), (files.fcntl, "flock")])
+@pytest.mark.parametrize("module, name", [(files.os, "open"), (files, "lock_descriptor")])
 def test_a_folder_swept_before_it_was_held_is_made_anew(tmp_path, monkeypatch, module, name):
     function = getattr(module, name)
     with monkeypatch.context() as first:
@@ -173,16 +173,16 @@ def test_what_others_are_at_work_on_is_not_swept_with_them_there(tmp_path):
 
 
 def test_a_file_swept_before_it_was_held_is_made_anew(tmp_path, monkeypatch):
-    flock = files.fcntl.flock
+    lock = files.lock_descriptor
     with monkeypatch.context() as first:
 
         def swept(*arguments):
             first.undo()
             sweep(tmp_path)
             assert names(tmp_path) == []
-            return flock(*arguments)
+            return lock(*arguments)
 
-        first.setattr(files.fcntl, "flock", swept)
+        first.setattr(files, "lock_descriptor", swept)
         with atomic_write(tmp_path / "x") as temporary:
             temporary.write_text("a")
     assert names(tmp_path) == ["x"] and (tmp_path / "x").read_text() == "a"
@@ -233,6 +233,23 @@ def test_a_folder_of_one_process(tmp_path):
     assert in_a_process(other, 5) == 0
 
 
+def test_a_child_that_outlives_its_parent_does_not_hold_the_lock(tmp_path):
+    reading, writing = os.pipe()
+
+    def killed_with_a_child():
+        with alone(tmp_path):
+            if not os.fork():
+                os.close(writing)
+                os.read(reading, 1)
+                os._exit(0)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_a_process(killed_with_a_child) == -signal.SIGKILL
+    with alone(tmp_path):
+        os.close(writing)  # at which the child ends
+    os.close(reading)
+
+
 def test_the_lock_of_a_killed_process_is_free(tmp_path):
     def killed():
         with alone(tmp_path):
@@ -245,13 +262,13 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
 
 
 def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog):
-    def none(*arguments):
+    def none(*arguments, **options):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(files.fcntl, "lockf", none)
-    monkeypatch.setattr(files.fcntl, "flock", none)
+    monkeypatch.setattr(files.FileLock, "acquire", none)
+    monkeypatch.setattr(files, "lock_descriptor", none)
     with alone(tmp_path):
-        assert "this file system has no locks (No locks available)" in caplog.text
+        assert "no lock can be had here (No locks available)" in caplog.text
     with atomic_folder(tmp_path / "x") as temporary:
         fill(temporary, "a")
         sweep(tmp_path, others=True)  # which it cannot tell from a dead process's, and leaves

@@ -8,6 +8,8 @@ from torch import nn
 import gebm
 from gebm.errors import InputError
 from gebm.latent import PRIORS, GaussianPrior, LatentPosterior, UniformPrior, value_and_grad
+from gebm.model import GEBM
+from gebm.training.negatives import Replay
 
 DIM = 3
 
@@ -198,6 +200,58 @@ def test_a_base_of_another_dimension_or_dtype_is_told_in_a_line():
         LatentPosterior(GaussianPrior(3), lambda z: z, energy)(u)
 
 
+def raises(error: Exception):
+    def network(x):
+        raise error
+
+    return network
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (nn.BatchNorm2d(3), r"expected 4D input \(got 2D input\)"),
+        (lambda z: z[:, 7], "index 7 is out of bounds"),
+        (raises(AssertionError("latents of 5")), "latents of 5"),
+        (raises(TypeError("no such call")), "no such call"),
+    ],
+)
+def test_whatever_a_network_raises_of_its_inputs_is_told_in_a_line(network, reason):
+    with pytest.raises(InputError, match=rf"the base fails on inputs \(4, 3\), torch.float32 \({reason}.*\): give the"):
+        LatentPosterior(GaussianPrior(3), network, Quadratic(2)).decode(torch.zeros(4, 3))
+    with pytest.raises(InputError, match=r"^the energy fails on inputs \(4, 3\), torch.float32"):
+        LatentPosterior(GaussianPrior(3), lambda z: z, network).energies(torch.zeros(4, 3))
+
+
+def test_an_error_that_is_a_line_already_and_one_of_a_single_row_are_left():
+    with pytest.raises(InputError, match="^a line$"):
+        LatentPosterior(GaussianPrior(3), raises(InputError("a line")), Quadratic(2)).decode(torch.zeros(4, 3))
+    base = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))  # in training mode, of which one row has no statistics
+    with pytest.raises(ValueError, match="^Expected more than 1 value per channel when training"):
+        LatentPosterior(GaussianPrior(3), base, Quadratic(2)).decode(torch.zeros(1, 3))
+
+
+def test_what_an_energy_calls_its_features_need_not_be_a_network():
+    energy = Quadratic(2)
+    energy.features = 64
+    half = LatentPosterior(GaussianPrior(3), nn.Linear(3, 2), energy).frozen(torch.bfloat16)
+    assert not half.exact and half(positions(dtype=torch.float32))[1].shape == (5, 3)
+
+
+@pytest.mark.parametrize("compiled", [torch.jit.script, lambda network: torch.jit.trace(network, torch.zeros(2, 3))])
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_networks_of_torchscript_are_sampled(compiled):
+    network = nn.Sequential(nn.Linear(3, 16), nn.Unflatten(1, (1, 4, 4)), nn.BatchNorm2d(1), nn.Flatten()).eval()
+    target = LatentPosterior(GaussianPrior(3), nn.Sequential(compiled(network)), Quadratic(16))
+    frozen, u = target.frozen(), positions(dtype=torch.float32)
+    torch.testing.assert_close(frozen(u), target(u))
+    assert all(p.requires_grad for p in target.base.parameters())
+    before = frozen.decode(u)
+    with torch.no_grad():
+        next(network.parameters()).add_(1)
+    assert torch.equal(frozen.decode(u), before) and not torch.equal(target.decode(u), before)
+
+
 class Conv(nn.Conv2d):
     """No stock layer."""
 
@@ -230,6 +284,67 @@ def test_potentials_under_autocast_or_of_half_precision_are_not_exact():
                 assert form.exact
     energy = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1).bfloat16())
     assert not LatentPosterior(GaussianPrior(3), target.base, energy).exact
+
+
+def within(x: torch.Tensor) -> torch.Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return (x @ x.new_ones(2, 2)).float()
+
+
+def rounded(x: torch.Tensor) -> torch.Tensor:
+    return x.half().to(x.dtype)
+
+
+class Head(nn.Module):
+    """An energy of what a function makes of the samples, with a norm and noise before it."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.norm, self.calls = function, nn.BatchNorm1d(2), 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.function(self.norm(x)).square().sum(1) + 0 * torch.randn(len(x))
+
+
+AUTOCAST = torch.autocast("cpu", torch.bfloat16)
+OF_LESS = [within, AUTOCAST(lambda x: (x @ x.new_ones(2, 2)).float()), rounded]
+
+
+@pytest.mark.parametrize("function", OF_LESS, ids=["with", "decorator", "half"])
+@pytest.mark.parametrize("part", ["energy", "function", "base"])
+def test_potentials_of_networks_with_an_autocast_of_their_own_are_not_exact(part, function):
+    head, u = Head(function), positions(dtype=torch.float32)
+    base = nn.Sequential(nn.Linear(3, 2), Head(function))
+    if part == "base":
+        head = Quadratic(2)
+        base[1].forward = lambda x: function(x).float()
+    else:
+        base = nn.Linear(3, 2)
+    target = LatentPosterior(GaussianPrior(3), base, head if part != "function" else lambda x: head(x), beta=100.0)
+    for form in (target, target.frozen(), target.at(2.0)):
+        assert not form.exact
+        with pytest.raises(InputError, match="MALA is exact only with float32 potentials.* compute in no less"):
+            gebm.run(gebm.MALA(0.1), form, u, 2)
+        gebm.run(gebm.Langevin(0.0001), form, u, 2)
+    with pytest.raises(InputError, match="exact only"):
+        Replay(gebm.MALA(0.01), steps=1, size=4)(GEBM(GaussianPrior(3), base, Head(function)), 4)
+
+
+def test_a_trial_of_precision_is_made_once_and_leaves_no_trace():
+    energy = Head(lambda x: x)
+    target, random = LatentPosterior(GaussianPrior(3), nn.Linear(3, 2), energy), torch.get_rng_state()
+    state = {key: value.clone() for key, value in energy.state_dict().items()}
+    assert target.exact and target.exact and target.at(3.0).exact and energy.calls == 1 and energy.norm.training
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, state[key]) for key, value in energy.state_dict().items())
+    assert LatentPosterior(GaussianPrior(2), nn.Linear(3, 2), energy).exact  # what fails is said when it is sampled
+
+
+def test_networks_of_stock_modules_alone_are_not_tried(monkeypatch):
+    monkeypatch.setattr("gebm.latent.rounds", None)
+    target = LatentPosterior(GaussianPrior(3), nn.Linear(3, 1), nn.Flatten(0))
+    assert target.exact and target.frozen().exact
 
 
 @pytest.mark.parametrize("layer", [nn.BatchNorm1d(4), nn.Dropout()])

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from gebm.data import load_table
 from gebm.errors import InputError
 from gebm.latent import GaussianPrior
 from gebm.model import GEBM, OF_ROWS, Architecture, read_architecture
@@ -392,3 +393,16 @@ def test_built_in_pairs_say_which_sizes_they_take(name):
         line = f"images of {shape[1]} x {shape[2]}: .* squares of 8, 16, 28, 32 or 64; see --image_size"
         with pytest.raises(InputError, match=line):
             GEBM.build(Architecture(name, name, shape=shape, width=0.1))
+
+
+def test_densities_of_rows_do_not_depend_on_the_mode():
+    """Of dropout in the energy and batch norms in the base."""
+    units = load_table("toy:moons")
+    d = len(units.columns)
+    model = build(replace(ROWS, shape=(d,), latent_dim=d, dropout=0.5))
+    model.units = units
+    rows = units.unwhiten(units.test[:20])
+    expected = model.eval().log_density(rows)
+    state = {key: value.clone() for key, value in model.train().state_dict().items()}
+    assert torch.equal(model.log_density(rows), expected) and all(part.training for part in model.modules())
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())

@@ -107,3 +107,14 @@ def test_missing_packages(monkeypatch):
     monkeypatch.setattr("gebm.onnx.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs onnx and onnxscript: pip install 'gebm\[onnx\]'"):
         check_packages()
+
+
+def test_a_network_that_a_copy_is_not_is_refused(tmp_path):
+    model = build(replace(ROWS, base="nvp", energy="mlp"))
+    norm = nn.BatchNorm1d(3)
+    stock = norm.forward
+    norm.forward = lambda x: 2 * stock(x)  # of the original, in whatever mode that is
+    model.energy = nn.Sequential(norm, nn.Linear(3, 1), nn.Flatten(0))
+    with pytest.raises(InputError, match=r"^energy.onnx: a copy of this network computes something else"):
+        export_onnx(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

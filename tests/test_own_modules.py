@@ -77,7 +77,7 @@ def test_a_class_that_keeps_its_arguments_is_made_again_where_it_is_allowed(tmp_
     model.save(tmp_path)
     name = f"{__name__}:Remembers"
     assert same(model, gebm.GEBM.load(tmp_path, energy=critic, allow=[name]))
-    with pytest.raises(InputError, match=f"give base=, a module or a function that makes it, or allow=.*{name}"):
+    with pytest.raises(InputError, match=f"give base= to GEBM.load, .*, or allow=.*{name}"):
         gebm.GEBM.load(tmp_path, energy=critic)
 
 
@@ -114,7 +114,7 @@ def test_a_named_base_under_an_energy_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     "base, says",
     [
-        (Decoder(width=7), r"tensor first.bias is float32 \(6,\), the given base has float32 \(7,\)"),
+        (Decoder(width=7), r"tensor first.weight is float32 \(6, 3\), the given base has float32 \(7, 3\)"),
         (Decoder().double(), r"is float32 .*, the given base has float64"),
         (nn.Linear(3, 4), "has no tensor (bias|weight), which the given base has"),
         (nn.Sequential(), "holds a tensor first.bias, which the given base has not"),
@@ -156,7 +156,7 @@ def test_the_command_line_says_where_such_a_pair_is_loaded(tmp_path, monkeypatch
     pair().save(tmp_path / "mine")
     monkeypatch.chdir(tmp_path)
     assert main(["sample", "--g_path", "mine", "--n_samples", "10"]) == 2
-    assert "of a module of your own, which no name stands for: load it from Python" in capsys.readouterr().err
+    assert "mine/base.safetensors: its base is a network of your own (class" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 

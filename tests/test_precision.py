@@ -1,6 +1,7 @@
 """What `--precision` and `--fast` come to."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -100,6 +101,48 @@ def test_auto_falls_back_with_one_line(able, monkeypatch):
     monkeypatch.setattr(target, "frozen", fails)
     choice = for_chains("auto", Langevin(0.1), target)
     assert choice.precision == 32 and "no kernel for this" in choice.reason and "\n" not in choice.reason
+
+
+class Fourier(nn.Module):
+    """An energy of waves as short as 2^-13, of which three digits leave nothing."""
+
+    def __init__(self, waves: int = 14):
+        super().__init__()
+        self.register_buffer("frequencies", torch.pi * 2.0 ** torch.arange(waves))
+        self.layers = nn.Sequential(nn.Conv2d(6 * waves, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU())
+
+    def forward(self, x):
+        waves = (x[:, :, None] * self.frequencies.to(x.dtype)[:, None, None]).flatten(1, 2)
+        return self.layers(torch.cat([waves.sin(), waves.cos()], 1)).mean((1, 2, 3))
+
+
+class Infinite(nn.Module):
+    """An energy that is infinite in bfloat16 alone, where one and a thousandth is one."""
+
+    def forward(self, x):
+        return (1 + 1e-3 * x.flatten(1).mean(1) - 1).square().log()
+
+
+def test_auto_takes_float32_where_bfloat16_is_another_gradient(able):
+    target = posterior()
+    target.energy = Fourier()
+    choice = for_chains("auto", Langevin(0.1), target.frozen())
+    assert choice.precision == 32 and re.search(
+        r"too coarse .*gradients are off by [\d.]+ of their size, 0.4 is allowed", choice.reason
+    )
+    target.energy = Fourier(1)
+    assert for_chains("auto", Langevin(0.1), target.frozen()).precision == "bf16"
+    target.energy = Infinite()
+    assert "too coarse" in for_chains("auto", Langevin(0.1), target.frozen()).reason
+    target.energy = nn.Sequential(nn.Flatten(), nn.Linear(768, 1), nn.Hardtanh(), nn.Flatten(0))
+    nn.init.constant_(target.energy[1].bias, 9.0)
+    assert "are zero" in for_chains("auto", Langevin(0.1), target.frozen()).reason
+
+
+def test_auto_trains_in_float32_where_bfloat16_is_another_gradient(able):
+    model = pair()
+    model.energy = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(1, 3, 1), Fourier())
+    assert "too coarse" in for_training("auto", model).reason
 
 
 def test_bfloat16_is_refused_where_it_would_be_wrong(able):

@@ -22,6 +22,7 @@ TINY = (
 DRAW = "--device -2 --n_samples 4 --num_sampler_steps 2 --sample_b_size 30".split()
 FD = "--eval_fid --fid_samples 30 --fid_features pixels".split()
 RUN = Path("runs/x")
+APART = "no test image equals one that was trained on, pixel for pixel"
 
 
 def picture(seed: int) -> np.ndarray:
@@ -101,7 +102,7 @@ def test_an_image_added_moves_none_and_is_told_of(capsys):
     assert note in capsys.readouterr().out
     assert note == (
         f"folder:in has changed since {RUN} was trained: {train} training images, now {more_train}, {train} the same; "
-        f"{test} test images, now {more_test}, {test} the same; no test image was trained on"
+        f"{test} test images, now {more_test}, {test} the same; {APART}"
     )
 
 
@@ -126,6 +127,77 @@ def test_test_images_that_were_trained_on_are_refused(capsys):
     assert [path.name for path in Path("runs").iterdir()] == ["x"] and not (RUN / "evaluation.json").exists()
 
 
+def take_from_training(count: int) -> None:
+    """Training images of `in` moved into `held/test`, beside others to train on."""
+    add(range(200, 220), "held/train")
+    Path("held/test").mkdir()
+    data = load_images("folder:in", "data", 8)
+    taken = [s for s in range(100) if any(np.array_equal(picture(s), x[0]) for x in data.train[:count])]
+    for seed in taken:
+        Path(f"in/{seed:03}.png").rename(f"held/test/{seed:03}.png")
+
+
+@pytest.mark.parametrize("through", ["run", "export"])
+@pytest.mark.parametrize("mode", ["both", "energy"])
+def test_a_run_that_starts_from_another_has_seen_its_images_too(mode, through, capsys):
+    """Over two starts, the second of which is from a run that was trained on none of the images itself."""
+    start, held = str(RUN), [*TINY, "--train_mode", mode]
+    if through == "export":
+        assert main(["export", start, "out"]) == 0
+        start = "out"
+    take_from_training(7)
+    for name in ("second", "third"):
+        assert main(["train", *held, "--g_path", start, "--d_path", start, "--log_name", name]) == 0
+        start = f"runs/{name}"
+        capsys.readouterr()
+        assert main(["evaluate", start, "--device", "-2", "--dataset", "folder:held"]) == 2
+        assert f"{start}: was trained on 7 of the 7 test images" in capsys.readouterr().err
+
+
+def test_a_run_that_starts_from_one_without_a_record_says_so():
+    old_run()
+    start = ["--g_path", str(RUN), "--d_path", str(RUN)]
+    assert main(["train", *TINY, *start, "--log_name", "second"]) == 0
+    assert main(["evaluate", "runs/second", "--device", "-2"]) == 0
+    note = json.loads(Path("runs/second/evaluation.json").read_text())["data"]
+    assert note == "runs/second: was started from x, of which it is not known what it was trained on"
+
+
+def test_an_exported_pair_knows_its_images(capsys):
+    assert main(["export", str(RUN), "out"]) == 0
+    take_from_training(7)
+    capsys.readouterr()
+    assert main(["evaluate", "out", "--device", "-2", "--dataset", "folder:held"]) == 2
+    assert "out: was trained on 7 of the 7 test images" in capsys.readouterr().err
+
+
+def test_an_exported_pair_of_two_runs_knows_the_images_of_both(capsys):
+    add(range(300, 330), "others")
+    assert main(["train", *TINY, "--dataset", "folder:others", "--log_name", "o"]) == 0
+    pair = ["--g_path", str(RUN), "--d_path", "runs/o", "--dataset", "folder:others"]
+    assert main(["sample", *pair, *DRAW, "--log_name", "s"]) == 0
+    assert main(["export", "runs/s", "out"]) == 0
+    take_from_training(7)
+    capsys.readouterr()
+    assert main(["evaluate", "out", "--device", "-2", "--dataset", "folder:held"]) == 2
+    assert "out: was trained on 7 of the 7 test images" in capsys.readouterr().err
+
+
+def test_weights_without_a_record_say_why(capsys):
+    assert main(["export", str(RUN), "out"]) == 0
+    Path("out/data.npz").unlink()
+    shutil.copytree(checkpoints(RUN)[0], "copied")
+    reasons = {
+        "out": "exported without one",
+        "copied": "a checkpoint outside its run, whose data.npz belongs beside the folder checkpoints",
+    }
+    for weights, reason in reasons.items():
+        capsys.readouterr()
+        assert main(["evaluate", weights, "--device", "-2"]) == 0
+        said = f"{weights}: has no data.npz ({reason}), so it is not known whether folder:in has changed"
+        assert f"{said}, nor whether its test images were trained on" in capsys.readouterr().out
+
+
 def test_samples_are_not_judged_by_images_that_their_model_was_trained_on(capsys):
     assert main(["sample", "--g_path", str(RUN), *DRAW, "--log_name", "s"]) == 0
     assert main(["evaluate", "runs/s", "--device", "-2", "--fid_features", "pixels"]) == 0
@@ -141,7 +213,56 @@ def test_copies_in_both_splits_are_not_taken_for_a_change():
     add([99], "in/train")
     assert main(["evaluate", "runs/copies", "--device", "-2"]) == 0
     note = json.loads(Path("runs/copies/evaluation.json").read_text())["data"]
-    assert note.endswith("40 training images, now 41, 40 the same; 15 test images, now 15, 15 the same")
+    assert note.endswith(
+        "40 training images, now 41, 40 the same; 5 test images are copies of images trained on, as they were then"
+    )
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_test_images_that_were_trained_on_are_refused_where_copies_are_left_in_training(left, capsys):
+    """A training image that is copied, or moved, among the test images."""
+    shutil.rmtree("in")
+    add(range(40), "in/train"), add(range(40, 50), "in/test")
+    assert main(["train", *TINY, "--log_name", "own"]) == 0
+    add(range(7), "in/test")
+    for seed in range(7) if not left else ():
+        Path(f"in/train/{seed:03}.png").unlink()
+    capsys.readouterr()
+    assert main(["evaluate", "runs/own", "--device", "-2"]) == 2
+    assert "was trained on 7 of the 17 test images" in capsys.readouterr().err
+
+
+def test_a_run_that_goes_on_with_other_test_images_says_so(capsys):
+    data = load_images("folder:in", "data", 8)
+    new = next(s for s in range(100, 300) if by_hash_for_testing(s))
+    resume = ["train", "--resume", str(RUN), "--device", "-2", "--refine_iter", "4"]
+    add([new])
+    capsys.readouterr()
+    assert main(resume) == 0
+    n = len(data.test)
+    said = f"--resume {RUN}: folder:in has changed since: {n} test images, now {n + 1}, {n} the same; earlier figures"
+    assert capsys.readouterr().out.count(said) == 1
+
+
+def test_images_in_another_order_are_said_to_be_so(capsys):
+    data = load_images("folder:in", "data", 8)
+    first = next(seed for seed in range(100) if np.array_equal(picture(seed), data.train[0, 0]))
+    Path(f"in/{first:03}.png").rename("in/zz.png")
+    note = evaluated()["data"]
+    said = f"the same {len(data.train)} training images, in another order"
+    assert note == f"folder:in has changed since {RUN} was trained: {said}; {APART}"
+
+
+@pytest.mark.parametrize("place", ["in", "other"])
+def test_images_saved_again_may_be_the_ones_that_were_trained_on(place):
+    Path("in").rename("old")
+    Path(place).mkdir()
+    for file in Path("old").iterdir():
+        Image.open(file).save(Path(place, file.name).with_suffix(".jpg"), quality=95)
+    note = evaluated("--dataset", f"folder:{place}")["data"]
+    assert f"{APART}, and none of all equals one of then; the same images, saved again as JPEG, would look so" in note
+    Path(place, "000.jpg").unlink()  # other counts are other images
+    assert "saved again" not in evaluated("--dataset", f"folder:{place}").get("data", "")
 
 
 @pytest.mark.parametrize("change", ["added", "replaced", "renamed"])
@@ -161,8 +282,13 @@ def test_a_run_does_not_go_on_with_other_training_images(change, capsys):
     before = sorted(RUN.rglob("*"))
     assert main(["train", "--resume", str(RUN), "--device", "-2", "--refine_iter", "4"]) == 2
     error = capsys.readouterr().err
-    known = len(data.train) - (change == "replaced")
-    assert error.count("\n") == 1 and f"have changed since ({known} of {len(data.train)} are still there" in error
+    n = len(data.train)
+    said = {
+        "added": f"{n} training images, now {n + 1}, {n} the same",
+        "replaced": f"{n} training images, now {n}, {n - 1} the same",
+        "renamed": f"the same {n} training images, in another order",
+    }
+    assert error.count("\n") == 1 and f"folder:in has changed since: {said[change]}; restore" in error
     assert sorted(RUN.rglob("*")) == before
 
 

@@ -14,6 +14,7 @@ from gebm import fast
 from gebm.errors import InputError
 from gebm.latent import GaussianPrior, LatentPosterior
 from gebm.networks.resampling import Paired
+from gebm.networks.trials import difference
 from gebm.second_order import input_gradient
 
 
@@ -333,20 +334,50 @@ def seeded(function: Callable, *args):
     return function(*args)
 
 
-@pytest.mark.parametrize("name", LOOK_ALIKES)
-def test_a_look_alike_is_sampled_as_it_is_written(name):
-    layers = look_alike(name)
-    posterior = LatentPosterior(GaussianPrior(3), Base(layers).double(), Energy(look_alike(name)), beta=2.0)
+def pair_of(name: str) -> tuple[LatentPosterior, nn.ModuleList, Tensor]:
+    """A posterior of a look-alike in both networks, those, and positions."""
+    base, energy = Base(look_alike(name)).double(), Energy(look_alike(name))
     u = torch.randn(6, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    with fast.plain():
-        plain = posterior.frozen()
-        expected = seeded(plain, u), seeded(plain.decode, u), seeded(plain.energies, u)
-    state = torch.get_rng_state()
-    frozen = posterior.frozen()
-    assert torch.equal(state, torch.get_rng_state())
-    ours = seeded(frozen, u), seeded(frozen.decode, u), seeded(frozen.energies, u)
-    torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-10)
-    assert posterior.base.training and all(p.requires_grad for p in posterior.energy.parameters())
+    return LatentPosterior(GaussianPrior(3), base, energy, beta=2.0), nn.ModuleList([base, energy]), u
+
+
+def outputs(target: LatentPosterior, u: Tensor) -> tuple:
+    return seeded(target, u), seeded(target.decode, u), seeded(target.energies, u)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("name", LOOK_ALIKES)
+def test_a_look_alike_is_sampled_as_it_is_written(name, plain):
+    posterior, networks, u = pair_of(name)
+    state = {key: value.clone() for key, value in networks.state_dict().items()}
+    random = torch.get_rng_state()
+    with fast.plain(plain):
+        frozen = posterior.frozen()
+    assert torch.equal(random, torch.get_rng_state())
+    ours = outputs(frozen, u)
+    assert all(module.training for module in networks.modules()) and all(p.requires_grad for p in networks.parameters())
+    torch.testing.assert_close(dict(networks.state_dict()), state, rtol=0, atol=0)
+    networks.eval()
+    torch.testing.assert_close(ours, outputs(posterior, u), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["norm with a forward of the instance", "Sequential with a forward of the instance"])
+def test_a_network_that_a_copy_would_call_is_sampled_in_evaluation_mode(name, caplog):
+    """Whatever mode it was frozen in and is in now."""
+    posterior, networks, u = pair_of(name)
+    networks.eval()
+    expected, frozen, again = outputs(posterior, u), posterior.frozen(), posterior.frozen().frozen()
+    networks.train()
+    torch.testing.assert_close(outputs(frozen, u), expected, rtol=0, atol=0)
+    torch.testing.assert_close(outputs(again, u), expected, rtol=0, atol=0)
+    said = "is computed by the network itself in evaluation mode and not by a copy, which gives other values"
+    assert [
+        message.startswith(f"the {what} {said}")
+        for what, message in zip(("base (Base)", "energy (Energy)"), caplog.messages)
+    ] == [True] * 2
+    assert len(caplog.messages) == 2 and frozen.exact
+    with pytest.raises(InputError, match="a dtype needs networks of which a copy is the same function"):
+        posterior.frozen(torch.bfloat16)
 
 
 @pytest.mark.parametrize("name", LOOK_ALIKES)
@@ -394,6 +425,56 @@ def test_a_difference_in_gradients_alone_is_found():
     network = Base(Pieces(use)).double().eval()
     posterior, u = LatentPosterior(GaussianPrior(3), network, lambda x: x.flatten(1).sum(1)), torch.ones(2, 3).double()
     torch.testing.assert_close(posterior.frozen()(u), posterior(u))
+
+
+def test_a_difference_in_the_gradients_of_half_of_the_rows_is_found():
+    def use(q, x):
+        kept = q[0](x)
+        return q(x) + (x.mean((1, 2, 3), keepdim=True) < -0.08) * (kept - kept.detach()).mean((1, 2, 3), keepdim=True)
+
+    torch.manual_seed(3)
+    network, u = Base(Pieces(use)).double().eval(), torch.randn(8, 3).double()
+    posterior = LatentPosterior(GaussianPrior(3), network, lambda x: x.flatten(1).sum(1))
+    torch.testing.assert_close(posterior.frozen()(u), posterior(u))
+
+
+def test_rounding_that_moves_one_row_over_a_kink_is_no_difference():
+    values, slopes = torch.ones(4, 1), torch.ones(4, 9)
+    moved = slopes + torch.tensor([[0.01], [0], [0], [0]])
+    assert difference((values, moved), (values, slopes)) == 0
+    assert difference((values, slopes + torch.tensor([[0.0], [0], [0.3], [0]])), (values, slopes)) > 0.05
+    assert difference((values, moved + 0.01), (values, slopes)) > 0.005
+    assert difference((values + 0.01, slopes), (values, slopes)) > 0.005
+    for odd in (torch.nan, torch.inf):
+        assert difference((values * odd, slopes), (values, slopes)) == torch.inf
+        assert difference((values * odd, slopes), (values * odd, slopes)) == 0
+
+
+class Floored(nn.Module):
+    """An energy on its floor within some radius, of layers that are used one by one."""
+
+    def __init__(self, radius: float):
+        super().__init__()
+        self.radius = radius
+        self.layers = Pieces(lambda q, x: q(x).mean((1, 2, 3)) + q[0](x).mean((1, 2, 3)))
+
+    def forward(self, x):
+        images = x.repeat(1, 43)[:, :128].view(-1, 2, 8, 8)
+        return (self.layers(images) + (x.norm(dim=1) - self.radius)).clamp(min=0)
+
+
+@pytest.mark.parametrize("radius, said", [(4.0, "which gives other values"), (1e4, "as gradients are zero")])
+def test_an_energy_on_its_floor_is_compared_further_out_or_runs_as_it_is_written(radius, said, caplog):
+    torch.manual_seed(0)
+    energy = Floored(radius).double()
+    nn.init.uniform_(energy.layers.q[1].running_mean, 1, 2)
+    energy.eval()
+    posterior = LatentPosterior(GaussianPrior(3), nn.Identity(), energy)
+    near = torch.randn(200, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert posterior.energies(near[:4]).unique().tolist() == [0]
+    frozen, u = posterior.frozen(), 10 * radius * near
+    torch.testing.assert_close(frozen(u), posterior(u))
+    assert len(caplog.messages) == 1 and said in caplog.messages[0]
 
 
 # Losses that a rewritten second derivative must not mistake for one of fixed weights
@@ -493,6 +574,22 @@ def half_precision(m: Loss, x: Tensor) -> Tensor:
         return m.b(F.relu(m.a(x)))
 
 
+def residual(m: Loss, x: Tensor) -> Tensor:
+    """What went into the ReLU is overwritten, as torch's own allows."""
+    h = m.a(x)
+    h += m.b(F.relu(h))
+    return h
+
+
+def overwritten(m: Loss, x: Tensor) -> Tensor:
+    """What came out of leaky ReLUs and convolutions is overwritten, as torch's own allow."""
+    h = F.leaky_relu(m.a(x).mul_(0.5), 0.0)
+    h += 1
+    y = F.leaky_relu(m.b(h), 0.2)
+    y *= 2
+    return y
+
+
 LOSSES: dict[str, Callable[[Loss, Tensor], Tensor]] = {
     "dynamic kernels": dynamic,
     "dynamic kernels under a ReLU": lambda m, x: m.b(F.relu(dynamic(m, x))),
@@ -531,6 +628,8 @@ LOSSES: dict[str, Callable[[Loss, Tensor], Tensor]] = {
     "func.grad": lambda m, x: torch.func.grad(lambda y: F.relu(m.a(y)).square().sum())(x),
     "forward-mode derivative": forward_mode,
     "checkpoint": checkpointed,
+    "residual in place": residual,
+    "results overwritten": overwritten,
     "autocast of float64": half_precision,
     "complex": lambda m, x: F.conv2d(torch.complex(x, x.sin()), m.a.weight * (1 + 1j)).abs(),
 }

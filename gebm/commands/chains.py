@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from gebm import parallel
+from gebm.checkpoints import settings_beside
 from gebm.commands.datasets import dataset_for
 from gebm.commands.pairs import folder_of
 from gebm.commands.records import unseen
@@ -159,7 +160,7 @@ def _images_of_fit(data: ImageData, energy: Path) -> tuple[np.ndarray, str, bool
         if new.mean() >= 0.1:
             return at_random(data.train[new], FIT_IMAGES), "which the energy was not trained on", True
         return at_random(data.train, FIT_IMAGES), "most of which the energy was trained on", False
-    file = folder_of(energy) / "config.yaml"
+    file = settings_beside(folder_of(energy))
     stored = Config.load(file) if file.is_file() else None
     held_out = stored is not None and stored.refine_kale > 0 and schedule_of(stored).refines
     return set_aside(data.train)[held_out], "set aside" if held_out else "which the energy was trained on", held_out
@@ -167,7 +168,7 @@ def _images_of_fit(data: ImageData, energy: Path) -> tuple[np.ndarray, str, bool
 
 def beta_of(config: Config) -> float:
     """The inverse temperature, once `with_beta` has settled it."""
-    return float(config.temperature)
+    return float(config.temperature) + 0.0  # no -0
 
 
 def sampler_summary(config: Config, draws: Draws) -> dict[str, Any]:

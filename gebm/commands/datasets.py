@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gebm import parallel
+from gebm.checkpoints import settings_beside
 from gebm.commands.tables import of_table
 from gebm.config import Config
 from gebm.data import ImageData, TableData, load_images, load_table
@@ -58,8 +59,8 @@ def check_shape(config: Config, data: ImageData | TableData, shape: tuple[int, .
 
 def made_with(folder: Path) -> Config | None:
     """The flags that a run, a checkpoint or, of its data, an exported model was made with; None: it does not tell."""
-    if (folder / "config.yaml").is_file():
-        return Config.load(folder / "config.yaml")
+    if (file := settings_beside(folder)).is_file():
+        return Config.load(file)
     if (folder / CONFIG).is_file():
         data = read_config(folder).get("data", {})
         if not isinstance(data, dict):

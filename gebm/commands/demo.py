@@ -108,7 +108,9 @@ def main(config: Config, given: frozenset[str]) -> Path:
     )
     summary = sample_into(run, refined, model, data, device)
     summary.update(evaluate_model(model, data, config.seed), seed=config.seed - 1, posterior=posterior)
-    write_summary(run, summary, _table(run, summary))
+    text = _table(run, summary)
+    write_summary(run, summary, text)
+    log.info("\n%s", text)
     log.info("\nreport: %s", write_report(run, code_of(config)))
     return run
 

@@ -20,7 +20,7 @@ from gebm.data.units import exported, load_units
 from gebm.errors import InputError
 from gebm.files import atomic_write, write_json
 from gebm.metrics.likelihood import NLL, base_log_prob, log_partition, model_log_prob, nll
-from gebm.metrics.partition import energies, importance_sampling
+from gebm.metrics.partition import LogPartition, energies, importance_sampling
 from gebm.model import GEBM
 from gebm.networks.common import evaluating
 from gebm.pictures import save_pairs
@@ -31,8 +31,8 @@ from gebm.seeds import stream
 from gebm.training.trainer import Trainer
 
 __all__ = ["ValidationNLL", "check_split", "evaluate_table", "mean_over_splits"]
-__all__ += ["LIKELIHOOD", "likelihood_notes", "partition_of", "text_of", "validation_log_prob", "write_rows"]
-__all__ += ["write_table"]
+__all__ += ["LIKELIHOOD", "likelihood_notes", "partition_of", "partition_texts", "text_of"]
+__all__ += ["units_of", "validation_log_prob", "write_rows", "write_table"]
 
 LIKELIHOOD = "likelihood.json"
 SPLITS = ("train", "valid", "test")
@@ -105,21 +105,22 @@ def evaluate_table(model: GEBM, data: TableData, config: Config) -> dict[str, An
 
 def likelihood_notes(summary: Mapping[str, Any]) -> list[str]:
     """What a reader of those rows must know."""
-    found = summary["log_partition"]
+    text, warning = partition_texts(summary["log_partition"])
     notes = ["+-: standard errors over rows; of whitened rows"]
     notes[0] += f" (original units: add {0.0 - summary['log_det']:.4f})"
-    if found["n"]:
-        text = "log-partition {value:.4f} +- {se:.4f}, from {n:,} base samples, relative ESS {relative_ess:.3f}"
-        notes.append(f"{text.format(**found)}{tail_text(found)}; the learnt c is {summary['c']:.4f}")
-        why = found.get("warning") or ("the log-partition is hardly known" if found["se"] > WIDE else "")
-        if why:
-            notes.append(
-                f"warning: {why}; likelihoods of the GEBM come out too good by it; give more --partition_samples, or "
-                "train the energy less"
-            )
-    else:
-        notes.append(f"log-partition {found['value'] + 0.0:.4f}, known exactly; the learnt c is {summary['c']:.4f}")
+    notes.append(f"log-partition {text}; the learnt c is {summary['c']:.4f}")
+    notes += [f"warning: {warning}"] if warning else []
     return notes + [f"note: {note}" for note in summary["notes"]]
+
+
+def partition_texts(found: Mapping[str, Any]) -> tuple[str, str]:
+    """A log-partition with its error in words, and why it is not to be trusted; the latter empty if it is."""
+    if not found["n"]:
+        return f"{found['value'] + 0.0:.4f}, known exactly", ""
+    text = "{value:.4f} +- {se:.4f}, from {n:,} base samples, relative ESS {relative_ess:.3f}".format(**found)
+    why = found.get("warning") or ("the log-partition is hardly known" if found["se"] > WIDE else "")
+    advice = "likelihoods of the GEBM come out too good by it; give more --partition_samples, or train the energy less"
+    return text + tail_text(found), f"{why}; {advice}" if why else ""
 
 
 def mean_over_splits(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -136,10 +137,10 @@ def mean_over_splits(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def write_table(folder: Path, summary: Mapping[str, Any], text: str) -> None:
-    """Write `likelihood.json` and `likelihood.txt` and print the latter."""
-    write_json(folder / LIKELIHOOD, summary)
+    """Write `likelihood.txt` and `likelihood.json`, which so tells that both are there, and print the former."""
     with atomic_write(folder / "likelihood.txt") as temporary:
-        temporary.write_text(text + "\n")
+        temporary.write_text(text + "\n", encoding="utf-8")
+    write_json(folder / LIKELIHOOD, summary)
     log.info("\n%s", text)
 
 
@@ -165,23 +166,34 @@ def validation_log_prob(model: GEBM, units: TableData, base: Path, energy: Path,
 
 def partition_of(
     model: GEBM, config: Config, given: frozenset[str], base: Path, energy: Path, device: torch.device
-) -> float:
+) -> LogPartition:
     """The log-partition: the one measured of these weights at the end of their run, unless a number of samples is given
     or there is none."""
     export = exported(base)
     if export is not None and base == energy and "log_partition" in export and "partition_samples" not in given:
-        with suppress(TypeError, KeyError, ValueError):  # else it is measured again
-            return float(export["log_partition"]["value"])
+        with suppress(TypeError, KeyError, ValueError, OverflowError):  # else it is measured again
+            return _measured(export["log_partition"])
     stored = base.parent.parent / LIKELIHOOD
     if export is None and base == energy and stored.is_file() and "partition_samples" not in given:
         try:
             found = read_json(stored)
             if found["checkpoint"] == base.name:
-                return float(found["log_partition"]["value"])
+                return _measured(found["log_partition"])
         except (ValueError, TypeError, KeyError, OverflowError):
             log.info("%s: not readable, so the log-partition is measured again", stored)
     generator = torch.Generator(device).manual_seed(stream(config.seed, "partition"))
-    return log_partition(model, config.partition_samples, generator).value
+    return log_partition(model, config.partition_samples, generator)
+
+
+def _measured(found: Any) -> LogPartition:
+    """A stored log-partition; TypeError, KeyError, ValueError or OverflowError if it is none."""
+    value, se, ess = (float(found[key]) for key in ("value", "se", "relative_ess"))
+    if not all(map(math.isfinite, (value, se, ess))):
+        raise ValueError("not a log-partition")
+    k = found.get("pareto_k")
+    if k is None and found.get("warning"):
+        k = math.inf  # for which JSON has no number
+    return LogPartition(value, se, ess, int(found["n"]), None if k is None else float(k))
 
 
 def write_rows(folder: Path, draws: Draws, units: TableData, n: int) -> None:
@@ -201,6 +213,15 @@ def write_rows(folder: Path, draws: Draws, units: TableData, n: int) -> None:
 def text_of(summary: Mapping[str, Any], title: str) -> str:
     """The table of one split with its notes."""
     return "\n".join([table(nll_rows(summary), f"negative log-likelihood, {title}"), *likelihood_notes(summary)])
+
+
+def units_of(model: GEBM, base: Path, energy: Path) -> TableData:
+    """The units of a pair on a table, which agree where they are known (`GEBM.load`).
+
+    Raises:
+        InputError: those of one of the two are not known.
+    """
+    return model.units or [load_units(weights) for weights in (base, energy)][0]
 
 
 def check_split(weights: Path, data: TableData) -> None:

@@ -34,7 +34,7 @@ from gebm.data.arrays import load_npz
 from gebm.data.transform import as_they_are
 from gebm.data.walk import SUFFIXES, image_files, say_left_out
 from gebm.errors import InputError
-from gebm.files import check_writable, write_json
+from gebm.files import check_output, write_json
 from gebm.metrics import extract
 from gebm.metrics.partition import annealed_importance_sampling, path, sequential_monte_carlo
 from gebm.model import GEBM
@@ -69,7 +69,7 @@ SETTING = (
 def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """Evaluate each subject: a training run or checkpoint, the samples of a run, an `.npz` or a folder of images.
 
-    Without any it is the newest pair. What is found of a run goes into its `evaluation.json`, and of all into the file
+    Without any it is the newest run. What is found of a run goes into its `evaluation.json`, and of all into the file
     of `--json`.
     """
     start_log()
@@ -79,7 +79,7 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
     if config.eval_partition and config.sample_b_size < POPULATION:
         raise InputError(f"--sample_b_size {config.sample_b_size}: --eval_partition takes {POPULATION} or more")
     if config.json:
-        _check_json(Path(config.json))
+        check_output(Path(config.json), "--json", "a file of figures", _is_of_figures, config.force)
     device = choose_device(config, given)
     # All samples are read before the first chain runs, so that what is wrong with the last costs no time.
     paths = [split for path in dict.fromkeys(map(os.path.normpath, subjects)) for split in splits_of(Path(path))]
@@ -88,10 +88,13 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
             raise InputError(f"--{flag} {getattr(config, flag)}: {paths[0]} is evaluated; give one of the two")
     if config.from_untrusted and not any(_is_theirs(path, config) for path in paths):
         paths += splits_of(Path(config.from_untrusted))
-    if not paths and of_table(config) and not config.g_path and not config.d_path:
-        paths = [folder_of(find_pair(config)[0]).parent.parent]  # with the split that it was trained on
+    if not paths and not config.g_path and not config.d_path:
+        paths = [folder_of(find_pair(config, given)[0]).parent.parent]  # the newest run, on what it was trained on
     opened = [_open(path, _trusting(config, path), given) for path in paths]
-    summaries = {}
+    for subject in opened:
+        if subject.path and _is_run(subject.path) and not _is_writable(subject.path):
+            log.warning("%s: cannot be written, so its figures are not kept there; see --json", subject.path)
+    summaries, failed = {}, None
     for subject in opened or [Subject(None, config, None)]:
         with parallel.together("evaluate again"):
             summary = _evaluate(subject, given, device)
@@ -101,11 +104,14 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
         summaries[name] = summary
         if len(opened) < 2:
             log.info("\n%s", _text(summary, f"evaluation of {name}"))
-        if subject.path and (subject.path / "config.yaml").is_file() and not (subject.path / "training.json").is_file():
+        if subject.path and _is_run(subject.path) and _is_writable(subject.path):
             file = subject.path / "evaluation.json"
             earlier = {} if subject.config.from_untrusted else _same_pair(file, summary)
-            write_json(file, {**earlier, **summary})
-            log.info("\nwritten: %s", file)
+            try:
+                write_json(file, {**earlier, **summary})
+                log.info("\nwritten: %s", file)
+            except OSError as error:  # what was found is printed, and written elsewhere, all the same
+                failed = error
     if len(summaries) > 1:
         # A demo's folder is a trained pair and the samples of one.
         columns = {name: {**found.get("samples", {}), **found} for name, found in summaries.items()}
@@ -114,7 +120,18 @@ def main(config: Config, given: frozenset[str], subjects: Sequence[str] = ()) ->
         log.info("\n%s", table(side_by_side(columns), f"evaluation, side by side; {errors}"))
     if parallel.leave() and config.json:
         write_json(Path(config.json), summaries)
+    if failed is not None:
+        raise failed
     return summaries
+
+
+def _is_run(path: Path) -> bool:
+    """Whether figures of a subject are kept in it: in the folder of a run, not in that of a checkpoint."""
+    return (path / "config.yaml").is_file() and not (path / "training.json").is_file()
+
+
+def _is_writable(folder: Path) -> bool:
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def _same_pair(file: Path, summary: dict[str, Any]) -> dict[str, Any]:
@@ -126,6 +143,8 @@ def _same_pair(file: Path, summary: dict[str, Any]) -> dict[str, Any]:
         old = read_json(file)
     except InputError:  # is replaced, as what was found now must not be lost to it
         return {}
+    if "metrics" not in old:
+        old.pop("data", None)  # was of the images then
     return old if old.get("weights") == summary["weights"] else {}
 
 
@@ -144,10 +163,13 @@ def _is_theirs(path: Path, config: Config) -> bool:
     return any(lies_in(part, run) for part in (path, *map(path.joinpath, PARTS), *checkpoints(path)))
 
 
-def _check_json(file: Path) -> None:
-    if file.is_dir() or not file.absolute().parent.is_dir():
-        raise InputError(f"--json {file}: must be a file in a folder that exists")
-    check_writable(file.absolute().parent, "--json")
+def _is_of_figures(file: Path) -> bool:
+    """Whether a file holds what `--json` writes: figures by subject."""
+    try:
+        found = read_json(file)
+    except InputError:
+        return False
+    return all(isinstance(figures, dict) and figures.keys() & {"kale", "nll", "samples"} for figures in found.values())
 
 
 class Subject(NamedTuple):
@@ -238,7 +260,8 @@ def _evaluate_pair(config: Config, given: frozenset[str], device: torch.device) 
     model, base, energy = load_pair(config, given)
     data = dataset_for(model, config)
     if isinstance(data, TableData):
-        check_split(base, data)
+        for weights in {base, energy}:
+            check_split(weights, data)
         summary = evaluate_table(model.to(device), data, config)
         return {**summary, **(evaluate_partition(config, model, device) if config.eval_partition else {})}
     if config.eval_fid:

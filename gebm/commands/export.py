@@ -1,6 +1,6 @@
 """`gebm export`: a trained run as a folder to share, or as ONNX files."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from gebm.bounded import read_json, read_json_lines
-from gebm.commands.density import LIKELIHOOD, likelihood_notes
+from gebm.bounded import read_json, read_json_lines, reason
+from gebm.checkpoints import settings_beside
+from gebm.commands.density import LIKELIHOOD, likelihood_notes, units_of
 from gebm.commands.pairs import find_pair, folder_of, hashes_of, load_pair
+from gebm.commands.records import carry_images
 from gebm.commands.setup import log, start_log
 from gebm.commands.tables import of_table
 from gebm.config import Config
-from gebm.data.units import as_json, load_units
+from gebm.data.units import as_json
 from gebm.errors import InputError
 from gebm.files import check_writable
 from gebm.metrics.likelihood import model_log_prob
@@ -62,6 +64,7 @@ def main(config: Config, given: frozenset[str], words: list[str]) -> Path:
             log.info("%s", line)
     else:
         model.save_pretrained(out, about)
+        carry_images(out, base, energy)
     log.info("exported %s\n  base   %s\n  energy %s", out, base, energy)
     return out
 
@@ -79,7 +82,7 @@ def _pair_of(run: Path, config: Config, given: frozenset[str]) -> tuple[Config, 
                 named = replace(config, from_untrusted=stored.from_untrusted)
                 config = replace(named, g_model=stored.g_model, d_model=stored.d_model)
                 given |= {"g_model", "d_model"}
-    trained = _trained(find_pair(config)[1])
+    trained = _trained(find_pair(config, given)[1])
     if trained is not None and "dtype" not in given:
         config = replace(config, dtype=trained.dtype, precision=trained.precision)
     return config, given
@@ -87,7 +90,7 @@ def _pair_of(run: Path, config: Config, given: frozenset[str]) -> tuple[Config, 
 
 def _trained(weights: Path) -> Config | None:
     """The configuration beside weights."""
-    file = folder_of(weights) / "config.yaml"
+    file = settings_beside(folder_of(weights))
     return Config.load(file) if file.is_file() else None
 
 
@@ -107,10 +110,14 @@ def _about(run: Path, model: GEBM, base: Path, energy: Path) -> dict[str, Any]:
     if found["evaluation.json"].get("weights", hashes) != hashes:  # it was trained further since
         found["evaluation.json"] = {}
     found[LIKELIHOOD] = found[LIKELIHOOD] or _json(folder_of(energy).parent.parent / LIKELIHOOD)
-    if figures := _figures(found, energy):
-        about["figures"] = figures
-    if setting := _sampler(found["summary.json"]):
-        about["sampler"] = setting
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "figures": lambda: _figures(found, energy), "sampler": lambda: _sampler(found["summary.json"])
+    }  # fmt: skip
+    for title, make in parts.items():
+        try:
+            about |= {title: part} if (part := make()) else {}
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:  # whatever a damaged file lacks
+            log.warning("%s: its %s cannot be read (%s), so the card has none", run, title, reason(error))
     if len(model.built_as.shape) == 1:
         about |= _table(model, base, energy, found[LIKELIHOOD])
     return about
@@ -129,9 +136,11 @@ def _counters(energy: Path) -> dict[str, int]:
     file = folder_of(energy).parent.parent / "stats.jsonl"
     if key is None or not step.isdigit() or not file.is_file():
         return {}
-    rows = read_json_lines(file)
-    rows = [row for row in rows if row.get("stage") == stage and row.get(key) == int(step)]
-    return {name: rows[-1][counter] for counter, name in COUNTERS.items() if rows[-1].get(counter)} if rows else {}
+    last: dict[str, Any] = {}
+    for row in read_json_lines(file):
+        if row.get("stage") == stage and row.get(key) == int(step):
+            last = row
+    return {name: last[counter] for counter, name in COUNTERS.items() if last.get(counter)}
 
 
 def _figures(found: Mapping[str, Mapping[str, Any]], energy: Path) -> dict[str, Any]:
@@ -166,7 +175,7 @@ def _sampler(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def _table(model: GEBM, base: Path, energy: Path, likelihood: Mapping[str, Any]) -> dict[str, Any]:
     """Units of the columns, and how likely the validation rows are; the rows themselves stay here."""
-    units = load_units(base)
+    units = units_of(model, base, energy)
     about: dict[str, Any] = {"table": as_json(units)}
     if model.has_density:
         valid = torch.from_numpy(np.array(units.valid)).to(model.log_partition)

@@ -1,9 +1,10 @@
 """The trained pair that flags name, and the networks of a new one."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from gebm.checkpoints import newest_checkpoint
+from gebm.checkpoints import newest_checkpoint, read_newest, settings_beside
 from gebm.commands.runs import log_dir, runs_of
 from gebm.commands.setup import dtype_of, log
 from gebm.config import Config
@@ -19,6 +20,7 @@ __all__ = [
     "folder_of",
     "hashes_of",
     "load_pair",
+    "networks_of",
     "own_networks",
     "settle_weights",
 ]
@@ -53,8 +55,8 @@ def _in_place(config: Config) -> Config:
     return replace(config, g_path=base, d_path=energy)
 
 
-def find_pair(config: Config) -> tuple[Path, Path]:
-    """Base and energy weights: `--g_path` and `--d_path`, else those of the newest run of the dataset.
+def find_pair(config: Config, given: frozenset[str]) -> tuple[Path, Path]:
+    """Base and energy weights: `--g_path` and `--d_path`, else those of the newest run, of the dataset if one is given.
 
     A path may be a weights file, a checkpoint folder, or a run's folder, of which the newest checkpoint is meant. Where
     one is given, the other is taken from beside it.
@@ -69,16 +71,17 @@ def find_pair(config: Config) -> tuple[Path, Path]:
         return base, energy or folder_of(base)
     if energy:
         return folder_of(energy), energy
-    runs = reversed(runs_of(config))
-    for run in runs:
+    of_dataset = "dataset" in given
+    for run in runs_of(config, of_dataset):
         if split := next(run.glob("split-*"), None):
             raise InputError(f"{run}: the newest run holds several splits; name one, as --g_path {split}")
         if newest := newest_checkpoint(run):
             break
     else:
+        of = f" of --dataset {config.dataset}" if of_dataset else ""
         raise InputError(
-            f"no trained pair of --dataset {config.dataset} under {log_dir(config)}/: train one "
-            f"(gebm train --dataset {config.dataset}), or give --log_dir, or --g_path and --d_path"
+            f"no trained pair{of} under {log_dir(config)}/: train one (gebm train --dataset {config.dataset}), or give "
+            "--log_dir, or --g_path and --d_path"
         )
     return newest, newest
 
@@ -128,20 +131,33 @@ def own_networks(config: Config, given: frozenset[str], *weights: Path) -> set[s
     """
     names = {getattr(config, flag) for flag in ("g_model", "d_model") if flag in given}
     for path in weights if not config.from_untrusted else ():
-        file = folder_of(path) / "config.yaml"
-        if file.is_file():
-            stored = Config.load(file)
-            found = {name for name in (stored.g_model, stored.d_model) if ":" in name} - names
-            for name in sorted(found):
-                log.info("code: %s, which %s names; --from_untrusted keeps such code out", name, file)
-            names |= found
+        names |= networks_of(folder_of(path), names)
     return names
+
+
+def networks_of(folder: Path, known: Collection[str] = ()) -> set[str]:
+    """Networks by dotted path that the configuration of a run or checkpoint names, with a line for each one not known.
+
+    They are the user's word, as runs are mostly one's own (docs/security.md).
+    """
+    file = settings_beside(folder)
+    if not file.is_file():
+        return set()
+    stored = Config.load(file)
+    found = {name for name in (stored.g_model, stored.d_model) if ":" in name}
+    for name in sorted(found - set(known)):
+        log.info("code: %s, which %s names; --from_untrusted keeps such code out", name, file)
+    return found
 
 
 def load_pair(config: Config, given: frozenset[str]) -> tuple[GEBM, Path, Path]:
     """The trained model to sample or evaluate and the paths of its two halves; flags that contradict it are refused."""
-    base, energy = find_pair(config)
-    model = GEBM.load(base, energy, allow=own_networks(config, given, base, energy), dtype=dtype_of(config))
+
+    def load(base: Path, energy: Path) -> tuple[GEBM, Path, Path]:
+        allow = own_networks(config, given, base, energy)
+        return GEBM.load(base, energy, allow=allow, dtype=dtype_of(config)), base, energy
+
+    model, base, energy = read_newest(lambda: find_pair(config, given), load)
     for part, path in (("base", base), ("energy", energy)):
         for flag, field in ARCHITECTURE_FLAGS[part].items():
             stored, wanted = getattr(model.built_as, field), getattr(config, flag)

@@ -7,45 +7,91 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gebm.commands.datasets import made_with
 from gebm.commands.pairs import folder_of
 from gebm.commands.setup import log
 from gebm.data import ImageData, TableData
 from gebm.data.arrays import load_npz
 from gebm.data.batches import OtherSize
+from gebm.data.content import Content
 from gebm.errors import InputError
 from gebm.files import atomic_write
+from gebm.pretrained import CONFIG
+from gebm.text import show
 
-__all__ = ["check_resumed", "compare_images", "save_images", "split_then", "unseen"]
+__all__ = ["carry_images", "check_resumed", "compare_images", "save_images", "split_then", "unseen"]
 
 RECORD = "data.npz"
 
 
 class Record(NamedTuple):
-    """The data set of a run: its name, and a 64-bit hash of each of its images, in their order."""
+    """The images that weights have seen.
+
+    Attributes:
+        name: of the data set.
+        train, test: a 64-bit hash of each of its images, in their order.
+        earlier: hashes of the images that the runs it was started from were trained on, sorted.
+        unknown: names of those of them of which that is not known.
+    """
 
     name: str
     train: np.ndarray
     test: np.ndarray
+    earlier: np.ndarray
+    unknown: np.ndarray
+
+    @property
+    def seen(self) -> np.ndarray:
+        """Hashes of all images that the weights were trained on."""
+        return np.union1d(self.train, self.earlier)
 
 
-def save_images(run: Path, data: ImageData) -> None:
-    """Write `data.npz` into a run: hashes of its images, by which they are known again."""
-    with atomic_write(run / RECORD) as temporary, open(temporary, "wb") as file:
-        np.savez(file, name=data.name, train=data.content.train, test=data.content.test)
+def save_images(run: Path, data: ImageData, *weights: Path) -> None:
+    """Write `data.npz` into a run: hashes of its images, by which they are known again, and of those that the weights
+    it starts from were trained on."""
+    _save(run, Record(data.name, data.content.train, data.content.test, *_seen_by(*weights)))
+
+
+def carry_images(folder: Path, base: Path, energy: Path) -> None:
+    """Write `data.npz` of a pair's runs into a folder that its weights are exported to, if the energy's run has one."""
+    if record := _record(_run_of(energy)):
+        earlier, unknown = _seen_by(base, energy)
+        _save(folder, record._replace(earlier=np.setdiff1d(earlier, record.train), unknown=unknown))
+
+
+def _save(folder: Path, record: Record) -> None:
+    with atomic_write(folder / RECORD) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **record._asdict())
+
+
+def _seen_by(*weights: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes of the images that weights were trained on, and the names of the runs of which they are not known."""
+    seen, unknown = np.empty(0, np.uint64), set[str]()
+    for run in dict.fromkeys(map(_run_of, weights)):
+        if record := _record(run):
+            seen = np.union1d(seen, record.seen)
+            unknown.update(map(str, record.unknown))
+        elif _of_changeable(run):
+            unknown.add(run.resolve().name)
+    return seen, np.array(sorted(unknown), np.str_)
 
 
 def check_resumed(run: Path, data: ImageData) -> None:
-    """Raise InputError unless a run that goes on does so with the training images that it was begun with."""
+    """Raise InputError unless a run that goes on does so with the training images that it was begun with, in their
+    order; of other test images warn."""
     record = _record(run)
-    if record is None and (note := _unknown(run, data)):
-        log.warning(note)
-    elif record is not None and not np.array_equal(record.train, data.content.train):
-        known = int(np.isin(record.train, data.content.train).sum())
-        counts = f"{known:,} of {len(record.train):,} are still there, {len(data.train):,} are there now"
+    if record is None:
+        if note := _unknown(run, data):
+            log.warning(note)
+        return
+    train, test = map(_change, ("training", "test"), record[1:3], data.content[:2])
+    if train:
         raise InputError(
-            f"--resume {run}: the training images of {data.name} have changed since ({counts}); restore them as they "
-            "were, or start a new run from it with --g_path and --d_path"
+            f"--resume {run}: {data.name} has changed since: {train}; restore its training images as they were, or "
+            "start a new run from it with --g_path and --d_path"
         )
+    if test:
+        log.warning("--resume %s: %s has changed since: %s; earlier figures are of others", run, data.name, test)
 
 
 @contextmanager
@@ -79,36 +125,77 @@ def unseen(data: ImageData, weights: Path) -> np.ndarray | None:
     record = _record(_run_of(weights))
     if record is None or np.array_equal(record.train, data.content.train):
         return None
-    return ~np.isin(data.content.train, record.train)
+    return ~np.isin(data.content.train, record.seen)
 
 
 def _compared(data: ImageData, run: Path) -> str:
     record, now = _record(run), data.content
     if record is None:
         return _unknown(run, data)
-    copies = np.isin(now.test, now.train)  # of which loading the data warns
-    if count := int((np.isin(now.test, record.train) & ~copies).sum()):
+    trained_on = np.isin(now.test, record.seen)
+    if count := int((trained_on & ~np.isin(now.test, record.test)).sum()):  # the others had copies in both splits then
         raise InputError(
             f"{run}: was trained on {count:,} of the {len(now.test):,} test images that {data.name} has now; "
             "restore its images as they were, name others with --dataset, or train again"
         )
-    if record.name != data.name or all(map(np.array_equal, record[1:], now[:2])):
+    changes = "; ".join(filter(None, map(_change, ("training", "test"), record[1:3], now[:2])))
+    resaved = _as_many_others(record, now)
+    apart = "no test image equals one that was trained on, pixel for pixel"
+    if trained_on.any():
+        apart = f"{int(trained_on.sum()):,} test images are copies of images trained on, as they were then"
+    elif resaved:
+        apart += ", and none of all equals one of then; the same images, saved again as JPEG, would look so too"
+    note = ""
+    if changes and record.name == data.name:
+        note = f"{data.name} has changed since {run} was trained: {changes}; {apart}"
+    elif resaved:
+        note = f"{data.name} has as many images as {show(record.name)}, which {run} was made from: {apart}"
+    return "; ".join(filter(None, (note, _started_from(run, record))))
+
+
+def _as_many_others(record: Record, now: Content) -> bool:
+    """Whether a data set has as many images as that of a run, and none of them."""
+    then, there = (np.concatenate([split.train, split.test]) for split in (record, now))
+    return len(then) == len(there) and not np.isin(then, there).any()
+
+
+def _started_from(run: Path, record: Record) -> str:
+    """That a run was started from others of which it is not known what they were trained on; empty if it was not."""
+    if not record.unknown.size:
         return ""
-    changes = (
-        f"{len(was):,} {split} images, now {len(there):,}, {int(np.isin(was, there).sum()):,} the same"
-        for split, was, there in (("training", record.train, now.train), ("test", record.test, now.test))
-    )
-    apart = "" if copies.any() else "; no test image was trained on"
-    return f"{data.name} has changed since {run} was trained: {'; '.join(changes)}{apart}"
+    names = ", ".join(map(show, record.unknown))
+    return f"{run}: was started from {names}, of which it is not known what it was trained on"
+
+
+def _change(split: str, was: np.ndarray, now: np.ndarray) -> str:
+    """How the images of a split, given by their hashes, differ from those of a run, in words; empty if they do not."""
+    if np.array_equal(was, now):
+        return ""
+    if np.array_equal(np.sort(was), np.sort(now)):
+        return f"the same {len(now):,} {split} images, in another order"
+    return f"{len(was):,} {split} images, now {len(now):,}, {int(np.isin(was, now).sum()):,} the same"
 
 
 def _unknown(run: Path, data: ImageData) -> str:
-    """What a user must know of a run without a record; empty for data sets that nobody changes."""
-    if not (run / "config.yaml").is_file() or ":" not in data.name:
+    """What a user must know of weights without a record; empty for data sets that nobody changes."""
+    if not _of_changeable(run) or ":" not in data.name:
         return ""
-    note = f"{run}: has no {RECORD} (older versions wrote none), so it is not known whether {data.name} has changed"
-    drawn = "; its split was drawn differently then, so most of the present test images were trained on"
-    return note + drawn if data.drawn else note
+    if (run / CONFIG).is_file():
+        reason = "exported without one"
+    elif (run / "training.json").is_file():
+        reason = f"a checkpoint outside its run, whose {RECORD} belongs beside the folder checkpoints"
+    else:
+        reason = "older versions wrote none"
+    note = f"{run}: has no {RECORD} ({reason}), so it is not known whether {data.name} has changed"
+    if not data.drawn or reason != "older versions wrote none":
+        return f"{note}, nor whether its test images were trained on"
+    return f"{note}; its split was drawn differently then, so most of the present test images were trained on"
+
+
+def _of_changeable(run: Path) -> bool:
+    """Whether a folder holds weights of a data set that may change: a user's own."""
+    stored = made_with(run)
+    return stored is not None and ":" in stored.dataset
 
 
 def _run_of(weights: Path) -> Path:
@@ -120,15 +207,18 @@ def _run_of(weights: Path) -> Path:
 
 
 def _record(run: Path) -> Record | None:
-    """What was kept of a run's images; None: nothing, as older versions did."""
+    """What was kept of the images of a run, or of an exported pair; None: nothing, as older versions did."""
     file = run / RECORD
     if not file.is_file():
         return None
     arrays = load_npz(file)
+    earlier, unknown = np.empty(0, np.uint64), np.empty(0, np.str_)  # older versions wrote neither
     try:
-        record = Record(str(arrays["name"]), arrays["train"], arrays["test"])
+        name, train, test = str(arrays["name"]), arrays["train"], arrays["test"]
+        record = Record(name, train, test, arrays.get("earlier", earlier), arrays.get("unknown", unknown))
     except KeyError:
         raise InputError(f"{file}: not a record of images; delete it to go without") from None
-    if any(hashes.dtype != np.uint64 or hashes.ndim != 1 for hashes in record[1:]):
+    hashes = (record.train, record.test, record.earlier)
+    if any(part.dtype != np.uint64 or part.ndim != 1 for part in hashes) or record.unknown.dtype.kind != "U":
         raise InputError(f"{file}: not a record of images; delete it to go without")
     return record

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from gebm.bounded import read_json, read_json_lines
-from gebm.checkpoints import newest_checkpoint
+from gebm.checkpoints import checkpoints, newest_checkpoint, settings_beside
 from gebm.commands.datasets import BUNDLED, dataset
+from gebm.commands.history import Change, as_begun, read_history
 from gebm.commands.metrics import check_features
-from gebm.commands.pairs import folder_of, hashes_of
+from gebm.commands.pairs import folder_of, hashes_of, networks_of
 from gebm.commands.records import compare_images
 from gebm.commands.setup import choose_device, log, schedule_of, start_log
 from gebm.config import Config, sections
@@ -24,13 +25,15 @@ from gebm.data import ImageData, at_random, from_uint8, to_uint8
 from gebm.data.arrays import load_npz
 from gebm.data.images import SOURCES
 from gebm.errors import InputError
-from gebm.files import atomic_write
+from gebm.files import atomic_write, check_writable
 from gebm.metrics import Extractor, extract
 from gebm.metrics.features import Pixels
 from gebm.metrics.partition import base_energies, energies
 from gebm.model import GEBM
+from gebm.networks import ENERGIES
 from gebm.parsing import ReportWords
 from gebm.report import Chains, Neighbours, Report, Setting, closeness, nearest, render
+from gebm.report.thinning import thinned
 from gebm.text import show
 from gebm.untrusted import check_plain, data_path_beside
 
@@ -53,7 +56,10 @@ PLACE = ("mode", "log_dir", "log_name")  # not settings: another run of these wo
 def main(words: ReportWords) -> None:
     """Write the page about the run that the words name."""
     start_log()
-    log.info("%s", write_report(Path(words.run), words.allow, words.untrusted))
+    run, allow = Path(words.run), {*words.allow}
+    if not words.untrusted:
+        allow |= networks_of(run)
+    log.info("%s", write_report(run, allow, words.untrusted))
 
 
 def write_report(run: Path, allow: Collection[str] = (), untrusted: bool = False) -> Path:
@@ -74,6 +80,7 @@ def write_report(run: Path, allow: Collection[str] = (), untrusted: bool = False
         raise InputError(f"{run}: pages are of images; of a run on a table see {run / made[0]}")
     if not file.is_file() or (run / "training.json").is_file():
         raise InputError(f"{run}: not a run; give a folder that gebm train, sample or demo made")
+    check_writable(run, "folder, a copy of this run")
     config = Config.load(file)
     if untrusted:
         config = replace(config, **{flag: getattr(Config, flag) for flag in PLACES})
@@ -84,7 +91,7 @@ def write_report(run: Path, allow: Collection[str] = (), untrusted: bool = False
         reasons = "; ".join(f"{title.lower()} ({why})" for title, why in report.missing.items())
         log.warning("report: could not show all of %s", " ".join(reasons.split()))
     with atomic_write(run / "report.html") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be any bytes
     return run / "report.html"
 
 
@@ -96,7 +103,7 @@ def code_of(config: Config) -> set[str]:
 def collect(run: Path, config: Config, allow: Collection[str] = (), untrusted: bool = False) -> Report:
     """All that the page shows of a run, and why the rest is missing."""
     settings = _settings(config)
-    report = Report(run.resolve().name, run, _about(run, config), _command(config.mode, settings), settings)
+    report = Report(run.resolve().name, run, [], _command(config.mode, settings), settings)
 
     def tried(title: str, make: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T | None:
         try:
@@ -106,6 +113,14 @@ def collect(run: Path, config: Config, allow: Collection[str] = (), untrusted: b
             report.missing.setdefault(title, f"{kind}{error}")
             return None
 
+    changes = tried("What was run", read_history, run) or []
+    if untrusted:
+        changes = [_without_places(change) for change in changes]
+    if changes:
+        report.command = _command(config.mode, _settings(as_begun(config, changes)))
+        report.changes = [
+            (c.checkpoint, [(f, _text(c.was[f]), _text(value)) for f, value in c.now.items()]) for c in changes
+        ]
     report.rows = tried("Training", _rows, run / "stats.jsonl") or []
     report.evaluation = tried("Figures", _evaluation, run) or {}
     summary = tried("Figures", _json, run / "summary.json") or {}
@@ -115,11 +130,12 @@ def collect(run: Path, config: Config, allow: Collection[str] = (), untrusted: b
     if (run / "samples.npz").is_file():
         images = tried("Samples", _arrays, run / "samples.npz") or {}
     model = tried("Energies", _model, run, config, allow)
+    report.about = _about(run, config, model)
     data = tried("Nearest training images", _data, config, model, allow, untrusted)
     if data is not None:
         data = tried("Nearest training images", _compared, run, config, data, report)
     if model is not None and not summary:
-        report.base_images = _draw(model)
+        report.base_images = tried("Samples", _draw, model)
     report.energies = tried("Energies", _energies, model, data, images.get("energies")) or {}
     queries = images.get("samples", report.base_images)
     if data is not None and queries is not None:
@@ -131,37 +147,56 @@ def collect(run: Path, config: Config, allow: Collection[str] = (), untrusted: b
     return report
 
 
-def _about(run: Path, config: Config) -> list[tuple[str, str]]:
+def _about(run: Path, config: Config, model: GEBM | None) -> list[tuple[str, str]]:
     latents = f"{config.Z_dim} {config.latent_noise} latents"
+    has_floor = config.d_model in ENERGIES if model is None else hasattr(model.energy, "trunc")  # one's own need not
+    floored = has_floor and not config.no_trunc
     rows = [
         ("command", f"gebm {config.mode}"),
         ("dataset", config.dataset),
         ("base", f"{config.g_model}, width {config.width:g}, {latents}"),
-        ("energy", f"{config.d_model}, width {config.width:g}" + ("" if config.no_trunc else ", clamped to E >= -10")),
+        ("energy", f"{config.d_model}, width {config.width:g}" + (", clamped to E >= -10" if floored else "")),
     ]
     if config.mode == "sample":
         rows += [("base from", config.g_path), ("energy from", config.d_path)]
+        file = folder_of(Path(config.d_path)) / "config.yaml"
+        if file.is_file() and (trained := Config.load(file).dataset) != config.dataset:
+            rows.append(("trained on", trained))
     else:
         schedule = schedule_of(config)
         joint = schedule.base_steps if schedule.train_mode != "energy" else 0
         refine = schedule.refine_steps if schedule.refines else 0
         rows.append(("training", f"{joint} base steps, then {refine} energy steps with the base frozen"))
     written = [run / name for name in ("config.yaml", "stats.jsonl", "summary.json")]
-    date = datetime.fromtimestamp(max(file.stat().st_mtime for file in written if file.is_file())).astimezone()
+    finished = _date(max(file.stat().st_mtime for file in written if file.is_file()))
     return [
         *rows,
         ("device", "CPU" if config.device == -2 else f"GPU {config.device}"),
-        ("finished", date.strftime("%Y-%m-%d %H:%M %Z")),
+        ("finished", finished),
         ("page made by", f"gebm {version('gebm')}, torch {torch.__version__}"),
     ]
 
 
-def _settings(config: Config) -> list[Setting]:
-    def text(value: object) -> str:
-        return str(value).lower() if isinstance(value, bool) else str(value)
+def _date(seconds: float) -> str:
+    try:
+        return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    except (ValueError, OverflowError, OSError):  # of a clock that was wrong by thousands of years
+        return "at a time that no calendar has"
 
+
+def _text(value: object) -> str:
+    """A setting as it is written on a command line."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _without_places(change: Change) -> Change:
+    was, now = ({flag: value for flag, value in of.items() if flag not in PLACES} for of in change[1:])
+    return Change(change.checkpoint, was, now)
+
+
+def _settings(config: Config) -> list[Setting]:
     return [
-        Setting(title, f.name, f.metadata["help"], text(getattr(config, f.name)), text(f.default))
+        Setting(title, f.name, f.metadata["help"], _text(getattr(config, f.name)), _text(f.default))
         for title, flags in sections(config.mode).items()
         for f in flags
         if f.name not in PLACE
@@ -172,8 +207,8 @@ def _command(mode: str, settings: Sequence[Setting]) -> list[str]:
     return [f"gebm {mode}", *(f"--{s.flag} {shlex.quote(s.value)}" for s in settings if s.value != s.default)]
 
 
-def _rows(file: Path) -> list[dict[str, Any]]:
-    return read_json_lines(file) if file.is_file() else []
+def _rows(file: Path) -> list[Mapping[str, Any]]:
+    return thinned(read_json_lines(file)) if file.is_file() else []
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -210,24 +245,23 @@ def _model(run: Path, config: Config, allow: Collection[str]) -> GEBM:
     """The pair that the run trained, or that it sampled from."""
     for what, name in (("base", config.g_model), ("energy", config.d_model)):
         _check_allowed(what, name, allow)
-    newest = newest_checkpoint(run)
     if config.mode == "sample" and not config.g_path:
         raise InputError("the pair that was sampled lies outside the run")
     if config.mode == "sample":
         base, energy = Path(config.g_path), Path(config.d_path)
-    elif newest is None:
+    elif not checkpoints(run):
         raise InputError(f"{run} holds no checkpoint")
     else:
-        base = energy = newest
+        base = energy = run
     model = GEBM.load(base, energy, allow=allow, dtype=torch.float64 if config.dtype == 64 else torch.float32)
-    # A sampling run may have changed it; torch's stubs know of tensors and modules alone.
-    model.energy.trunc = not config.no_trunc  # type: ignore[assignment]
+    if hasattr(model.energy, "trunc"):  # which a sampling run may have changed
+        model.energy.trunc = not config.no_trunc  # type: ignore[assignment]  # torch: of tensors and modules alone
     return model.to(choose_device(config, frozenset()))
 
 
 def _data(config: Config, model: GEBM | None, allow: Collection[str], untrusted: bool) -> ImageData:
     """The images that the energy was trained on."""
-    file = folder_of(Path(config.d_path)) / "config.yaml"
+    file = settings_beside(folder_of(Path(config.d_path)))
     if config.mode == "sample" and config.d_path and file.is_file():  # whose own flags need not name the data
         trained = Config.load(file)
         config = replace(config, dataset=trained.dataset, image_size=trained.image_size)

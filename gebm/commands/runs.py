@@ -2,23 +2,28 @@
 
 import logging
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 
 import torch
 
 from gebm import parallel
-from gebm.bounded import read_bytes
+from gebm.bounded import MAX_CONFIG, read_bytes
 from gebm.checkpoints import checkpoints
 from gebm.commands.setup import log
 from gebm.config import Config
 from gebm.errors import InputError
-from gebm.files import atomic_folder, atomic_write, check_writable, sweep
+from gebm.files import atomic_folder, atomic_write, being_made, check_writable, sweep
 from gebm.model import Architecture
 
-__all__ = ["check_new_run", "log_dir", "open_run", "runs_of"]
+__all__ = ["check_new_run", "log_dir", "open_run", "resolve", "runs_of", "whole_run"]
 
+DATASET = re.compile(rb"(?m)^[ ]*dataset[ ]*:[ ]*([a-z][a-z0-9-]*)[ ]*$")  # a name, which needs no quotes
 SERIAL = ".serial"  # of a run among those of its folder: which was started or gone on with last, whatever clocks say
 MAX_SERIAL = 20  # digits
 
@@ -54,11 +59,60 @@ def _exists(path: Path, config: Config) -> InputError:
 def open_run(
     path: Path, config: Config, device: torch.device, architecture: Architecture, resume: bool = False
 ) -> Config:
-    """Make the run's folder, write its `config.yaml` and start its log; returns the configuration as resolved.
+    """Make the run's folder, write its `config.yaml` and start its log; returns the configuration as resolved."""
+    resolved = resolve(path, config, device, architecture)
+    if not parallel.is_first():
+        return resolved
+    if resume:
+        for folder in (path, path / "checkpoints", path / "grids"):
+            sweep(folder)
+        for name, text in (("config.yaml", resolved.to_yaml()), (SERIAL, _next_serial(path))):
+            with atomic_write(path / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    else:
+        sweep(path.parent, others=True)
+        try:  # never without its configuration, wherever a kill comes
+            with atomic_folder(path, new=True) as temporary:
+                resolved.save(temporary / "config.yaml")
+                (temporary / SERIAL).write_text(_next_serial(path))
+        except FileExistsError:
+            raise _exists(path, config) from None
+    _start_log_file(path, config)
+    return resolved
 
-    Resolved: with the device and the networks in use, so that the file by itself repeats the run.
+
+@contextmanager
+def whole_run(path: Path, config: Config) -> Iterator[Path]:
+    """Yield a folder to fill, with its `config.yaml` and its log, that becomes the run `path` when the block ends well.
+
+    A kill leaves nothing of that name. Only the first of several processes has the folder.
+
+    Raises:
+        InputError: another process is making a run of that name, or has made it meanwhile.
     """
-    resolved = replace(
+    if not parallel.is_first():
+        yield path
+        return
+    sweep(path.parent, others=True)
+    if other := being_made(path):
+        raise InputError(
+            f"{path}: another process is making this run; give another --log_name (or, if none is, remove {other})"
+        )
+    try:
+        with atomic_folder(path, new=True, synchronise=False) as temporary:
+            config.save(temporary / "config.yaml")
+            (temporary / SERIAL).write_text(_next_serial(path))
+            _start_log_file(temporary, config)
+            yield temporary
+    except FileExistsError as error:
+        if error.args != (path,):
+            raise
+        raise _exists(path, config) from None
+
+
+def resolve(path: Path, config: Config, device: torch.device, architecture: Architecture) -> Config:
+    """The configuration with the device and the networks in use, so that it repeats the run `path` by itself."""
+    return replace(
         config,
         g_model=architecture.base,
         d_model=architecture.energy,
@@ -74,29 +128,20 @@ def open_run(
         resume="",
         slurm_id=config.slurm_id or os.environ.get("SLURM_JOB_ID", ""),
     )
-    if not parallel.is_first():
-        return resolved
-    serial = str(1 + max((_serial(file.parent) for file in path.parent.glob(f"*/{SERIAL}")), default=0))
-    if resume:
-        for folder in (path, path / "checkpoints", path / "grids"):
-            sweep(folder)
-        for name, text in (("config.yaml", resolved.to_yaml()), (SERIAL, serial)):
-            with atomic_write(path / name) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-    else:
-        sweep(path.parent, others=True)
-        try:  # never without its configuration, wherever a kill comes
-            with atomic_folder(path, new=True) as temporary:
-                resolved.save(temporary / "config.yaml")
-                (temporary / SERIAL).write_text(serial)
-        except FileExistsError:
-            raise _exists(path, config) from None
+
+
+def _next_serial(path: Path) -> str:
+    """The number of a run that is started, or gone on with, now."""
+    return str(1 + max((_serial(file.parent) for file in path.parent.glob(f"*/{SERIAL}")), default=0))
+
+
+def _start_log_file(folder: Path, config: Config) -> None:
+    """Write the log into the run too, with `--log_in_file`."""
     if config.log_in_file:
         for old in [handler for handler in log.handlers if isinstance(handler, logging.FileHandler)]:
             log.removeHandler(old)  # of the split before
             old.close()
-        log.addHandler(_LogFile(path / "log.txt", encoding="utf-8"))
-    return resolved
+        log.addHandler(_LogFile(folder / "log.txt", encoding="utf-8", errors="backslashreplace"))
 
 
 class _LogFile(logging.FileHandler):
@@ -113,22 +158,34 @@ def _serial(run: Path) -> int:
         return 0
 
 
-def runs_of(config: Config) -> list[Path]:
-    """Training runs of the configured dataset under `--log_dir` that hold a configuration, the newest last.
+def runs_of(config: Config, of_dataset: bool = True) -> Iterator[Path]:
+    """Training runs under `--log_dir`, of the configured dataset unless any will do, the newest first.
 
     The newest is the one that was started, or gone on with, last. Of runs that do not tell, as copies of one, times of
-    change decide.
+    change decide. Configurations are read one after the other, as far as is asked for: parsing takes 10 ms each.
     """
-    found = []
-    for file in log_dir(config).glob("*/config.yaml"):
-        if file.parent.name.startswith("."):
-            continue  # what a killed process left
-        try:
-            stored = Config.load(file)
-        except InputError:
-            continue  # another program's file, or another version's
-        if stored.mode in ("train", "demo") and stored.dataset == config.dataset:
-            marks = [file, *(c / "training.json" for c in checkpoints(file.parent))]
-            changed = max(mark.stat().st_mtime_ns for mark in marks if mark.is_file())
-            found.append((_serial(file.parent), changed, file.parent))
-    return [path for *_, path in sorted(found)]
+    folders = [file.parent for file in log_dir(config).glob("*/config.yaml")]
+    numbered = [(_serial(path), path) for path in folders if not path.name.startswith(".")]  # not what a kill left
+    for _, tied in groupby(sorted(numbered, reverse=True), key=lambda run: run[0]):
+        paths = [path for _, path in tied]
+        for path in sorted(paths, key=_changed, reverse=True) if len(paths) > 1 else paths:
+            if not of_dataset or _names_dataset(path / "config.yaml", config.dataset):
+                with suppress(InputError):  # another program's file, or another version's
+                    stored = Config.load(path / "config.yaml")
+                    if stored.mode in ("train", "demo") and (stored.dataset == config.dataset or not of_dataset):
+                        yield path
+
+
+def _changed(run: Path) -> tuple[int, Path]:
+    """When a run was last written to."""
+    marks = [run / "config.yaml", *(c / "training.json" for c in checkpoints(run))]
+    return max(mark.stat().st_mtime_ns for mark in marks if mark.is_file()), run
+
+
+def _names_dataset(file: Path, dataset: str) -> bool:
+    """Whether a configuration may be of a data set, as far as one look at its text tells: certain where it says no."""
+    try:
+        lines = DATASET.findall(read_bytes(file, MAX_CONFIG))
+    except (OSError, InputError):
+        return True
+    return len(lines) != 1 or lines[0].decode() in (dataset, "null")

@@ -1,6 +1,5 @@
 """`gebm sample`."""
 
-import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -21,17 +20,16 @@ from gebm.commands.chains import (
     with_precision,
 )
 from gebm.commands.datasets import check_named, dataset_for, made_with, with_data_of
-from gebm.commands.density import write_rows
+from gebm.commands.density import units_of, write_rows
 from gebm.commands.metrics import check_features, compare, distances_along, features_of, observed_features
 from gebm.commands.pairs import folder_of, load_pair
 from gebm.commands.records import compare_images
 from gebm.commands.report import code_of, write_report
-from gebm.commands.runs import check_new_run, open_run
+from gebm.commands.runs import check_new_run, log_dir, resolve, whole_run
 from gebm.commands.setup import choose_device, interrupt_on_sigterm, join, log, progress, start_log
 from gebm.commands.tables import settled, with_table_defaults
 from gebm.config import Config
 from gebm.data import ImageData, TableData
-from gebm.data.units import load_units
 from gebm.errors import InputError
 from gebm.files import atomic_folder, atomic_write, write_json
 from gebm.model import GEBM
@@ -66,7 +64,13 @@ def main(config: Config, given: frozenset[str]) -> Path:
         raise InputError("--eval_fid: distances are of images; gebm evaluate gives the likelihoods of a table's model")
     if config.thin and parallel.processes() > 1:
         raise InputError(f"--thin {config.thin}: one process writes its draws as they come; sample with one")
-    units = load_units(base) if rows else None
+    units = units_of(model, base, energy) if rows else None
+    if not rows and parallel.from_first(lambda: lacks_its_page(config, given, base, energy)):
+        folder = log_dir(config) / config.log_name
+        log.info("%s: its samples are there, so only its page is made", folder)
+        if parallel.leave():
+            report(folder, replace(Config.load(folder / "config.yaml"), dataset=named), given)
+        return folder
     folder = parallel.from_first(lambda: check_new_run(config))
     data = dataset_for(model, config) if config.eval_fid else None
     assert not isinstance(data, TableData)
@@ -78,24 +82,40 @@ def main(config: Config, given: frozenset[str]) -> Path:
     model.to(device)
     config, fit = with_beta(config, model, energy, device)
     config = parallel.from_first(lambda: with_precision(config, model.posterior(beta_of(config))))
-    resolved = open_run(folder, replace(config, g_path=str(base), d_path=str(energy)), device, model.built_as)
+    resolved = resolve(folder, replace(config, g_path=str(base), d_path=str(energy)), device, model.built_as)
     log.info("sampling %s\n  base   %s\n  energy %s", folder, base, energy)
-    first = parallel.is_first()
-    try:
+    with whole_run(folder, resolved) as made:
         with parallel.together("sample again, nothing was kept"):
-            summary = sample_into(folder, resolved, model, data, device, units)
+            summary = sample_into(made, resolved, model, data, device, units)
         if not parallel.leave():
             return folder
         summary.update(base_path=str(base), energy_path=str(energy), temperature_fit=fit)
-        finish(folder, summary)
-    except BaseException:
-        if first:
-            shutil.rmtree(folder, ignore_errors=True)  # half a run is none, and would keep its name from the next
-        raise
+        text = summary_text(summary, made, folder)
+        write_summary(made, summary, text)
+    log.info("\n%s", text)
     if not rows:
-        allow = {*code_of(replace(resolved, dataset=named)), config.fid_features}
-        log.info("report: %s", write_report(folder, allow | ({named} if "dataset" in given else set())))
+        report(folder, replace(resolved, dataset=named), given)
     return folder
+
+
+def report(folder: Path, config: Config, given: frozenset[str]) -> None:
+    """Write the page about samples, and say where."""
+    allow = {*code_of(config), config.fid_features}
+    log.info("report: %s", write_report(folder, allow | ({config.dataset} if "dataset" in given else set())))
+
+
+def lacks_its_page(config: Config, given: frozenset[str], base: Path, energy: Path) -> bool:
+    """Whether the samples that are asked for are there, and a kill came before their page was written."""
+    folder = log_dir(config) / config.log_name
+    if not config.log_name or (folder / "report.html").exists() or not (folder / "summary.json").is_file():
+        return False
+    if not (folder / "config.yaml").is_file() or not (folder / "png").is_dir():
+        return False
+    stored = Config.load(folder / "config.yaml")
+    settled = {"mode", "log_dir", "log_name", "g_path", "d_path", "from_untrusted", "device", "temperature"}
+    same = all(getattr(stored, flag) == getattr(config, flag) for flag in given - settled - {"precision", "dataset"})
+    weights = (stored.mode, stored.g_path, stored.d_path) == ("sample", str(base), str(energy))
+    return same and weights and config.temperature in ("auto", stored.temperature)
 
 
 def chains_of(config: Config) -> int:
@@ -186,8 +206,8 @@ def write_samples(folder: Path, draws: Draws, frames: list[tuple[int, np.ndarray
         save_gif(folder / "chains.gif", [images for _, images in frames])
 
 
-def finish(folder: Path, summary: dict[str, Any]) -> None:
-    """Write `summary.json` and `summary.txt` and print the latter."""
+def summary_text(summary: dict[str, Any], made: Path, folder: Path) -> str:
+    """What a summary comes to in words, of files in `made` that will be in `folder`."""
     rows = [
         sampler_row(summary),
         *mixing_rows(summary),
@@ -196,19 +216,19 @@ def finish(folder: Path, summary: dict[str, Any]) -> None:
     ]
     if summary["on_floor"]:
         rows.append(("on the floor E = -10", f"{summary['on_floor']:.1%} of the samples: the energy is flat there"))
-    made = [name for name in ("samples.png", "chains.gif", "pairs.png") if (folder / name).is_file()]
-    written = next(name for name in ("samples.csv", "samples.npz") if (folder / name).is_file())
-    rows += [("samples", str(folder / written)), ("pictures", f"{folder}/{', '.join(made)}")]
+    pictures = [name for name in ("samples.png", "chains.gif", "pairs.png") if (made / name).is_file()]
+    written = next(name for name in ("samples.csv", "samples.npz") if (made / name).is_file())
+    rows += [("samples", str(folder / written)), ("pictures", f"{folder}/{', '.join(pictures)}")]
     text = table(rows, folder.name)
     if summary["features"]:
         text += f"\n\n{table(metric_rows(summary))}\n{metric_note(summary)}"
     if summary["warning"]:
         text += f"\n\n{summary['warning']}"
-    write_summary(folder, summary, text)
+    return text
 
 
 def write_summary(folder: Path, summary: dict[str, Any], text: str) -> None:
+    """Write `summary.json` and `summary.txt`."""
     write_json(folder / "summary.json", summary)
     with atomic_write(folder / "summary.txt") as temporary:
-        temporary.write_text(text + "\n")
-    log.info("\n%s", text)
+        temporary.write_text(text + "\n", encoding="utf-8")

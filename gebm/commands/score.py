@@ -6,22 +6,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gebm.commands.density import partition_of, validation_log_prob
+from gebm.bounded import open_regular
+from gebm.commands.density import partition_of, partition_texts, units_of, validation_log_prob
 from gebm.commands.pairs import load_pair
 from gebm.commands.setup import choose_device, log, start_log
 from gebm.commands.tables import settled
 from gebm.config import Config
 from gebm.data import TableData, read_rows
 from gebm.data.csv_files import as_cell, write_csv
-from gebm.data.units import load_units
 from gebm.errors import InputError
-from gebm.files import atomic_write, check_writable
+from gebm.files import atomic_write, check_output
 from gebm.metrics.likelihood import base_log_prob, model_log_prob
 from gebm.report import table
 from gebm.seeds import stream
 
 __all__ = ["main"]
 
+COLUMNS = ("row", "log_density", "log_density_base", "quantile")
 RARE = 0.01  # share of the validation rows
 
 
@@ -42,9 +43,7 @@ def main(config: Config, given: frozenset[str], words: list[str]) -> Path:
     output = Path(config.output or file.with_suffix(".scores.csv"))
     if output.resolve() == file.resolve():
         raise InputError(f"--output {output}: is the file to score; name another")
-    if output.is_dir() or not output.absolute().parent.is_dir():
-        raise InputError(f"--output {output}: must be a file in a folder that exists")
-    check_writable(output.absolute().parent, "--output")
+    check_output(output, "--output", "a file of scores", _is_of_scores, config.force)
     if not (config.g_path or config.d_path or config.from_untrusted or "dataset" in given):
         raise InputError("gebm score: name the run to score with, --g_path RUN, or the --dataset whose newest is meant")
     config, given = settled(config, given)
@@ -52,11 +51,12 @@ def main(config: Config, given: frozenset[str], words: list[str]) -> Path:
     model, base, energy = load_pair(config, given)
     if not model.has_density:
         raise InputError(f"{base}: its base has no density; score with a run on a table, trained with a flow")
-    units = model.units or load_units(base)
+    units = units_of(model, base, energy)
     values, new, news = _read(file, units, config.header)
     rows = units.with_noise(units.whiten(values), stream(config.seed, "score"))
     model.to(device)
-    partition = partition_of(model, config, given, base, energy, device)
+    measured = partition_of(model, config, given, base, energy, device)
+    partition = measured.value
     c = model.log_partition
     x = torch.from_numpy(np.array(rows)).to(c)
     ours, base_alone = (
@@ -68,13 +68,16 @@ def main(config: Config, given: frozenset[str], words: list[str]) -> Path:
     quantiles = (np.searchsorted(seen, ours.numpy(), side="right") + 1) / (len(seen) + 1)
     with atomic_write(output) as temporary:
         columns = ours.tolist(), base_alone.tolist(), quantiles.tolist()
-        write_csv(temporary, ("row", "log_density", "log_density_base", "quantile"), zip(range(len(rows)), *columns))
+        write_csv(temporary, COLUMNS, zip(range(len(rows)), *columns))
     least = max(RARE, 1 / (len(seen) + 1))  # which a row that is rarer than all has
     rare, near = float((quantiles <= least).mean()), ours.isfinite() & base_alone.isfinite()
     far = int((~near & ~torch.from_numpy(new)).sum())
+    text, warning = partition_texts(measured.summary())
     found = [
         ("rows", f"{len(rows):,}"),
         ("mean log-density", f"{_mean(ours[near])} nats (base alone {_mean(base_alone[near])})"),
+        ("log-partition", text),
+        *([("warning", warning)] if warning else []),
         *news,
         *([("too far for a number", f"{far:,} rows, left out of the mean")] if far else []),
         ("validation rows", f"{float(seen.mean()):.4f} nats, {len(seen):,} rows"),
@@ -84,6 +87,11 @@ def main(config: Config, given: frozenset[str], words: list[str]) -> Path:
     ]
     log.info("\n%s", table(found, f"scores of {file.name}"))
     return output
+
+
+def _is_of_scores(file: Path) -> bool:
+    with open_regular(file) as stream:
+        return stream.readline(100).strip() == ",".join(COLUMNS).encode()
 
 
 def _read(file: Path, units: TableData, header: str) -> tuple[np.ndarray, np.ndarray, list[tuple[str, str]]]:

@@ -110,11 +110,11 @@ class _Printable(logging.Formatter):
 
 
 class _Lines(logging.StreamHandler[TextIO]):
-    """Work goes on when nobody reads its lines any more, as under `| head`."""
+    """Work goes on when nobody reads its lines any more, as under `| head`, or they cannot be written."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        if isinstance(sys.exc_info()[1], BrokenPipeError):
-            print_nowhere()
+        if isinstance(error := sys.exc_info()[1], OSError):
+            print_nowhere(error)
         else:
             super().handleError(record)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gebm import fast, parallel
 from gebm.bounded import read_json
-from gebm.checkpoints import checkpoints, newest_checkpoint
+from gebm.checkpoints import checkpoints, newest_checkpoint, order
 from gebm.commands import launch
 from gebm.commands.build import build_trainer, evaluations_of, measures_of
 from gebm.commands.checks import check_flags, check_kind, check_processes, check_scheduler
@@ -22,10 +22,11 @@ from gebm.commands.density import (
     text_of,
     write_table,
 )
+from gebm.commands.history import NOT_SETTINGS, record_changes
 from gebm.commands.pairs import ARCHITECTURE_FLAGS, architecture_of, settle_weights
 from gebm.commands.records import check_resumed, compare_images, save_images, split_then
 from gebm.commands.report import code_of, write_report
-from gebm.commands.runs import check_new_run, open_run, runs_of
+from gebm.commands.runs import check_new_run, open_run, resolve, runs_of
 from gebm.commands.setup import choose_device, join, log, schedule_of, start_log
 from gebm.commands.tables import settled
 from gebm.config import Config
@@ -113,7 +114,7 @@ def _train_run(config: Config, given: frozenset[str], run: Path | None, whole: P
         stored = Config.load(run / "config.yaml")
         config = _changed(stored, config, given)
         _check_resumable(stored, config, checkpoint)
-        for flag in sorted(given - {"mode", "resume", "log_dir", "log_name", "device", "slurm_id"}):
+        for flag in sorted(given - NOT_SETTINGS):
             if getattr(config, flag) != getattr(stored, flag):
                 log.info("changed: --%s %s, was %s", flag, getattr(config, flag), getattr(stored, flag))
         log.info("resuming %s from %s", run, checkpoint.name if checkpoint else "the start (it has no checkpoint)")
@@ -126,13 +127,14 @@ def _train_run(config: Config, given: frozenset[str], run: Path | None, whole: P
     data = dataset(config)
     # A checkpoint holds all that these flags gave, and they may be gone.
     start = replace(config, g_path="", d_path="") if checkpoint else settle_weights(config)
+    begun_from = [Path(path) for path in (start.g_path, start.d_path) if path]
     if isinstance(data, TableData):
-        for weights in {path for path in (start.g_path, start.d_path) if path} | ({str(run)} if checkpoint else set()):
-            check_split(Path(weights), data)
+        for weights in {*begun_from} | ({run} if checkpoint else set()):
+            check_split(weights, data)
     elif checkpoint:
         check_shape(config, data, read_architecture(checkpoint, "base", {config.g_model}).shape)
         check_resumed(run, data)
-    elif note := compare_images(data, *(Path(path) for path in (start.g_path, start.d_path) if path)):
+    elif note := compare_images(data, *begun_from):
         log.warning(note)
 
     def trainer_at(checkpoint: Path | None) -> tuple[Trainer, Tensor | None]:
@@ -155,18 +157,28 @@ def _train_run(config: Config, given: frozenset[str], run: Path | None, whole: P
         if schedule.finished(trainer.counters):
             if isinstance(data, TableData) and not (run / LIKELIHOOD).is_file():  # killed between the two
                 return _write_likelihoods(run, trainer, data, config)
-            log.info("%s is finished: nothing was changed", run)
-            parallel.leave()
+            has_a_page = config.mode == "train" and isinstance(data, ImageData)
+            if parallel.leave() and has_a_page and not (run / "report.html").exists():  # killed before it was written
+                log.info("%s is finished, so only its page is made: %s", run, write_report(run, code_of(config)))
+            else:
+                log.info("%s is finished: nothing was changed", run)
             return run
+        if stored is not None and _was_the_end(checkpoint, schedule_of(stored, len(data.train)), schedule):
+            log.info(
+                "%s was the end of its stage, where c was set anew; a stage as long from the start has other weights",
+                checkpoint.name,
+            )
     evaluations = evaluations_of(config, data, device) if isinstance(data, ImageData) else []
     measures = measures_of(config, data, device)
+    if stored is not None and parallel.is_first():
+        record_changes(run, checkpoint, stored, resolve(run, config, device, trainer.model.built_as))
     resolved = open_run(run, config, device, trainer.model.built_as, resume=stored is not None)
     if stored is None:
         parallel.from_first(lambda: held.enter_context(alone(run)))
     if isinstance(data, TableData):
         save_units(run, data)
     elif checkpoint is None:  # of a run that goes on, the images that it was begun with stay on record
-        parallel.from_first(lambda: save_images(run, data))
+        parallel.from_first(lambda: save_images(run, data, *begun_from))
     _announce(run, config, data, schedule, trainer)
     try:
         with parallel.together(f"go on with --resume {run}"):
@@ -202,6 +214,15 @@ def _train_run(config: Config, given: frozenset[str], run: Path | None, whole: P
     if config.mode == "train":  # the demo goes on, and reports at its end
         log.info("report: %s", write_report(run, code_of(resolved)))
     return run
+
+
+def _was_the_end(checkpoint: Path, stored: Schedule, schedule: Schedule) -> bool:
+    """Whether a stage ended with a checkpoint by the schedule that it was made by, and by the present one goes on."""
+    stage, step = order(checkpoint)
+    last, now = (
+        {"base": s.ml_steps, "joint": s.base_steps, "refine": s.refine_steps}[stage] for s in (stored, schedule)
+    )
+    return last <= step < now
 
 
 def _announce(run: Path, config: Config, data: ImageData | TableData, schedule: Schedule, trainer: Trainer) -> None:
@@ -271,7 +292,7 @@ def _run_to_resume(config: Config, given: frozenset[str]) -> Path | None:
             raise InputError(f"--resume {run}: no training run there; give a folder that `gebm train` made, or auto")
         return run
     flags = {"mode", *given} - {"resume", "log_dir", "device"}
-    for run in reversed(runs_of(config)):
+    for run in runs_of(config):
         stored = Config.load(run / "config.yaml")
         if run.name == config.log_name or all(getattr(stored, flag) == getattr(config, flag) for flag in flags):
             return run

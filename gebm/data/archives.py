@@ -46,6 +46,8 @@ def open_zip(path: Path, most: int = MAX_UNPACKED, content: bytes | None = None)
     try:
         archive = zipfile.ZipFile(path if content is None else io.BytesIO(content))
     except ARCHIVE_ERRORS as error:
+        if path.suffix == ".npy":
+            raise InputError(f"{path}: one .npy array; put it into an .npz with numpy.savez(file, x)") from None
         why = f"not a readable zip archive ({reason(error)})"
         raise InputError(f"{path}: {size:,} bytes, {why}; fetch it again") from error
     total, most = sum(member.file_size for member in archive.infolist()), min(most, most_unpacked(size))

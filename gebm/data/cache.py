@@ -1,6 +1,5 @@
 """Arrays on disk, built once, image by image: a train and a test array keyed by what they were made from."""
 
-import fcntl
 import hashlib
 import io
 import json
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from filelock import lock_descriptor
 from tqdm import tqdm
 
 from gebm.bounded import check_regular
@@ -68,14 +68,16 @@ def from_array(array: np.ndarray) -> Images:
 
 
 def fingerprint(*groups: Iterable[Path]) -> str:
-    """Returns a hash of every file's full path, size and time of change.
+    """Returns a hash of every file's full path, size and times of change.
 
     Not of the contents: a data set may hold 100 GB, and to read it at each start is the cost that the cache is there
-    to save. The full path is in it since two folders may agree in names, sizes and times (unpacked archives do).
+    to save. The full path is in it since two folders may agree in names, sizes and times (unpacked archives do), and
+    beside the time of change that archives restore the one that the system alone sets. Not the number of the inode:
+    some file systems of networks give another one at each mount.
     """
     resolved = cache(Path.resolve)  # once a folder, not once a file
     files = [[(str(resolved(path.parent) / path.name), path.stat()) for path in group] for group in groups]
-    stats = [[(name, stat.st_size, stat.st_mtime_ns) for name, stat in group] for group in files]
+    stats = [[(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in group] for group in files]
     return hashlib.sha256(repr(stats).encode()).hexdigest()
 
 
@@ -176,11 +178,9 @@ def _alone(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not lock_descriptor(handle, blocking=False):
                 log.info("waiting for another process that prepares %s", folder)
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                lock_descriptor(handle)
             # Whom we waited for has renamed or removed what we hold.
             if folder.exists() and os.path.samestat(os.fstat(handle), os.stat(folder)):
                 yield

@@ -19,6 +19,7 @@ __all__ = ["Content", "content_of", "notes_on"]
 
 FILE = "content.npz"
 DARK = 128  # level that no pixel reaches, from which on down images are told of
+SOME = 0.1  # share of images, less than half as bright as the brightest, from which on they are told of
 
 
 class Content(NamedTuple):
@@ -26,12 +27,14 @@ class Content(NamedTuple):
 
     Attributes:
         train, test: a 64-bit hash of each image's pixels, uint64 (N,), in the order of the arrays.
-        range: the lowest and the highest value of all pixels.
+        lowest: the lowest value of all pixels.
+        brightest: the highest of each image, uint8 (M,), those of training first.
     """
 
     train: np.ndarray
     test: np.ndarray
-    range: tuple[int, int]
+    lowest: int
+    brightest: np.ndarray
 
     @property
     def key(self) -> str:
@@ -46,35 +49,45 @@ def content_of(name: str, train: np.ndarray, test: np.ndarray, folder: Path | No
     """What two arrays (N, C, H, W) hold; kept in `folder`, that of the cache they lie in, if one is given."""
     if folder is not None and (kept := _kept(folder / FILE, len(train), len(test))):
         return kept
-    hashes = [_hashes(split, name) for split in (train, test)]
-    ends = [(int(block.min()), int(block.max())) for split in (train, test) for block in _blocks(split)]
-    content = Content(hashes[0], hashes[1], (min(low for low, _ in ends), max(high for _, high in ends)))
+    ours, theirs = (_hashes(split, name) for split in (train, test))
+    ends = [
+        (int(block.min()), block.reshape(len(block), -1).max(1)) for split in (train, test) for block in _blocks(split)
+    ]
+    lowest, brightest = min(low for low, _ in ends), np.concatenate([high for _, high in ends])
+    content = Content(ours, theirs, lowest, brightest)
     if folder is not None:
         with suppress(OSError), atomic_write(folder / FILE) as temporary, open(temporary, "wb") as file:
-            np.savez(file, train=content.train, test=content.test, range=np.array(content.range))
+            np.savez(file, **content._asdict())
     return content
 
 
 def notes_on(content: Content) -> list[str]:
     """What is odd about a data set, a line each."""
-    notes, (low, high) = [], content.range
+    notes, high = [], int(content.brightest.max())
     if shared := int(np.isin(content.test, content.train).sum()):
         notes.append(f"{shared:,} of {len(content.test):,} test images equal a training image in every pixel")
     if copies := len(content.train) - len(np.unique(content.train)):
         notes.append(f"{copies:,} of {len(content.train):,} training images are copies of another")
-    if low == high:
-        notes.append(f"every pixel of every image is {low}")
+    dark = content.brightest < high / 2
+    if content.lowest == high:
+        notes.append(f"every pixel of every image is {high}")
     elif high < DARK:
         notes.append(f"brightest pixel {high} of 255; if that is their white, multiply them by {255 / high:.3g}")
+    elif dark.mean() > SOME:
+        notes.append(
+            f"{int(dark.sum()):,} of {len(dark):,} images have no pixel above {content.brightest[dark].max()} of 255, "
+            "others do; see that all have one range of values"
+        )
     return notes
 
 
 def _kept(file: Path, *counts: int) -> Content | None:
     with suppress(InputError, KeyError, TypeError, ValueError, OSError):
         arrays = load_npz(file)
-        train, test, (low, high) = arrays["train"], arrays["test"], arrays["range"].tolist()
-        if (len(train), len(test)) == counts and train.dtype == test.dtype == np.uint64:
-            return Content(train, test, (low, high))
+        train, test, highest = arrays["train"], arrays["test"], arrays["brightest"]
+        counted = (len(train), len(test)) == counts and len(highest) == sum(counts)
+        if counted and train.dtype == test.dtype == np.uint64 and highest.dtype == np.uint8:
+            return Content(train, test, int(arrays["lowest"]), highest)
     return None
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
@@ -98,7 +99,7 @@ class Sheet:
     sample: list[list[str]]
     notes: tuple[str, ...]
 
-    @property
+    @cached_property
     def twins(self) -> dict[int, int]:
         """Columns that have the name, and so the values, of an earlier one -> that one."""
         first: dict[str, int] = {}
@@ -135,11 +136,10 @@ class Sheet:
             raise InputError(
                 f"{path}: {len(first):,} columns; a density is of at most {MAX_COLUMNS:,}: leave some out of the file"
             )
-        if separator == " " and first[0] == "#":  # as numpy writes a header
-            first = first[1:]
+        first, marked = _without_mark(first, below) if header != "no" else (first, False)
         names = [as_name(cell) for cell in first]
-        named, notes = header == "yes", []
-        if header == "auto":
+        named, notes = header == "yes" or (header == "auto" and marked), []
+        if header == "auto" and not marked:
             alike = [row for row in below if len(row) == len(first)]
             quoted = _only_first_is_quoted(lines, separator)
             named = (bool(known) and set(known) <= set(names)) or names_columns(first, alike, quoted)
@@ -154,7 +154,8 @@ class Sheet:
         if all(len(row) == len(names) + 1 for row in below) and _are_row_names(lines[1:], separator):
             names = ["", *names]
         unnamed = frozenset(i for i, name in enumerate(names) if not name or UNNAMED.fullmatch(name))
-        columns = tuple(name or _default(i, names) for i, name in enumerate(names))
+        taken = set(names)
+        columns = tuple(name or _default(i, taken) for i, name in enumerate(names))
         _check_names(path, columns, below)
         return cls(path, separator, columns, True, skipped, unnamed, below, tuple(notes))
 
@@ -165,8 +166,9 @@ class Sheet:
             InputError: text, an empty cell, NaN or infinity, or a line of another length: the message names the file,
                 the line and the column, and ends with `advice`.
         """
-        twins = {i: first for i, first in self.twins.items() if first in used}
-        read = {*used, *twins}
+        read = set(used)
+        twins = {i: first for i, first in self.twins.items() if first in read}
+        read |= set(twins)
         unread: dict[int | str, Callable[[str], float]] = {
             i: _nothing for i in range(len(self.columns)) if i not in read
         }
@@ -213,7 +215,7 @@ class Sheet:
                             found += " (a decimal comma splits a number: write decimals with a point)"
                         return InputError(f"{where}: {found}; mend or remove it")
                     for i in used:
-                        if not (is_number(row[i]) and math.isfinite(float(row[i]))):
+                        if not (is_number(row[i]) and math.isfinite(float(row[i].strip()))):
                             return InputError(f"{where}, column {self.columns[i][:40]}: {_wrong(row, i, advice)}")
         except csv.Error as error:
             reason = str(error)
@@ -272,7 +274,12 @@ def _cells(lines: Iterable[str], separator: str, raw: bool = False) -> list[list
 
 
 def _separator(lines: list[str]) -> str:
-    """The one that makes most of the cells numbers, and of those the one that makes most cells."""
+    """The one that makes most of the cells numbers, and of those the one that makes most cells.
+
+    A blank is none where every line has one of the others but the comma, which may be of decimals: runs of blanks count
+    as one, so an empty cell would be closed over.
+    """
+    others = [mark for mark in ("\t", ";", "|") if all(mark in line for line in lines)]
 
     def score(separator: str) -> tuple[float, int]:
         try:
@@ -281,7 +288,17 @@ def _separator(lines: list[str]) -> str:
             return -1.0, 0
         return sum(is_number(cell) or has_decimal_comma(cell) for cell in cells) / len(cells), len(cells)
 
-    return max(SEPARATORS, key=score)
+    return max((separator for separator in SEPARATORS if separator != " " or not others), key=score)
+
+
+def _without_mark(first: list[str], below: Sequence[Sequence[str]]) -> tuple[list[str], bool]:
+    """The cells of a first line without the "# " that numpy writes before a header, and whether it was there; as they
+    are where no line below has as many, which makes the line a comment."""
+    mark, blank, name = first[0].partition("#")
+    if mark.strip() or (name and not name.startswith(" ")):
+        return first, False
+    bare = [name.strip(), *first[1:]] if name.strip() else first[1:]
+    return (bare, True) if any(len(row) == len(bare) for row in below) else (first, False)
 
 
 def _only_first_is_quoted(lines: list[str], separator: str) -> bool:
@@ -292,7 +309,7 @@ def _only_first_is_quoted(lines: list[str], separator: str) -> bool:
     return bool(alike) and any(not any(row[i].startswith('"') for row in alike) for i in quoted)
 
 
-def _default(i: int, names: Sequence[str]) -> str:
+def _default(i: int, names: Collection[str]) -> str:
     """A name for a column without one, that no other has."""
     name = f"x{i + 1}"
     while name in names:

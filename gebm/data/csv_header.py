@@ -14,11 +14,13 @@ FEW = 20  # rows: below so many, a line that is unlike them all may be one of th
 
 
 def is_number(cell: str) -> bool:
+    """Whether numpy reads a cell as a number, which takes neither 1_000 nor other digits than 0 to 9."""
+    bare = cell.strip()
     try:
-        float(cell)
+        float(bare)
     except ValueError:
         return False
-    return True
+    return bare.isascii() and "_" not in bare
 
 
 def has_decimal_comma(cell: str) -> bool:

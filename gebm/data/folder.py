@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from gebm.data.cache import Images, Source, fingerprint
-from gebm.data.splits import BY_CONTENT, SPLITS, by_content, content_hashes, given_splits
+from gebm.data.splits import BY_CONTENT, by_content, content_hashes, given_splits, like_a_split
 from gebm.data.transform import SQUARE, all_grey, common_size, decoded, files_from
 from gebm.data.walk import SUFFIXES, image_files, say_left_out, say_once
 from gebm.errors import InputError
@@ -49,7 +49,8 @@ def find(root: str | Path) -> Source:
 def check_enough(folder: Path, files: list[Path], at_least: int) -> None:
     """Raise InputError if a folder holds fewer than `at_least` image files."""
     if len(files) < at_least:
-        raise InputError(f"{folder}: {len(files)} images in it, at least {at_least} needed ({' '.join(SUFFIXES)})")
+        there = f"{len(files)} image{'' if len(files) == 1 else 's'} in it"
+        raise InputError(f"{folder}: {there}, at least {at_least} needed ({' '.join(SUFFIXES)})")
 
 
 def _hashes(files: list[Path], root: Path) -> np.ndarray:
@@ -75,11 +76,11 @@ def _say_unused_splits(root: Path, files: list[Path]) -> None:
     for path in files:
         folders = path.relative_to(root).parts[:-1]
         for depth, name in enumerate(folders, 1):
-            if name.lower() in SPLITS:
+            if like_a_split(name):
                 unused = "/".join(folders[:depth])
                 say_once(
-                    f"{root}: not split by its folder {unused}, as train and test (or val) do not both lie directly in "
-                    "it; all its images are split anew, by their content",
+                    f"{root}: not split by its folder {unused}, as no folders named train and test (or val) both lie "
+                    "directly in it; all its images are split anew, by their content",
                     str(root.absolute()),
                 )
                 return

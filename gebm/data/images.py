@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -126,6 +127,7 @@ def _loaded(dataset: str, data_path: Path, image_size: int | None, imagenet_path
         raise InputError(f"--image_size {image_size}: choose a side from {SMALLEST} to {LARGEST}")
     kind, _, rest = dataset.partition(":")
     if rest and kind in SOURCES:
+        rest = rest if kind == "hub" else os.path.expanduser(rest)
         name = dataset if kind == "hub" else f"{kind}:{Path(rest).resolve().name}"
         return _prepared(name, SOURCES[kind](rest), data_path, image_size)
     known = DATASETS | dict.fromkeys(("folder:PATH", "npz:PATH", "hub:NAME"))  # these for the error message
@@ -164,6 +166,11 @@ def _from_arrays(name: str, arrays: Arrays) -> ImageData:
             raise InputError(
                 f"--dataset {name}: made {train.dtype} {train.shape} and {test.dtype} {test.shape}, "
                 "must be two uint8 arrays (N, C, H, W) of one image shape"
+            )
+        if split.shape[3] in (1, 3) and split.shape[1] not in (1, 3) and min(split.shape[1:3]) >= SMALLEST:
+            raise InputError(
+                f"--dataset {name}: made images {split.shape[1:]}, which look like (H, W, C), must be (C, H, W); "
+                "return x.transpose(0, 3, 1, 2), or, where there are that many channels, an ImageData"
             )
         split.flags.writeable = False  # of this view
     digest = hashlib.sha256(f"{train.shape} {test.shape}".encode())

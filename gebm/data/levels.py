@@ -6,8 +6,9 @@ from PIL import Image
 __all__ = ["eight_bits", "has_several", "is_grey"]
 
 GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
-BITS, SAMPLE_FORMAT = 258, 339  # tags of TIFF
-SIGNED = 2
+BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+WHITE_IS_ZERO = 0  # value of PHOTOMETRIC; Pillow heeds it up to 8 bits
+SIGNED = 2  # value of SAMPLE_FORMAT
 
 
 def has_several(image: Image.Image) -> bool:
@@ -18,7 +19,10 @@ def has_several(image: Image.Image) -> bool:
 
 
 def is_grey(image: Image.Image) -> bool:
-    """Whether an opened image is grey: by its mode, or, of a palette, by the entries that it uses."""
+    """Whether an opened image is grey: by its mode, or, of a palette, by the entries that it uses.
+
+    One with a palette is decoded for that; of others the header says it.
+    """
     if image.mode != "P":
         return image.mode in GREY
     palette = np.asarray(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
@@ -43,4 +47,6 @@ def eight_bits(image: Image.Image) -> Image.Image:
         return image
     most = 4095 if tuple(np.atleast_1d(tags.get(BITS, ()))) == (12,) else 65535
     levels = np.clip(np.asarray(image), 0, most).astype(np.uint32)
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        levels = most - levels
     return Image.fromarray(((levels * 255 + most // 2) // most).astype(np.uint8))  # rounded: `most` is odd

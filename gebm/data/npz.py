@@ -6,7 +6,7 @@ import numpy as np
 
 from gebm.data.arrays import headers, load_npz
 from gebm.data.cache import Images, Source, fingerprint, from_array
-from gebm.data.splits import BY_CONTENT, by_content, given_splits, hash_of
+from gebm.data.splits import BY_CONTENT, by_content, given_splits, hash_of, like_a_split
 from gebm.data.transform import SQUARE, resize
 from gebm.data.walk import say_once
 from gebm.errors import InputError
@@ -14,6 +14,13 @@ from gebm.errors import InputError
 __all__ = ["find"]
 
 EXPECTED = "uint8 (N, C, H, W), (N, H, W, C) or (N, H, W), C 1 or 3"
+
+CONVERT = {  # kind of values -> how to bring them to uint8
+    "f": "; of values in 0..1 save (255 * x).round().astype('uint8')",
+    "i": "; of values in 0..255 save x.astype('uint8')",
+    "u": "; of values in 0..255 save x.astype('uint8')",
+    "b": "; save 255 * x.astype('uint8')",
+}
 
 
 def find(path: str | Path) -> Source:
@@ -27,7 +34,8 @@ def find(path: str | Path) -> Source:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"--dataset npz:{path}: no such file; name an .npz of numpy")
+        found = f"a folder; of images write folder:{path}" if path.is_dir() else "no such file; name an .npz of numpy"
+        raise InputError(f"--dataset npz:{path}: {found}")
     shapes = headers(path)
     pair = given_splits(shapes, str(path))
     if not pair and len(shapes) != 1:
@@ -35,6 +43,11 @@ def find(path: str | Path) -> Source:
             f"{path}: holds {', '.join(shapes) or 'no arrays'}; it must hold the arrays train and test, or one alone"
         )
     names = pair or tuple(shapes)
+    if not pair and like_a_split(names[0]):
+        say_once(
+            f"{path}: holds {names[0]} alone; a tenth of it, by content, is for testing and the rest for training",
+            str(path.absolute()),
+        )
     if left_out := ", ".join(name for name in shapes if name not in names):
         say_once(f"{path}: left out the arrays {left_out}", str(path.absolute()))
     layouts = {name: _layout(f"{path}: {name}", *shapes[name]) for name in names}
@@ -63,7 +76,8 @@ def _layout(title: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, i
     # sides of 4 or more tell a channel from a side, and many images from one (H, W, 3)
     fitting = [(c, h, w) for c, h, w in layouts if (not c or shape[c] in (1, 3)) and min(shape[h], shape[w]) >= 4]
     if dtype != np.uint8 or len(fitting) != 1 or not shape[0]:
-        raise InputError(f"{title} is {dtype} {shape}, must be {EXPECTED}, sides of 4 or more")
+        convert = CONVERT.get(dtype.kind, "") if fitting else ""
+        raise InputError(f"{title} is {dtype} {shape}, must be {EXPECTED}, sides of 4 or more{convert}")
     return fitting[0]
 
 

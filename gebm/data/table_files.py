@@ -75,12 +75,12 @@ def chosen(title: str, names: Sequence[str], columns: Sequence[str], drop: Seque
     """
     if columns and drop:
         raise InputError("--columns and --drop: give one of the two")
-    flag, named = ("columns", columns) if columns else ("drop", drop)
-    for name in named:
-        if name not in names:
+    flag, named, known_names = "columns" if columns else "drop", set(columns or drop), set(names)
+    for name in columns or drop:
+        if name not in known_names:
             known = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
             raise InputError(f"--{flag} {name}: {title} has no such column{hint(name, names)}; it has {known}")
-    taken = [i for i, name in enumerate(names) if (name in columns if columns else name not in drop)]
+    taken = [i for i, name in enumerate(names) if (name in named) == bool(columns)]
     if not taken:
         raise InputError(f"--drop {', '.join(drop)}: are all columns of {title}; leave one")
     return taken
@@ -103,7 +103,8 @@ def read_csv(path: str | Path, columns: Sequence[str] = (), drop: Sequence[str] 
     sheet = Sheet.open(path, header)
     path, notes = sheet.path, list(sheet.notes)
     used = [i for i in chosen(str(path), sheet.columns, columns, drop) if i not in sheet.twins]
-    if twice := [name for i, name in enumerate(sheet.columns) if i in sheet.twins and sheet.twins[i] in used]:
+    taken = set(used)
+    if twice := [sheet.columns[i] for i, first in sheet.twins.items() if first in taken]:
         notes.append(f"columns of the same name and values as an earlier one left out: {', '.join(twice)}")
     labels = 0 in used and not columns and len(used) > 1
     if labels and 0 in sheet.unnamed and not all(row and is_number(row[0]) for row in sheet.sample):
@@ -193,7 +194,8 @@ def read_rows(
         for note in sheet.notes:
             log.info("%s: %s", path, note)
     if set(columns) <= set(names) and by_name:
-        places = {name: names.index(name) for name in (*columns, *optional) if name in names}
+        place = {name: i for i, name in reversed(list(enumerate(names)))}  # of one name, the first
+        places = {name: place[name] for name in (*columns, *optional) if name in place}
     elif not named and width and len(names) - width in (0, int(blank)):
         places = {name: int(name[1:]) - 1 + len(names) - width for name in (*columns, *optional)}
     elif not (named and by_name) and len(names) - len(columns) in (0, int(blank)):
@@ -213,5 +215,6 @@ def _not_there(path: Path, names: Sequence[str], columns: Sequence[str], named: 
     count = f"{path}: {len(names)} column{'s' if len(names) > 1 else ''}, where {len(columns)} are needed"
     if not named:
         return InputError(f"{count}, in the order of those trained on, which had no names; leave the others out")
-    missing = [name for name in columns if name not in names]
+    there = set(names)
+    missing = [name for name in columns if name not in there]
     return InputError(f"{count}, and none named {', '.join(missing[:5])}; name them in a header")

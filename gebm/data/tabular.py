@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -150,6 +151,8 @@ def load_table(
     if scaling not in SCALINGS:
         raise InputError(f"--scaling {scaling!r}: choose {' or '.join(SCALINGS)}")
     kind, _, rest = dataset.partition(":")
+    if kind in ("csv", "npz"):
+        rest = os.path.expanduser(rest)
     name = dataset
     if header not in HEADERS:
         raise InputError(f"--header {header!r}: choose {', '.join(HEADERS)}")

@@ -29,7 +29,7 @@ SQUARE = "short side resized bilinear, centre crop"
 MAX_PIXELS = 50_000_000  # of one image, as its header says before it is decoded: a small file can unpack to any size
 MAX_ENCODED = 256 << 20  # bytes of an image file
 LARGE = 2_000_000  # pixels; of larger images one is decoded at a time, in up to 12 bytes a pixel
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # whatever the suffix says, Pillow tries no others
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF")  # whatever the suffix says, Pillow tries no others
 THREADS = min(8, os.cpu_count() or 1)  # Pillow decodes and resizes without Python's lock
 
 T = TypeVar("T")
@@ -58,7 +58,8 @@ def decoded(count: int, files: Callable[[int], Files], size: int, grey: bool = F
         if resized:
             log.info("%d of %d images were resized or cropped to %d x %d", resized, count - start, size, size)
         if several:
-            others = f" and {len(several) - 1:,} other files hold" if len(several) > 1 else " holds"
+            more = len(several) - 1
+            others = f" and {more:,} other file{'s' if more > 1 else ''} hold" if more else " holds"
             say_once(f"{min(several)}{others} several pictures; left out all but the first")
 
     return Images((count, 1 if grey else 3, size, size), blocks)
@@ -83,7 +84,10 @@ def as_they_are(paths: list[Path], shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def all_grey(files: Files) -> bool:
-    """Whether all files hold grey images. Only headers and palettes are read, and none after the first in colour."""
+    """Whether all files hold grey images.
+
+    Only headers are read, and the pixels of images with a palette (`is_grey`); none after the first image in colour.
+    """
     with _quiet():
         return all(_opened(file, is_grey) for file in files)
 

@@ -14,7 +14,7 @@ from gebm.errors import InputError
 from gebm.files import atomic_write
 from gebm.pretrained import CONFIG, WEIGHTS, read_config
 
-__all__ = ["UNITS", "as_json", "exported", "load_units", "save_units", "units_beside"]
+__all__ = ["UNITS", "as_json", "exported", "load_units", "save_units", "shared_units", "units_beside"]
 
 UNITS = "table.npz"
 DROPPED = ("offset", "weights", "tolerance")
@@ -75,6 +75,25 @@ def units_beside(weights: Path) -> TableData | None:
     """What `load_units` finds; None where there is nothing of it."""
     export = exported(weights)
     return load_units(weights) if (_file_beside(weights) if export is None else "table" in export) else None
+
+
+def shared_units(base: Path, energy: Path) -> TableData | None:
+    """The units that the two halves of a pair work in; None where those of either are not known.
+
+    Raises:
+        InputError: they were trained on different tables, units or splits.
+    """
+    ours = units_beside(base)
+    theirs = ours if energy == base else units_beside(energy)
+    if ours is None or theirs is None:
+        return None
+    if ours.key != theirs.key:
+        base_of, energy_of = (f"{t.name} {t.protocol} seed {t.seed}" for t in (ours, theirs))
+        raise InputError(
+            f"{energy}: an energy of {energy_of}, in other rows or units than the base {base}, of {base_of}; "
+            "give two that were trained on the same table, --scaling, --columns, --protocol and --seed"
+        )
+    return ours
 
 
 def exported(weights: Path) -> dict[str, Any] | None:

@@ -15,10 +15,11 @@ from gebm.errors import InputError
 from gebm.parallel import is_lost
 
 __all__ = ["ENERGY_FLOOR", "HasDensity", "ImageEnergy", "doublings", "evaluating", "initialise", "ladder", "scaled"]
-__all__ += ["IMAGE_SIZES", "called", "floats", "spectral_norm", "upsampler", "weights_once"]
+__all__ += ["IMAGE_SIZES", "called", "floats", "modes_kept", "spectral_norm", "upsampler", "weights_once"]
 
 ENERGY_FLOOR = -10.0
 IMAGE_SIZES = (8, 16, 28, 32, 64)  # sides that the networks of images take
+OF_INPUTS = RuntimeError, ValueError, TypeError, IndexError, AssertionError  # what inputs of a wrong kind may raise
 
 
 @runtime_checkable
@@ -86,9 +87,11 @@ def called(network: Callable[[Tensor], Tensor], x: Tensor, what: str) -> Tensor:
     """
     try:
         return network(x)
-    except RuntimeError as error:
+    except InputError:
+        raise
+    except OF_INPUTS as error:
         capturing = x.is_cuda and torch.cuda.is_current_stream_capturing()
-        if capturing or is_lost(error) or not _fails(network, x[:2]):
+        if capturing or is_lost(error) or not _fails(network, x):
             raise
         dtype = next((t.dtype for t in floats(network)), x.dtype) if isinstance(network, nn.Module) else x.dtype
         mend = "give the prior the dimension that the base takes, and the energy what the base makes"
@@ -99,30 +102,35 @@ def called(network: Callable[[Tensor], Tensor], x: Tensor, what: str) -> Tensor:
 
 
 def _fails(network: Callable[[Tensor], Tensor], x: Tensor) -> bool:
+    """Whether two rows alone fail, not one: a batch norm in training mode takes no single row of any shape."""
     try:
         with torch.no_grad():
-            network(x)
-    except RuntimeError:
+            network(torch.cat([x[:1], x[-1:]]))
+    except OF_INPUTS:
         return True
     return False
 
 
 @contextmanager
-def evaluating(*callables: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Evaluation mode and no gradients within; afterwards every submodule is in its own mode again.
-
-    A plain function has no modes.
-    """
+def modes_kept(*callables: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Afterwards every submodule is in its own mode again; a plain function has none."""
     networks = [network for network in callables if isinstance(network, nn.Module)]
     modes = [(module, module.training) for network in networks for module in network.modules()]
     try:
-        for network in networks:
-            network.eval()
-        with torch.no_grad():
-            yield
+        yield
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def evaluating(*networks: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Evaluation mode and no gradients within; afterwards every submodule is in its own mode again."""
+    with modes_kept(*networks), torch.no_grad():
+        for network in networks:
+            if isinstance(network, nn.Module):
+                network.eval()
+        yield
 
 
 @contextmanager

@@ -27,6 +27,8 @@ from gebm.networks.transforms import (
 
 __all__ = ["FLOWS", "MADE", "MAF", "Flow", "GaussianFlow", "MixtureMAF", "RealNVP"]
 
+DEPENDENT = 1e-13  # share of a column's variance that the others do not explain, up to which it depends on them
+
 
 class Flow(nn.Module):
     r"""Normalising flow :math:`x = T(z),\; z \sim \mathcal N(0, I_d)`, with its density
@@ -142,7 +144,9 @@ class GaussianFlow(Flow):
         if noise is not None:
             covariance += noise.double().mT @ noise.double() / 3
         factor, failed = torch.linalg.cholesky_ex(covariance)
-        if bool(failed):
+        # Rounding decides whether the factor of a singular matrix fails: what is left of a column tells.
+        left = factor.diagonal().square() / covariance.diagonal()
+        if bool(failed) or not bool((left > DEPENDENT).all()):
             raise InputError("gaussian: the columns depend on each other linearly, so no density is best; drop some")
         (standardise,) = self.maps
         standardise.get_parameter("mean").copy_(mean)

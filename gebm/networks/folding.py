@@ -3,8 +3,8 @@
 import copy
 import logging
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeGuard
 
 import torch
@@ -15,54 +15,119 @@ from torch.overrides import TorchFunctionMode
 
 from gebm import fast
 from gebm.errors import InputError
-from gebm.networks.common import called
+from gebm.networks.common import called, modes_kept
 from gebm.networks.resampling import Paired, Strided, fused, is_stock, untouched
+from gebm.networks.trials import difference, reason, unchanged, values_and_gradients
 
-__all__ = ["copied", "folded", "inference_form", "same_noise"]
+__all__ = ["ROWS", "Original", "copied", "folded", "inference_form", "is_known"]
+
+ROWS = 4  # inputs that a network is tried on
 
 log = logging.getLogger("gebm")
 
 _told: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()  # networks of which it was said that they run as they are
 
 
-def inference_form(network: nn.Module, inputs: Callable[[], Tensor], what: str) -> nn.Module:
+def inference_form(network: nn.Module, inputs: Callable[[bool], Tensor], what: str) -> nn.Module:
     """Copy a network for inference in its fastest form that is seen to compute the same function.
 
-    That is `folded` with weights in channels-last layout. Of networks with modules that are neither torch's nor ours it
-    is compared with a plain copy: if values or gradients at the inputs differ by more than rounding, the plain copy is
-    returned, and the log says so once for each network.
+    That is `folded` with weights in channels-last layout. A network with modules that are neither torch's nor ours is
+    tried first: where values or gradients differ by more than rounding, or gradients are zero at nearly all inputs, a
+    plain copy is returned; where that itself is not the network in evaluation mode, an `Original`. The log says so once
+    for each network.
 
     Arguments:
-        inputs: returns a few inputs (N, ...); called only if there is something to compare.
+        inputs: returns inputs (N, ...), with True more of them and spread wider; called for networks that are tried.
         what: the network's name in messages.
 
     Raises:
         InputError: the network cannot be copied, or fails on these inputs.
     """
+    if isinstance(network, Original):
+        return network
+    return _quick(network) if is_known(network) else _tried(network, inputs, what)
+
+
+class Original(nn.Module):
+    """A network itself, each call in evaluation mode, where a copy of it computes something else.
+
+    A forward or a hook that was set on an instance may keep the layers it was made with, in whatever mode those are.
+    The network is none of its submodules: mode and parameters stay its owner's.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.networks = (network,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        (network,) = self.networks
+        with modes_kept(network):
+            out: Tensor = network.eval()(x)
+        return out
+
+
+def is_known(network: object) -> bool:
+    """Whether all modules of a network are torch's or ours as they were made: none of these uses the layers of a
+    Sequential one by one, keeps another's layers, or computes in less than the precision of its weights.
+    """
+    return isinstance(network, nn.Module) and all(_is_known(module) for module in network.modules())
+
+
+def _quick(network: nn.Module) -> nn.Module:
     quick = folded(network)
-    if not fast.enabled():
-        return quick
-    for tensor in (*quick.parameters(), *quick.buffers()):
+    for tensor in (*quick.parameters(), *quick.buffers()) if fast.enabled() else ():
         if tensor.ndim == 4:
             tensor.data = tensor.contiguous(memory_format=torch.channels_last)
-    if all(_is_known(module) for module in network.modules()):
+    return quick
+
+
+def _tried(network: nn.Module, inputs: Callable[[bool], Tensor], what: str) -> nn.Module:
+    plain, x = copied(network), inputs(False)
+    with modes_kept(network), unchanged(network):
+        network.eval()
+        expected = values_and_gradients(lambda x: called(network, x, what), x)
+        for module in network.modules():
+            module.training = True  # which is nothing to a copy
+        fault = _fault(plain, x, expected)
+    if fault:
+        _tell(network, what, f"is computed by the network itself in evaluation mode and not by a copy, which {fault}")
+        return Original(network)
+    if not fast.enabled():
+        return plain
+    if _slopes(expected) < len(x):  # as of saturated units, or of energies on their floor
+        with suppress(Exception):  # of inputs that the network was not made for
+            wider = inputs(True)
+            x, expected = wider, values_and_gradients(plain, wider)
+    quick = _quick(network)
+    fault = "cannot be compared with it, as gradients are zero"
+    if _slopes(expected) >= ROWS and not (fault := _fault(quick, x, expected)):
         return quick
-    plain, x = copied(network), inputs()
-    expected = _values_and_gradients(lambda x: called(plain, x, what), x)
+    _tell(network, what, f"runs as it is written and not in its faster form, which {fault}")
+    return plain
+
+
+def _slopes(of_network: tuple[Tensor, Tensor]) -> int:
+    """In how many rows the gradient is not zero."""
+    return int(of_network[1].any(1).sum())
+
+
+def _fault(form: nn.Module, x: Tensor, expected: tuple[Tensor, Tensor]) -> str:
+    """What is wrong with a form that is to have these values and gradients; empty: nothing."""
     try:
-        difference = _difference(_values_and_gradients(quick, x), expected)
-        if difference <= torch.finfo(x.dtype).eps ** 0.5:
-            return quick
-        reason = f"gives other values or gradients (by {difference:.1g} of them)"
+        apart = difference(values_and_gradients(form, x), expected)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a user's network may raise
-        reason = f"fails ({_reason(error)})"
+        return f"fails ({reason(error)})"
+    return (
+        "" if apart <= torch.finfo(x.dtype).eps ** 0.5 else f"gives other values or gradients (by {apart:.1g} of them)"
+    )
+
+
+def _tell(network: nn.Module, what: str, fate: str) -> None:
     if network not in _told:
         _told.add(network)
-        name = type(network).__name__
-        log.warning("%s (%s) runs as it is written and not in its faster form, which %s", what, name, reason)
-    return plain
+        log.warning("%s (%s) %s", what, type(network).__name__, fate)
 
 
 def folded(module: nn.Module) -> nn.Module:
@@ -84,7 +149,7 @@ def folded(module: nn.Module) -> nn.Module:
         if _is_plain_chain(sequence):
             _fold_batch_norms(sequence)
             _fold_resampling(sequence)
-    return module.requires_grad_(False)
+    return _without_gradients(module)
 
 
 def copied(module: nn.Module) -> nn.Module:
@@ -94,12 +159,20 @@ def copied(module: nn.Module) -> nn.Module:
         InputError: it holds something that cannot be copied.
     """
     try:
-        with _Detached():
+        with torch.no_grad(), _Detached():  # copies of compiled modules (torch.jit) would have a graph to the original
             module = copy.deepcopy(module)
-    except (RuntimeError, TypeError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a user's module may raise
         name = type(module).__name__
-        raise InputError(f"{name}: cannot be copied ({_reason(error)}): keep that outside of the module") from error
-    return module.eval().requires_grad_(False)
+        raise InputError(f"{name}: cannot be copied ({reason(error)}): keep that outside of the module") from error
+    return _without_gradients(module.eval())
+
+
+def _without_gradients(module: nn.Module) -> nn.Module:
+    for parameter in module.parameters():  # compiled modules refuse `module.requires_grad_`
+        parameter.requires_grad_(False)
+    return module
 
 
 class _Detached(TorchFunctionMode):
@@ -118,46 +191,8 @@ class _Detached(TorchFunctionMode):
 
 
 def _is_known(module: nn.Module) -> bool:
-    """Whether its class is torch's or ours: none of these uses the layers of a Sequential one by one."""
     kind: type[nn.Module] = parametrize.type_before_parametrizations(module)
     return kind.__module__.startswith(("torch.nn.", "gebm.networks.")) and untouched(module)
-
-
-@contextmanager
-def same_noise(device: torch.device) -> Iterator[None]:
-    """Within, torch's own random numbers are those of seed 0; afterwards they go on as if nothing had been drawn."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
-        yield
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _values_and_gradients(network: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Outputs (N, -1), and the gradients (N, -1) of a fixed combination of them; random numbers as of seed 0."""
-    x = x.detach().clone().requires_grad_()
-    with torch.enable_grad(), torch.autocast(x.device.type, enabled=False), same_noise(x.device):
-        out: Tensor = network(x).reshape(len(x), -1)
-        gradient = None
-        if out.requires_grad:
-            weights = torch.linspace(1, 2, out.shape[1], dtype=out.dtype, device=out.device)
-            (gradient,) = torch.autograd.grad((weights * out).sum(), x, allow_unused=True)
-    gradient = torch.zeros_like(x) if gradient is None else gradient
-    return out.detach().double(), gradient.reshape(len(x), -1).double()
-
-
-def _difference(ours: tuple[Tensor, Tensor], plain: tuple[Tensor, Tensor]) -> float:
-    """The largest difference of values, relative to the largest row; of gradients, relative to each row, the median.
-
-    Where rounding moves a unit over the kink of its ReLU, that row's gradient jumps.
-    """
-    (values, gradients), (expected, slopes) = ours, plain
-    of_values = (values - expected).norm(dim=1).max() / expected.norm(dim=1).max().clamp(min=1e-30)
-    of_gradients = (gradients - slopes).norm(dim=1) / slopes.norm(dim=1).clamp(min=1e-30)
-    worst = torch.maximum(of_values, of_gradients.median())  # NaN if either is
-    return float(worst)
 
 
 def _fold_parametrizations(layer: nn.Module) -> None:

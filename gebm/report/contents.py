@@ -53,9 +53,10 @@ class Report:
     """What is known of a run; what is not is empty.
 
     about: rows of (name, value); command: words and flags, each with its value, that would run it again; settings: all
-    of them; rows: those of `stats.jsonl`; chains: its sets of samples, the main one first; evaluation: that of
-    `evaluation.json`; base_images: uint8 (n, C, H, W), of a run without samples; energies: name -> (role, energies
-    (n,)); missing: title of a section -> why a part of it cannot be shown.
+    of them, as they were at the end; changes: checkpoint -> (flag, value before, value from there on) of each that is
+    another from there on; rows: those of `stats.jsonl`, thinned; chains: its sets of samples, the main one first;
+    evaluation: that of `evaluation.json`; base_images: uint8 (n, C, H, W), of a run without samples; energies: name ->
+    (role, energies (n,)); missing: title of a section -> why a part of it cannot be shown.
     """
 
     name: str
@@ -63,7 +64,8 @@ class Report:
     about: list[tuple[str, str]]
     command: list[str]
     settings: list[Setting]
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    changes: list[tuple[str, list[tuple[str, str, str]]]] = field(default_factory=list)
+    rows: list[Mapping[str, Any]] = field(default_factory=list)
     chains: list[Chains] = field(default_factory=list)
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     base_images: np.ndarray | None = None

@@ -1,5 +1,6 @@
 """The sections of the page, each a function of what is known of a run to its blocks; none where nothing is known."""
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -49,13 +50,29 @@ def what_was_run(report: Report) -> list[Html]:
         table([(s.flag, s.value, s.meaning) for s in group], header=(title, "Value", "Meaning"))
         for title, group in groupby(report.settings, key=lambda s: s.group)
     ]
-    words = [part for word in report.command for part in (element("span", word), " ")]
+    going_on = [
+        block
+        for checkpoint, flags in report.changes
+        for block in (
+            note(f"From {checkpoint} on with other settings; stop the run there, and go on with:"),
+            _command(["gebm train --resume RUN", *(f"--{flag} {shlex.quote(now)}" for flag, _, now in flags)]),
+        )
+    ]
+    history = [(flag, was, now, checkpoint) for checkpoint, flags in report.changes for flag, was, now in flags]
+    tables = [table(report.about), table(changed, header=("Changed setting", "Value", "Default"))]
+    if history:
+        tables.append(table(history, header=("Changed on the way", "Before", "After", "From")))
     return [
-        columns([table(report.about), table(changed, header=("Changed setting", "Value", "Default"))]),
+        columns(tables),
         note("The same again:"),
-        element("pre", *words),
+        _command(report.command),
+        *going_on,
         element("details", element("summary", f"All {len(report.settings)} settings"), *groups),
     ]
+
+
+def _command(words: Sequence[str]) -> Html:
+    return element("pre", *(part for word in words for part in (element("span", word), " ")))
 
 
 def warnings(report: Report) -> list[Html]:

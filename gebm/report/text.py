@@ -20,11 +20,11 @@ def table(rows: Sequence[Sequence[str]], title: str = "") -> str:
 
 
 def rounded(entry: Mapping[str, Any]) -> list[str]:
-    """A figure and the ends of its 95 % interval, to two digits of the interval's width."""
+    """A figure and the ends of its 95 % interval, to two digits of the interval's width, and never -0."""
     low, high = entry["ci"]
     scale = high - low or abs(entry["value"]) or 1.0
     decimals = max(0, 1 - math.floor(math.log10(scale)))
-    return [f"{x:.{decimals}f}" for x in (entry["value"], low, high)]
+    return [f"{round(x, decimals) + 0.0:.{decimals}f}" for x in (entry["value"], low, high)]
 
 
 def estimate(entry: Mapping[str, Any]) -> str:
@@ -146,9 +146,9 @@ def mixing_warning(summary: Mapping[str, Any]) -> str:
         return ""
     d, ess = summary["diagnostics"], summary["importance_relative_ess"]
     if summary["sampler"] == "smc":
-        reason = ""
-        if not (summary["log_partition"]["se"] or math.inf) <= 0.5:
-            reason = "most particles descend from few starts; give more chains (--sample_b_size)"
+        se = summary["log_partition"]["se"]  # 0 where the energy changes nothing
+        lost = se is None or not se <= 0.5
+        reason = "most particles descend from few starts; give more chains (--sample_b_size)" if lost else ""
     elif summary["sampler"] == "sir":
         effective = (summary["steps"] + 1) * ess
         reason = f"a chain chose among {effective:.2g} effective prior draws; give more steps" if effective < 10 else ""

@@ -116,10 +116,13 @@ def normal_like(position: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def check_precision(kernel: Kernel, target: Target) -> None:
-    """Raise ValueError for an exact kernel on a target whose potentials are not float32 or float64."""
+    """Raise InputError for an exact kernel on a target whose potentials are not float32 or float64."""
     if kernel.exact and not getattr(target, "exact", True):
         name = type(kernel).__name__
-        raise ValueError(f"{name} is exact only with float32 potentials: freeze without dtype, sample outside autocast")
+        raise InputError(
+            f"{name} is exact only with float32 potentials: freeze without dtype, sample outside autocast, and let the "
+            "networks compute in no less"
+        )
 
 
 def evaluate(target: Target, position: Tensor) -> Tensor:

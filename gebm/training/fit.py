@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gebm import fast
 from gebm.arguments import check_number, check_whole
-from gebm.bounded import parse_json
+from gebm.bounded import read_json
 from gebm.checkpoints import newest_checkpoint
 from gebm.data.batches import Batches
 from gebm.data.given import as_items, content_key
@@ -265,7 +265,7 @@ def _trainer(model: GEBM, items: Tensor | Any, settled: Training, held_out: Tens
     objective = _objective(model, settled)
     fused = fast.enabled() or None
     optimizers = [
-        torch.optim.Adam(list(network.parameters()), rate, betas=settled.betas, fused=fused)
+        torch.optim.Adam([{"params": list(network.parameters())}], rate, betas=settled.betas, fused=fused)
         for network, rate in ((objective, settled.learning_rate), (model.base, _base_rate(settled)))
     ]
     trainer = Trainer(
@@ -356,12 +356,12 @@ def _resumed(run: Path, record: Mapping[str, Any]) -> Path | None:
     """
     file = run / RECORD
     if not file.is_file():
-        if run.exists() and any(run.iterdir()):
+        if run.exists() and any(path.name != ".lock" for path in run.iterdir()):  # which one that failed has left
             raise InputError(f"out: {run} is not empty, and holds no run of gebm.fit; name another folder")
         run.mkdir(parents=True, exist_ok=True)
         return None
     try:
-        stored = parse_json(file.read_bytes())
+        stored = read_json(file)
         before, shape, key = stored["settings"], stored["shape"], stored["data"]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{file}: damaged; restore it, or name another folder") from None

@@ -220,13 +220,19 @@ class TrainingLog:
             return
         counters = self.trainer.counters
         step = counters.ml_step, counters.e_step, counters.g_step
-        with open_regular(file) as stream:
-            rows = stream.read().decode("utf-8", "replace").splitlines()
-        kept = [row for row in rows if (of_row := _step(row)) is not None and of_row <= step]
-        with atomic_write(file) as temporary:
-            temporary.write_text("".join(row + "\n" for row in kept), encoding="utf-8")
-        if self.rows is not None:
-            self.rows[:] = [parse_json(row) for row in kept]
+        with (
+            atomic_write(file) as temporary,
+            open_regular(file) as lines,
+            open(temporary, "w", encoding="utf-8") as kept,
+        ):
+            if self.rows is not None:
+                self.rows.clear()
+            for line in lines:
+                row = line.decode("utf-8", "replace")
+                if (of_row := _step(row)) is not None and of_row <= step:
+                    kept.write(row.rstrip("\n") + "\n")
+                    if self.rows is not None:
+                        self.rows.append(parse_json(row))
 
 
 def _step(row: str) -> tuple[int, int, int] | None:

@@ -234,8 +234,9 @@ def train(
             chosen = trainer.selection is not None and trainer.selection.restore(trainer)
             if trainer.end_stage() or chosen:
                 saved_at = None  # at these counters other weights or another c may have been saved
+            guard.check(last_saved)
+            log.write()  # before the checkpoint, from which a killed run goes on without what it had not written
             checkpoint()
-            log.write()
             stop_if_asked()
         checkpoint()  # where no stage had a step
 

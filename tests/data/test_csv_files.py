@@ -1,9 +1,11 @@
 import csv
+import sys
+from functools import partial
 
 import numpy as np
 import pytest
 
-from gebm.data import read_rows
+from gebm.data import csv_files, read_rows
 from gebm.data.csv_files import Sheet, as_cell, as_name, write_csv
 from gebm.data.table_files import names_of, read_csv
 from gebm.errors import InputError
@@ -175,11 +177,52 @@ def test_columns_of_one_name(file):
             read_csv(file("a,b,c,a", *lines))
 
 
-def test_a_header_as_numpy_writes_it(tmp_path):
-    np.savetxt(tmp_path / "t.csv", ROWS, header="a b c")
-    table = read_csv(tmp_path / "t.csv")
-    assert table.columns == ("a", "b", "c")
+@pytest.mark.parametrize("separator", [" ", ",", "\t", ";"])
+@pytest.mark.parametrize("header", ["auto", "yes"])
+@pytest.mark.parametrize("names", ["a b c", "5 -2.5 7"])
+def test_a_header_as_numpy_writes_it(tmp_path, separator, header, names):
+    file, names = tmp_path / "t.csv", names.split()
+    np.savetxt(file, ROWS, header=separator.join(names), delimiter=separator)
+    table = read_csv(file, header=header)
+    assert table.columns == tuple(names) and table.named
     np.testing.assert_array_equal(table.values, ROWS)
+    np.testing.assert_array_equal(read_rows(file, names[::-1], 3, named=True), ROWS[:, ::-1])
+    with pytest.raises(InputError, match="line 1"):
+        read_csv(file, header="no")
+
+
+@pytest.mark.parametrize("first, names", [("#,a,b", ("#", "a", "b")), ("#a,b,c", ("#a", "b", "c"))])
+def test_a_name_may_begin_with_a_hash(file, first, names):
+    assert read_csv(file(first, *LINES)).columns == names
+
+
+def test_a_comment_is_no_header(file):
+    with pytest.raises(InputError, match="line 2: 3 columns, after a first line that is no row of names"):
+        read_csv(file("# made on Monday", *LINES))
+
+
+@pytest.mark.parametrize("cell", ["1_000", "\u0661\u0662", "\uff11"])
+@pytest.mark.parametrize("place", [0, 7])
+def test_a_cell_that_only_python_takes_for_a_number_is_named(file, cell, place):
+    lines = LINES.copy()
+    lines[place] = f"1.5,{cell},2"
+    with pytest.raises(InputError, match=f"line {place + 1}, column x2: is '{cell}', not a finite number"):
+        read_csv(file(*lines))
+
+
+@pytest.mark.parametrize("separator", ["\t", ";", "|", " ; ", "\t "])
+def test_an_empty_cell_is_not_closed_over(file, separator):
+    """Where every row lacks one, in another column, those that are left make columns of their own."""
+    rows = [["1.5", "-2", "3.25", "4"] for _ in range(30)]
+    for i, row in enumerate(rows):
+        row[i % 4] = ""
+    with pytest.raises(InputError, match="t.csv line 1, column x1: is empty"):
+        read_csv(file(*map(separator.join, rows)), header="no")
+
+
+@pytest.mark.parametrize("lines", [["1 2.5", "2 3.5"], ["1\t2.5", "2  3.5"]])
+def test_runs_of_blanks_separate(file, lines):
+    np.testing.assert_array_equal(read_csv(file(*lines)).values, [[1, 2.5], [2, 3.5]])
 
 
 def test_blanks_in_texts_do_not_separate(file):
@@ -187,6 +230,48 @@ def test_blanks_in_texts_do_not_separate(file):
     assert table.columns == ("first name", "b c", "d")
     path = file("name,a,b", *(f"Jo Ann Lee,{line.split(',')[0]},2 " for line in LINES))
     assert read_csv(path, drop=["name"]).values.shape == (60, 2)
+
+
+class Name(str):
+    """A name that counts its comparisons."""
+
+    compared = 0
+
+    def __eq__(self, other):
+        Name.compared += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+def work(call) -> int:
+    """Function calls and comparisons of names, which is the same on every machine."""
+    calls, Name.compared = 0, 0
+
+    def count(frame, event, argument):
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return calls + Name.compared
+
+
+@pytest.mark.parametrize("what", ["all", "columns", "drop", "unnamed", "by name"])
+def test_the_work_grows_with_the_columns_and_not_with_their_square(file, monkeypatch, what):
+    monkeypatch.setattr(csv_files, "as_name", Name)
+    counts = []
+    for width in (100, 400):
+        names = [Name(f"c{i}") for i in range(width)]
+        header = [""] * width if what == "unnamed" else names
+        path = file(",".join(["last", *header]), *[",".join(["1.5"] * (width + 1))] * 2)
+        chosen = {what: names[::2]} if what in ("columns", "drop") else {}
+        call = partial(read_rows, path, names[::-1]) if what == "by name" else partial(read_csv, path, **chosen)
+        counts.append(work(call))
+    assert counts[1] < 6 * counts[0]
 
 
 def test_names_on_the_command_line():

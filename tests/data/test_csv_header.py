@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gebm.data.csv_header import names_columns
+from gebm.data.csv_header import is_number, names_columns
 
 RNG = np.random.default_rng(0)
 
@@ -14,6 +14,19 @@ DECIMALS = cells(RNG.normal(size=(200, 4)))
 COUNTS = cells(RNG.integers(0, 17, size=(200, 4)))
 SPECTRA = cells(RNG.uniform(0, 1, size=(200, 4)), "{:.3f}")
 MIXED = [[str(i), x] for i, (x, *_) in zip(RNG.integers(20, 70, size=200), DECIMALS)]
+
+
+CELLS = ["1.5", " -2 ", "\xa03", "+.5e-3", "inf", "nan", "1_000", "\u0661", "\uff11", "1\x1c", "x"]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_number_is_what_numpy_reads_as_one(cell):
+    try:
+        np.loadtxt([f"{cell},0\n"], delimiter=",", comments=None)
+    except ValueError:
+        assert not is_number(cell)
+    else:
+        assert is_number(cell)
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,10 @@ def test_a_folder_that_cannot_be_read_is_refused(monkeypatch):
         ("training", "testing"),
         ("train", "validation"),
         ("train", "valid"),
+        ("training_set", "test_set"),
+        ("Train-Images", "testset"),
+        ("trn", "tst"),
+        ("train", "val data"),
     ],
 )
 def test_folders_of_splits_are_recognised(train, test):
@@ -180,6 +184,12 @@ def test_of_test_and_validation_test_is_taken_and_the_other_counted(caplog):
     assert "in: left out 3 images in val, 1 image outside train and test" in caplog.text
 
 
+def test_a_split_by_its_bare_name_comes_before_a_longer_one(caplog):
+    pictures("in/train", range(10)), pictures("in/test", range(20, 24)), pictures("in/train_images", range(30, 33))
+    assert levels_of() == (list(range(10)), list(range(20, 24)))
+    assert "in: left out 3 images in train_images" in caplog.text
+
+
 def test_two_folders_of_one_split_are_refused():
     for name in ("train", "Train", "test"):
         pictures(f"in/{name}", range(4))
@@ -189,7 +199,9 @@ def test_two_folders_of_one_split_are_refused():
         levels_of()
 
 
-@pytest.mark.parametrize("folders", [("train",), ("test", "other"), ("all/train", "all/test")])
+@pytest.mark.parametrize(
+    "folders", [("train",), ("test", "other"), ("all/train", "all/test"), ("train2017", "val2017")]
+)
 def test_splits_that_are_not_used_are_told_of(folders, caplog):
     for i, folder in enumerate(folders):
         pictures(f"in/{folder}", range(10 * i, 10 * i + 10))
@@ -212,6 +224,14 @@ def test_other_suffixes_of_the_same_formats(suffix):
     for level in (100, 101):
         Image.new("L", (8, 8), level).save(f"in/{level}{suffix}", "BMP" if suffix == ".dib" else "JPEG")
     assert together() == [*range(10), 100, 101]
+
+
+def test_a_dib_without_the_header_of_a_file_is_read():
+    for level in range(10):
+        image = Image.new("L", (8, 8), level)
+        Path("in").mkdir(exist_ok=True)
+        image.save(f"in/{level}.dib", format="DIB")
+    assert together() == list(range(10))
 
 
 def test_all_that_is_left_out_is_in_one_line(caplog):
@@ -271,3 +291,15 @@ def test_both_splits_have_images_however_few(count, least):
         noise(f"in{first}", range(first, first + count))
         train, test = as_sets(load_images(f"folder:in{first}", "data", 8))
         assert len(train) + len(test) == count and min(len(train), len(test)) >= least
+
+
+def test_images_exchanged_for_others_of_the_same_size_and_time_are_noticed():
+    """As archives restore them."""
+    for levels in (range(30), range(200, 230)):
+        Path("in").mkdir(exist_ok=True)
+        for number, level in enumerate(levels):
+            file = Path(f"in/{number}.bmp")
+            file.unlink(missing_ok=True)
+            Image.fromarray(np.full((16, 16), level, np.uint8)).save(file)
+            os.utime(file, (315532800,) * 2)
+        assert load_images("folder:in", "data").train.max() >= levels[-10]

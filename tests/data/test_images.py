@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gebm.data import DATASETS, cache, from_uint8, labelled_digits, load_images, to_uint8
+from gebm.data import DATASETS, ImageData, cache, from_uint8, labelled_digits, load_images, to_uint8
 from gebm.data.images import SOURCES
 from gebm.errors import InputError
 
@@ -23,6 +23,14 @@ def pair(data_path, image_size):
 
 def floats(data_path, image_size):
     return TRAIN / 255, TEST / 255
+
+
+def channels_last(data_path, image_size):
+    return TRAIN.transpose(0, 2, 3, 1), TEST.transpose(0, 2, 3, 1)
+
+
+def many_channels(data_path, image_size):
+    return ImageData("signals", *(split.transpose(0, 2, 3, 1) for split in (TRAIN, TEST)), key="x")
 
 
 def single(data_path, image_size):
@@ -158,10 +166,15 @@ def test_dotted_path(own):
     assert TRAIN.flags.writeable and not data.train.flags.writeable
 
 
+def test_an_image_data_is_taken_as_it_is(own):
+    assert load_images("own_images:many_channels").shape == (16, 16, 3)
+
+
 @pytest.mark.parametrize(
     "name, size, says",
     [
         ("own_images:floats", None, r"float64 \(6, 3, 16, 16\).*must be two uint8"),
+        ("own_images:channels_last", None, r"images \(16, 16, 3\), which look like \(H, W, C\).*transpose\(0, 3, 1, 2"),
         ("own_images:single", None, r"pair \(train, test\)"),
         ("own_images:pair", 32, r"made images of \(3, 16, 16\), not --image_size 32"),
         ("own_images:nothing", None, "cannot be imported"),
@@ -332,7 +345,7 @@ def test_long_strips_are_cheap(tmp_path):
     assert (load_images(f"folder:{tmp_path / 'in'}", tmp_path, 64).train == 7).all()
 
 
-@pytest.mark.parametrize("count, says", [(0, "0 images.*at least 2"), (1, "1 images"), (None, "not a folder")])
+@pytest.mark.parametrize("count, says", [(0, "0 images.*at least 2"), (1, "1 image in it"), (None, "not a folder")])
 def test_empty_folder(count, says, tmp_path):
     if count is not None:
         save_pngs(tmp_path / "in", count)

@@ -51,6 +51,20 @@ def test_signed_16_bits_are_of_unknown_range():
         load()
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_white_may_be_zero(bits):
+    """TIFF, PhotometricInterpretation 0, of which the file's highest value is black."""
+    pixels = ramp(2**bits - 1, np.uint8 if bits == 8 else np.uint16)
+    for i in range(4):
+        Image.fromarray(np.roll(pixels, i, axis=0)).save(f"in/{i}.tif", tiffinfo={262: 0})
+    with Image.open("in/0.tif") as image:
+        assert image.tag_v2[262] == 0
+    # Pillow's writer turns values of 8 bits round, and leaves those of 16 as they are.
+    shown = pixels if bits == 8 else 255 - np.rint(pixels / 257)
+    found = load().train[:, 0]
+    assert min(np.abs(found - np.roll(shown, i, 0)).max(axis=(1, 2)).min() for i in range(4)) == 0
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_16_bits_are_scaled_to_8(suffix, caplog):
     save(ramp(65535, np.uint16), suffix)
@@ -82,6 +96,18 @@ def test_arrays_of_0_and_1_are_told_of(pair, caplog):
     load_images("npz:a.npz", "data")
     load_images("npz:a.npz", "data")  # from the cache, and said once
     assert caplog.text.count("npz:a.npz: brightest pixel 1 of 255") == 1
+
+
+@pytest.mark.parametrize("dark, told", [(20, True), (39, True), (4, False)])
+def test_images_of_several_ranges_are_told_of(dark, told, caplog):
+    """Of 40 some of 12 bits in 16, as when two scanners filled one folder."""
+    images = RNG.integers(256, size=(40, 8, 8), dtype=np.uint8)
+    images[:dark] //= 16
+    np.savez("a.npz", images)
+    for _ in range(2):  # the second time from the cache, and said once
+        load_images("npz:a.npz", "data")
+    said = f"npz:a.npz: {dark} of 40 images have no pixel above 15 of 255, others do"
+    assert caplog.text.count(said) == told and len(caplog.messages) == told
 
 
 def test_one_value_everywhere_is_told_of(caplog):

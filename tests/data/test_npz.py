@@ -3,7 +3,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from gebm.data import load_images
+from gebm.data import load_images, load_table
 
 RNG = np.random.default_rng(0)
 
@@ -42,7 +42,7 @@ def test_an_image_added_moves_none_of_the_others_nor_does_the_layout(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "train, test", [("train", "test"), ("Train", "Test"), ("train", "val"), ("train", "validation")]
+    "train, test", [("train", "test"), ("Train", "Test"), ("train", "val"), ("train_images", "test_images")]
 )
 @pytest.mark.parametrize("first", [0, 1])
 def test_splits_by_their_names_in_any_order(train, test, first, tmp_path):
@@ -58,6 +58,13 @@ def test_arrays_that_are_left_out_are_named(tmp_path, caplog):
     data = load_images(f"npz:{tmp_path / 'a.npz'}", tmp_path)
     assert np.array_equal(data.test[:, 0], splits["test"])
     assert f"{tmp_path / 'a.npz'}: left out the arrays val, labels" in caplog.text
+
+
+@pytest.mark.parametrize("name, told", [("test", True), ("train", True), ("images", False)])
+def test_an_array_of_one_split_alone_is_told_of(name, told, tmp_path, caplog):
+    np.savez(tmp_path / "a.npz", **{name: pixels(20, 8, 8)})
+    load_images(f"npz:{tmp_path / 'a.npz'}", tmp_path)
+    assert (f"a.npz: holds {name} alone; a tenth of it, by content, is for testing" in caplog.text) == told
 
 
 def test_what_archivers_hide_is_no_array(tmp_path):
@@ -94,6 +101,9 @@ def test_other_sizes_are_asked_for_and_cropped(tmp_path, caplog):
         ({}, "holds no arrays; it must hold the arrays train and test, or one alone"),
         ({"train": pixels(2, 8, 8), "other": pixels(2, 8, 8)}, "holds train, other; it must"),
         ({"a": pixels(3, 8, 8) / 255}, r"a is float64 \(3, 8, 8\), must be uint8 \(N, C, H, W\)"),
+        ({"a": pixels(3, 8, 8) / 255}, r"4 or more; of values in 0..1 save \(255 \* x\).round\(\).astype\('uint8'\)"),
+        ({"a": pixels(3, 8, 8).astype(int)}, r"4 or more; of values in 0..255 save x.astype\('uint8'\)"),
+        ({"a": pixels(3, 8, 8) > 9}, r"4 or more; save 255 \* x.astype\('uint8'\)"),
         ({"a": np.array([None, "x"])}, r"a is object \(2,\)"),
         ({"a": pixels(8, 8)}, r"\(8, 8\)"),
         ({"a": pixels(8, 8, 3)}, "sides of 4 or more"),  # one image, or 8 of 8x3?
@@ -117,6 +127,20 @@ def test_truncated_or_absent(part, says, tmp_path, refused):
         content = (tmp_path / "a.npz").read_bytes()
         (tmp_path / "a.npz").write_bytes(content[: int(part * len(content))])
     refused(f"npz:{tmp_path / 'a.npz'}", tmp_path, says)
+
+
+def test_what_is_no_npz_is_told_what_to_write(tmp_path, refused):
+    np.save(tmp_path / "a.npy", pixels(3, 8, 8))
+    refused(f"npz:{tmp_path / 'a.npy'}", tmp_path, r"a.npy: one .npy array; put it into an .npz with numpy.savez\(")
+    refused(f"npz:{tmp_path}", tmp_path, f"a folder; of images write folder:{tmp_path}")
+
+
+def test_a_tilde_is_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    np.savez(tmp_path / "a.npz", pixels(20, 8, 8))
+    assert load_images("npz:~/a.npz", tmp_path).name == "npz:a.npz"
+    np.savez(tmp_path / "t.npz", np.random.default_rng(0).normal(size=(60, 2)))
+    assert load_table("npz:~/t.npz", tmp_path).name == "npz:t.npz"
 
 
 def test_damaged(tmp_path, refused):

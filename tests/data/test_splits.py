@@ -37,6 +37,27 @@ def test_an_image_added_to_a_few_moves_none_into_the_test_images(count):
         assert after <= before | {int(found[-1])}
 
 
+@pytest.mark.parametrize("count", [3, 4, 5, 8, 30])
+@pytest.mark.parametrize("different", [2, 3, 5])
+@pytest.mark.parametrize("low", [False, True])
+def test_copies_stay_together(count, different, low):
+    for _ in range(50):
+        values = hashes(different) // np.uint64(100 if low else 1)
+        found = RNG.permutation(np.concatenate([values[:count], RNG.choice(values, max(count - different, 0))]))
+        train, test = by_content(found)
+        assert len(train) and len(test) and len(train) + len(test) == len(found)
+        assert not set(found[train].tolist()) & set(found[test].tolist())
+
+
+@pytest.mark.parametrize("count", range(4, 12))
+def test_a_copy_added_to_a_few_moves_none_into_the_test_images(count):
+    for _ in range(50):
+        values = hashes(3) | np.array([2**63, 0, 0], np.uint64)  # not all in the lowest tenth
+        found = np.concatenate([values, RNG.choice(values, count - 3), RNG.choice(np.append(values, hashes(1)), 1)])
+        before, after = (set(found[:n][by_content(found[:n])[1]].tolist()) for n in (count, count + 1))
+        assert after <= before | ({int(found[-1])} - set(values.tolist()))
+
+
 @pytest.mark.parametrize("value", [0, 2**64 - 1])
 @pytest.mark.parametrize("count", [2, 3, 4, 10])
 def test_both_splits_have_images_where_all_are_the_same(value, count):

@@ -93,6 +93,24 @@ def test_a_model_has_its_units_with_it(data, model, tmp_path):
         model.log_density(rows)
 
 
+@pytest.mark.parametrize("flags", [{"seed": 3}, {"scaling": "whiten"}, {}])
+def test_base_and_energy_of_different_units_are_not_one_model(data, model, tmp_path, flags):
+    """Of the same columns, number of columns and file name; {}: the file has another row."""
+    for name in ("ours", "theirs", "bare"):
+        (tmp_path / name).mkdir()
+        model.save(tmp_path / name)
+    save_units(tmp_path / "ours", data)
+    file = tmp_path / "t.csv"
+    if not flags:
+        file.write_text(file.read_text() + "1,2,3,5,6\n")
+    save_units(tmp_path / "theirs", load_table(f"csv:{file}", **{"seed": 2, **flags}))
+    with pytest.raises(InputError, match=r"theirs.*an energy of csv:.* in other rows or units than the base .*ours"):
+        GEBM.load(tmp_path / "ours", tmp_path / "theirs")
+    assert GEBM.load(tmp_path / "ours", tmp_path / "ours" / "energy.safetensors").units.key == data.key
+    for halves in (("ours", "bare"), ("bare", "ours")):  # one of which nothing is known
+        assert GEBM.load(*(tmp_path / half for half in halves)).units is None
+
+
 def test_training_and_tables_have_one_scaling():
     from gebm.commands.tables import settled
     from gebm.config import Config

@@ -56,13 +56,20 @@ def own_base(run: Path, named: bool) -> None:
 NAMED = {
     "own:data": ("trained", lambda runs, at: change(runs / "trained" / "config.yaml", dataset="own:data")),
     "own:data, of what was sampled from": ("sampled", lambda runs, at: change(at / "config.yaml", dataset="own:data")),
-    "own:base": ("trained", lambda runs, at: own_base(runs / "trained", True)),
     "own:base, of the weights alone": ("trained", lambda runs, at: own_base(runs / "trained", False)),
     "own:features": (
         "sampled",
         lambda runs, at: change(runs / "sampled" / "config.yaml", fid_features="own:features", fid_samples=2000),
     ),
 }
+
+
+def test_samples_compared_with_another_data_set_say_what_was_trained_on(runs):
+    change(runs / "sampled" / "config.yaml", dataset="folder:other")
+    assert main(["report", str(runs / "sampled")]) == 0
+    page = (runs / "sampled" / "report.html").read_text()
+    for name, value in (("dataset", "folder:other"), ("trained on", "digits")):
+        assert f">{name}</th><td>{value}<" in page
 
 
 @pytest.mark.parametrize("case", NAMED)
@@ -82,6 +89,39 @@ def test_code_that_a_run_names_is_run_only_if_the_user_names_it(made, runs, tmp_
     assert main(["report", str(runs / run), code]) == 0
     assert Path("ran").exists()
     assert "Not shown here" not in (runs / run / "report.html").read_text()
+
+
+def test_networks_that_a_run_names_are_imported_but_behind_from_untrusted(runs, tmp_path, monkeypatch, capsys):
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    run = runs / "trained"
+    own_base(run, True)
+    assert main(["report", "--from_untrusted", str(run)]) == 0
+    assert not Path("ran").exists() and "Not shown here" in (run / "report.html").read_text()
+    capsys.readouterr()
+    assert main(["report", str(run)]) == 0
+    assert f"code: own:base, which {run}/config.yaml names; --from_untrusted keeps such code out" in (
+        capsys.readouterr().out
+    )
+    assert Path("ran").exists() and "Not shown here" not in (run / "report.html").read_text()
+
+
+class WithoutFloor(torch.nn.Module):
+    def forward(self, x):
+        return x.flatten(1).sum(1)
+
+
+def test_an_energy_without_a_floor_is_not_called_clamped(made):
+    config = Config.load(made / "trained" / "config.yaml")
+    model = GEBM.load(newest_checkpoint(made / "trained"))
+    energy = lambda config, model: dict(command._about(made / "trained", config, model))["energy"]  # noqa: E731
+    assert energy(config, model).endswith(", clamped to E >= -10")
+    assert energy(config, None).endswith(", clamped to E >= -10")
+    assert "clamped" not in energy(replace(config, no_trunc=True), model)
+    assert "clamped" not in energy(replace(config, d_model="own:energy"), None)
+    model.energy = WithoutFloor()
+    assert "clamped" not in energy(config, model)
 
 
 def test_folders_archives_and_the_hub_are_no_code(runs):

@@ -8,7 +8,7 @@ import torch
 from gebm.importance import importance_sampling
 from gebm.metrics import Frechet, Reference
 from gebm.metrics.partition import evaluate_kale
-from gebm.report import ess_row, kale_rows, metric_note, nll_rows, partition_rows
+from gebm.report import ess_row, estimate, kale_rows, metric_note, mixing_warning, nll_rows, partition_rows
 
 
 def normal(*shape: int) -> torch.Tensor:
@@ -26,6 +26,14 @@ def normal(*shape: int) -> torch.Tensor:
 def test_relative_ess_is_not_told_of_too_few_effective_samples(ess, n, says):
     """Its least value is one over their number, which says nothing of the energy."""
     assert ess_row({"importance_relative_ess": ess, "n_fake": n})[1].startswith(says)
+
+
+@pytest.mark.parametrize("se, said", [(0.0, False), (0.5, False), (0.6, True), (None, True), (float("nan"), True)])
+def test_a_population_of_few_starts_is_told_by_the_error_of_its_log_partition(se, said):
+    """Which is 0 where the energy changes nothing."""
+    summary = {"steps": 5, "mixed": False, "sampler": "smc", "diagnostics": {}, "importance_relative_ess": 1.0}
+    text = mixing_warning({**summary, "log_partition": {"se": se}})
+    assert text.startswith("most particles descend from few starts") == said and bool(text) == said
 
 
 @pytest.mark.parametrize("c, said", [(0.0, False), (0.09, True), (-0.09, True)])
@@ -70,3 +78,7 @@ def test_fewer_images_than_features_are_told(said):
     caution = Frechet(Reference.of(normal(9, 16)), "FD(pixels)").caution(9) if said else ""
     assert ("FD(pixels) is mostly bias" in metric_note({**summary, "distance_caution": caution})) == said
     assert "bias" not in metric_note(summary)  # of an earlier version
+
+
+def test_no_figure_is_minus_nought():
+    assert estimate({"value": -1e-9, "ci": (-0.004, 1.0)}) == "0.0 (0.0 to 1.0)"

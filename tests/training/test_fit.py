@@ -222,6 +222,15 @@ def test_refine_leaves_the_base_as_it_is():
         refine(model, images(), ema=0.9)
 
 
+def test_a_base_without_parameters_is_refined(tmp_path):
+    """A generator made elsewhere, its numbers in buffers or in no module's keeping."""
+    base = nn.Sequential(nn.Unflatten(1, (1, 1, 3)), nn.UpsamplingNearest2d(size=(6, 6)), nn.Tanh())
+    model = gebm.GEBM(base, Energy(), gebm.GaussianPrior(3))
+    energy = state(model.energy)
+    refine(model, images(), steps=3, batch_size=16, progress=False, out=tmp_path)
+    assert not equal(state(model.energy), energy)
+
+
 class Stop(Exception):
     pass
 
