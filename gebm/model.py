@@ -28,6 +28,7 @@ from gebm.weights import Budget, metadata_of, read_tensors
 __all__ = ["GEBM", "Architecture", "read_architecture", "weight_file"]
 
 OF_ROWS = {*FLOWS, "mlp"}  # networks of rows of a table; the others are of images
+COARSE = 0.01  # standard deviations by which rows may be rounded
 LARGEST = 1 << 20  # number in a stored architecture
 
 Energy = Callable[[Tensor], Tensor]
@@ -223,10 +224,18 @@ class GEBM(Pretrained, nn.Module):
         """
         if self.units is None:
             raise InputError("log_density: the units of the columns are not known; load the model from its run")
-        rows = np.asarray(rows, np.float64)
+        given, rows = np.asarray(rows), np.asarray(rows, np.float64)
         if rows.ndim != 2 or rows.shape[1] != len(self.units.columns):
-            wanted = ", ".join(self.units.columns)
-            raise InputError(f"log_density: rows of shape {rows.shape}; the model's have the columns {wanted:.200}")
+            wanted, rest = ", ".join(self.units.columns), self.units.dropped
+            left_out = f", without {', '.join(rest.columns):.200}" if rest is not None and rest.columns else ""
+            raise InputError(
+                f"log_density: rows of shape {rows.shape}; the model's have the columns {wanted:.200}{left_out}"
+            )
+        if (coarse := self.units.rounded_by(rows, given.dtype)) > COARSE:
+            raise InputError(
+                f"log_density: rows in {given.dtype}, which rounds some by {coarse:.2g} of a standard deviation; give "
+                "them as they were read, in float64"
+            )
         x = torch.from_numpy(self.units.with_noise(self.units.whiten(rows), seed)).to(self.log_partition)
         with evaluating(self):
             return self.log_prob(x, log_partition).double() + self.units.log_det

@@ -122,7 +122,7 @@ def test_no_rows_and_no_folders_of_this_machine_are_exported(rows):
     assert found["data"]["dataset"] == "csv:t.csv"
     assert found["table"].keys() == {
         "name", "columns", "mean", "whitening", "shift", "protocol", "seed", "key", "width", "valid_log_density",
-        "named", "dropped", "dropped_offset", "dropped_weights", "dropped_tolerance",
+        "named", "dropped", "dropped_offset", "dropped_weights", "dropped_tolerance", "dropped_unit",
     }  # fmt: skip
     text = "".join((rows / "out" / name).read_text() for name in ("config.json", "README.md"))
     assert str(rows) not in text and "log_dir" not in text

@@ -206,8 +206,20 @@ def write_rows(folder: Path, draws: Draws, units: TableData, n: int) -> None:
         np.savez_compressed(
             file, samples=samples, base=base, latents=draws.latents[:n].numpy(), energies=draws.energies[:n].numpy()
         )
+    if whole := whole_columns(units):
+        log.info("whole in training, not so in samples: %s; round them where you need whole numbers", ", ".join(whole))
     valid = {f"validation rows of {units.name}": units.unwhiten(units.valid)} if len(units.valid) else {}
     save_pairs(folder / "pairs.png", {**valid, "base": base, "GEBM": samples}, units.columns)
+
+
+def whole_columns(units: TableData) -> list[str]:
+    """The columns that hold whole numbers alone, by the validation rows: float32 ones, to which that can be seen."""
+    rows = units.unwhiten(units.valid)
+    if not len(rows) or units.noise is not None:
+        return []
+    error = 1e-6 * np.abs(rows).max(0)
+    whole = (np.abs(rows - np.rint(rows)).max(0) <= error + 1e-6) & (error < 0.01)
+    return [name for name, is_whole in zip(units.columns, whole) if is_whole]
 
 
 def text_of(summary: Mapping[str, Any], title: str) -> str:

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Dropped", "constant", "copies", "dependent", "discrete", "dropped"]
+__all__ = ["Dropped", "constant", "copies", "decimal_unit", "dependent", "discrete", "dropped", "sentinels"]
 
 CORRELATION = 0.98  # from which on a column is a copy of another
+RARE = 0.005  # share of rows from which on a value far from all others is told of
 SINGULAR = 1e-10  # least eigenvalue of a correlation matrix that can be whitened
+DECIMALS = 12  # that are told apart
+FEW = 20  # rows: fewer may have few decimals by chance
 ROUNDING = 1e-9  # relative error of a value that others determine
 
 
@@ -20,19 +23,28 @@ class Dropped:
         columns: their names.
         offset, tolerance: float64 (k,).
         weights: float64 (d, k).
+        unit: of the last decimal of those kept and of these, float64 (d + k,); 0: not known.
     """
 
     columns: tuple[str, ...]
     offset: np.ndarray
     weights: np.ndarray
     tolerance: np.ndarray
+    unit: np.ndarray
 
     def differ(self, kept: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Which values (N, k) of these columns are not what rows (N, d) of those kept say, bool; NaN is not told of."""
+        """Which values (N, k) of these columns are not what rows (N, d) of those kept say, bool; NaN is not told of.
+
+        Rows that are rounded, in all columns, to fewer decimals than those these were found on may differ by as much.
+        """
+        now = decimal_unit(np.hstack([kept, values])).min() if len(kept) >= FEW else 0.0
+        rounded = np.where(self.unit > 0, np.maximum(now - self.unit, 0), 0) / 2
+        d = len(self.weights)
         with np.errstate(over="ignore", invalid="ignore"):
             away = np.abs(values - self.offset - kept @ self.weights)
             scale = np.abs(self.offset) + np.abs(kept) @ np.abs(self.weights)
-            wrong: np.ndarray = away > self.tolerance + ROUNDING * scale
+            scale = scale * ROUNDING + rounded[d:] + rounded[:d] @ np.abs(self.weights)
+            wrong: np.ndarray = away > self.tolerance + scale
         return wrong
 
 
@@ -44,7 +56,19 @@ def dropped(names: Sequence[str], kept: np.ndarray, values: np.ndarray) -> Dropp
     weights[:, constant(values)] = 0.0
     offset = np.where(constant(values), values[0], middle - mean @ weights)
     tolerance = 2 * np.abs(values - offset - kept @ weights).max(0)
-    return Dropped(tuple(names), offset, weights, tolerance)
+    return Dropped(tuple(names), offset, weights, tolerance, decimal_unit(np.hstack([kept, values])))
+
+
+def decimal_unit(rows: np.ndarray) -> np.ndarray:
+    """The unit (d,) of the last decimal of each column of rows (N, d): 0.01 where none has more than two decimals."""
+    unit = np.full(rows.shape[1], 10.0**-DECIMALS)
+    left = np.arange(rows.shape[1])
+    for decimals in range(DECIMALS):
+        part = rows[:, left]
+        done = ((part == np.round(part, decimals)) | np.isnan(part)).all(0)
+        unit[left[done]] = 10.0**-decimals
+        left = left[~done]
+    return unit
 
 
 def constant(rows: np.ndarray) -> np.ndarray:
@@ -87,3 +111,20 @@ def discrete(rows: np.ndarray, columns: Sequence[str]) -> list[str]:
     if not few:
         return []
     return [f"few distinct values, so no density and a likelihood without bound: {', '.join(few)}"]
+
+
+def sentinels(rows: np.ndarray, columns: Sequence[str]) -> list[str]:
+    """Notes on a value that comes again and again far from all others of its column, as -999 for what is missing."""
+    notes = []
+    for name, column in zip(columns, rows.T):
+        for value in (column.min(), column.max()):
+            rest = column[column != value]
+            count = len(column) - len(rest)
+            if count >= max(3, RARE * len(column)) and len(np.unique(rest)) > 2:
+                away = np.abs(rest - value).min()
+                if away > rest.max() - rest.min():
+                    notes.append(
+                        f"column {name} is {value:g} in {count:,} rows, far from all others; if that stands for a "
+                        "missing value, leave these rows out"
+                    )
+    return notes

@@ -19,13 +19,17 @@ from gebm.data.arrays import MAX_BYTES
 from gebm.data.csv_header import has_decimal_comma, is_number, names_columns
 from gebm.errors import InputError
 
-__all__ = ["HEADERS", "Sheet", "as_cell", "as_name", "bounded_lines", "check_size", "numbered", "write_csv"]
+__all__ = ["HEADERS", "Sheet", "are_rounded", "as_cell", "as_name", "bounded_lines", "check_size", "numbered"]
+__all__ += ["write_csv"]
 
 MAX_COLUMNS = 10_000  # of a table
 HEADERS = ("auto", "yes", "no")
 SEPARATORS = (",", ";", "\t", "|", " ")
 SNIFFED = 500  # lines that show the separator and the header
 MAX_LINE = 1 << 20  # characters
+EXCEL = re.compile(r'"?sep=."?', re.IGNORECASE)
+THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2}\.\d{3}\s*")
+LONG = re.compile(r"\s*[+-]?\d{16,}\s*")
 UNNAMED = re.compile(r"Unnamed: \d+")  # what pandas calls a column without a name
 FORMULA = ("=", "+", "-", "@")  # what a cell must not begin with, lest a spreadsheet runs it
 
@@ -126,6 +130,8 @@ class Sheet:
                 lines = _first(line for line in bounded_lines(stream, path) if line.strip())
             if not lines:
                 raise InputError(f"{path}: is empty; it must hold rows of numbers")
+            if EXCEL.fullmatch(lines[0].strip()):
+                raise InputError(f"{path} line 1: {lines[0].strip()} is a word to Excel, no row; remove the line")
             separator = _separator(lines)
             with _text_of(path) as stream:
                 reader = csv.reader(_lines(bounded_lines(stream, path), separator), delimiter=separator)
@@ -136,6 +142,9 @@ class Sheet:
             raise InputError(
                 f"{path}: {len(first):,} columns; a density is of at most {MAX_COLUMNS:,}: leave some out of the file"
             )
+        commas = [i for i, cell in enumerate(first) if has_decimal_comma(cell)]
+        if header != "yes" and commas and all(i in commas or is_number(cell) for i, cell in enumerate(first)):
+            raise InputError(f"{path} line 1, column x{commas[0] + 1}: {_wrong(first, commas[0], '')}")
         first, marked = _without_mark(first, below) if header != "no" else (first, False)
         names = [as_name(cell) for cell in first]
         named, notes = header == "yes" or (header == "auto" and marked), []
@@ -147,6 +156,11 @@ class Sheet:
                 shown = ", ".join(first[:4]) + (", ..." if len(first) > 4 else "")
                 what, other = ("names of columns", "no") if named else ("a row, not as names of columns", "yes")
                 notes.append(f"first line ({shown:.80}) taken as {what}; --header {other} says otherwise")
+        if separator == ";" and _may_be_thousands(below):
+            notes.append(
+                "every point has three digits behind it: taken as decimal points; if they separate thousands, write "
+                "the numbers without them"
+            )
         if not named:
             return cls(path, separator, numbered(len(first)), False, 0, frozenset(), [first, *below], tuple(notes))
         if not below:
@@ -241,9 +255,20 @@ def _complaints(path: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file in UTF-8 ({error.reason}); export it as CSV") from error
+        raise InputError(f"{path}: not a text file in UTF-8 ({_other_text(path, error.reason)})") from error
     except csv.Error as error:
         raise InputError(f"{path}: cannot be read as a table ({' '.join(str(error).split())[:200]})") from error
+
+
+def _other_text(path: Path, reason: str) -> str:
+    """What a file that is no UTF-8 seems to be, and what to do about it."""
+    with open(path, "rb") as file:
+        start = file.read(4)
+    if start.startswith(b"\x1f\x8b"):
+        return "it is packed by gzip: unpack it"
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "it is UTF-16: save it as CSV UTF-8"
+    return f"{reason}; if it is text of another encoding, as Latin-1, save it as CSV UTF-8"
 
 
 def _first(lines: Iterator[str]) -> list[str]:
@@ -318,8 +343,21 @@ def _default(i: int, names: Collection[str]) -> str:
 
 
 def _are_row_names(lines: list[str], separator: str) -> bool:
-    """Whether each line begins with a name, of which R writes none in the header: quoted, or no number."""
-    return all(row[0].startswith('"') or not is_number(row[0]) for row in _cells(lines, separator, raw=True))
+    """Whether each line begins with a name, of which R writes none in the header: quoted, no number, or 1, 2, 3, ..."""
+    names = [row[0] for row in _cells(lines, separator, raw=True)]
+    counted = [str(i + 1) for i in range(len(names))]
+    return names == counted or all(name.startswith('"') or not is_number(name) for name in names)
+
+
+def _may_be_thousands(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether each number with a point is one that may have it between thousands, and there are several."""
+    pointed = [cell for row in rows for cell in row if "." in cell]
+    return len(pointed) > 4 and all(map(THOUSANDS.fullmatch, pointed))
+
+
+def are_rounded(cells: Iterable[str]) -> bool:
+    """Whether there are whole numbers among some that no float64 is."""
+    return any(int(cell) != int(float(cell)) for cell in cells if LONG.fullmatch(cell))
 
 
 def _check_names(path: Path, columns: Sequence[str], below: Sequence[Sequence[str]]) -> None:

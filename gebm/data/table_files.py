@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from gebm.data.arrays import headers, load_npz
-from gebm.data.csv_files import Sheet, numbered
+from gebm.data.csv_files import Sheet, are_rounded, numbered
 from gebm.data.csv_header import is_number
 from gebm.errors import InputError
 from gebm.text import hint
@@ -118,6 +118,10 @@ def read_csv(path: str | Path, columns: Sequence[str] = (), drop: Sequence[str] 
         if sheet.header and _counts(column, strictly=True):
             name = sheet.columns[i]
             notes.append(f"column {name} counts the rows and is learnt like any other; --drop {name} leaves it out")
+    for i in used:
+        if are_rounded(row[i] for row in sheet.sample if i < len(row)):
+            name = sheet.columns[i]
+            notes.append(f"column {name} has whole numbers above 2^53, which are rounded; --drop {name} leaves it out")
     names = tuple(sheet.columns[i] for i in used)
     return Table(names, values, tuple(notes), named=sheet.header, width=len(sheet.columns))
 
@@ -217,4 +221,5 @@ def _not_there(path: Path, names: Sequence[str], columns: Sequence[str], named: 
         return InputError(f"{count}, in the order of those trained on, which had no names; leave the others out")
     there = set(names)
     missing = [name for name in columns if name not in there]
-    return InputError(f"{count}, and none named {', '.join(missing[:5])}; name them in a header")
+    like = hint(missing[0], names) if missing else ""
+    return InputError(f"{count}, and none named {', '.join(missing[:5])}{like}; name them in a header")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from gebm.data import toy, uci
-from gebm.data.columns import CORRELATION, Dropped, constant, copies, dependent, discrete, dropped
+from gebm.data.columns import CORRELATION, Dropped, constant, copies, dependent, discrete, dropped, sentinels
 from gebm.data.csv_files import HEADERS, numbered
 from gebm.data.table_files import Table, chosen, numbers, read_csv, read_npz
 from gebm.errors import InputError
@@ -82,6 +82,13 @@ class TableData:
         with np.errstate(over="ignore", invalid="ignore"):
             whitened: np.ndarray = (rows - self.mean) @ self.whitening
             return whitened.astype(np.float32)
+
+    def rounded_by(self, rows: np.ndarray, dtype: np.dtype) -> float:
+        """The largest error that a type gives to rows (N, d), finite and in original units, once they are whitened."""
+        if dtype.kind != "f" or dtype.itemsize >= 8 or not len(rows):
+            return 0.0
+        most = np.abs(rows).max(0, where=np.isfinite(rows), initial=0)
+        return float((most * np.finfo(dtype).eps / 2 @ np.abs(self.whitening)).max())
 
     def with_noise(self, rows: np.ndarray, seed: int) -> np.ndarray:
         """Whitened rows (N, d) with the noise that makes those of rounded values rows of a density; float32."""
@@ -201,6 +208,7 @@ def _prepared(name: str, table: Table, protocol: str, scaling: str, seed: int) -
     kept, determined, dropping = _kept(name, rows[fitted], table, n_train)
     rest = dropped([table.columns[i] for i in determined], rows[fitted][:, kept], rows[fitted][:, determined])
     dropping += _news(rest, rows[n_train:][:, kept], rows[n_train:][:, determined])
+    dropping += sentinels(rows[:, kept], [table.columns[i] for i in kept])
     for note in dropping:
         log.warning("%s: %s", name, note)
     notes += dropping

@@ -17,7 +17,7 @@ from gebm.pretrained import CONFIG, WEIGHTS, read_config
 __all__ = ["UNITS", "as_json", "exported", "load_units", "save_units", "shared_units", "units_beside"]
 
 UNITS = "table.npz"
-DROPPED = ("offset", "weights", "tolerance")
+DROPPED = ("offset", "weights", "tolerance", "unit")
 
 
 def save_units(run: Path, data: TableData) -> None:
@@ -155,10 +155,13 @@ def _dropped(arrays: Mapping[str, np.ndarray], d: int) -> Dropped | None:
     if "dropped" not in arrays:
         return None
     columns = tuple(map(str, arrays["dropped"]))
-    offset, weights, tolerance = (np.asarray(arrays[f"dropped_{part}"], np.float64) for part in DROPPED)
+    known = {"dropped_unit": np.zeros(d + len(columns)), **arrays}  # older versions wrote none
+    offset, weights, tolerance, unit = (np.asarray(known[f"dropped_{part}"], np.float64) for part in DROPPED)
     weights = weights.reshape(d, len(columns))  # of no columns, JSON gives [[], ...] or []
+    if unit.shape != (d + len(columns),) or not np.isfinite(unit).all():
+        raise ValueError("decimals of columns, of the wrong shape or not finite")
     if offset.shape != tolerance.shape or offset.shape != (len(columns),) or not np.isfinite(weights).all():
         raise ValueError("columns that others determine, of the wrong shape or not finite")
     if not (np.isfinite(offset).all() and np.isfinite(tolerance).all()):
         raise ValueError("columns that others determine, not finite")
-    return Dropped(columns, offset, weights, tolerance)
+    return Dropped(columns, offset, weights, tolerance, unit)

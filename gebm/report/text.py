@@ -182,7 +182,7 @@ def _nll_column(splits: Mapping[str, Any], model: str) -> dict[str, str]:
 def _with_error(entry: Mapping[str, Any]) -> str:
     if entry["value"] is None or not math.isfinite(entry["value"]):
         return "infinite"
-    return "{value:.4f} +- {se:.4f}".format(**entry)
+    return f"{round(entry['value'], 4) + 0.0:.4f} +- {entry['se']:.4f}"
 
 
 def partition_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from gebm.data import load_table
-from gebm.data.columns import constant, dependent, dropped
+from gebm.data.columns import constant, decimal_unit, dependent, dropped, sentinels
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(300, 4)) * [1, 100, 1e-3, 1] + [0, 1e6, 0, 5]
@@ -68,3 +68,33 @@ def test_chosen_columns_of_any_table(tmp_path):
     data = load_table(f"npz:{tmp_path / 't.npz'}", drop=["x2"])
     assert data.columns == ("x1", "x3", "x4") and data.width == 4 and data.named is False
     assert load_table("toy:moons", columns=["x2"]).shape == (1,)
+
+
+def test_a_file_rounded_to_fewer_decimals_follows_up_to_these():
+    rows = RNG.uniform(0, 100, size=(400, 2))
+    rest = dropped(("total", "same"), rows, np.column_stack([rows.sum(1), np.full(400, 5.123456)]))
+    rounded, others = rows.round(3), np.column_stack([rows.sum(1).round(3), np.full(400, 5.123)])
+    assert not rest.differ(rounded, others).any()
+    assert rest.differ(rounded, others + 0.002).all()
+    assert rest.differ(rounded, others + [1e-4, 0]).any()  # in 15 decimals nothing is rounded
+    assert rest.differ(rounded[:5], others[:5]).any()  # few rows may have few decimals by chance
+
+
+def test_whole_numbers_are_not_taken_for_rounded_ones():
+    counts = RNG.integers(100, size=(400, 2)).astype(float)
+    rest = dropped(("total",), counts, counts.sum(1, keepdims=True))
+    assert rest.differ(counts, counts.sum(1, keepdims=True) + 1).all()
+
+
+def test_decimals_are_counted():
+    rows = np.array([[1.0, 0.25, 1e6 + 0.001, 1 / 3, -0.1], [2.0, 0.5, 7.0, 0.5, np.nan]])
+    np.testing.assert_allclose(decimal_unit(rows), [1, 1e-2, 1e-3, 1e-12, 1e-1])
+
+
+def test_a_value_far_from_all_others_that_comes_again_is_told_of():
+    column = RNG.normal(size=1000)
+    missing = np.where(np.arange(1000) % 20 == 0, -999.0, column)
+    once = np.where(np.arange(1000) == 3, -999.0, column)
+    rows = np.column_stack([missing, once, column > 0, np.abs(column).round()])
+    (note,) = sentinels(rows, ("m999", "once", "flag", "count"))
+    assert note.startswith("column m999 is -999 in 50 rows, far from all others; if that stands for a missing value")

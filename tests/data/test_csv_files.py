@@ -1,4 +1,5 @@
 import csv
+import gzip
 import sys
 from functools import partial
 
@@ -305,3 +306,52 @@ def test_optional_columns(file):
 def test_an_index_before_columns_taken_in_order(file):
     path = file(",p,q,r", *(f"{i},{line}" for i, line in enumerate(LINES)))
     np.testing.assert_allclose(read_rows(path, ("x1", "x2", "x3"), 3, named=False), ROWS, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "rows, told",
+    [
+        (["9.934;1.250", "984;2.125", "1.203;-3.500", "12;17"], True),
+        (["9.934;1.25", "984;2.125", "1.203;-3.500", "12;17"], False),  # other decimals
+        (["0.934;1.250", "0.984;2.125", "0.203;-3.500"], False),  # no thousands begin with 0
+        (["9;1", "984;2", "1;3"], False),
+    ],
+)
+def test_points_that_may_separate_thousands_are_told_of(rows, told, file):
+    notes = read_csv(file("a;b", *rows)).notes
+    assert any("if they separate thousands, write the numbers without them" in note for note in notes) == told
+
+
+def test_whole_numbers_that_are_rounded_are_told_of(file):
+    rows = [f"{2**53 + 2 * i + 1},{2**53 + 4 * i},{i / 7}" for i in range(30)]
+    (note,) = read_csv(file("id,even,x", *rows)).notes
+    assert note == "column id has whole numbers above 2^53, which are rounded; --drop id leaves it out"
+
+
+def test_row_numbers_as_r_writes_them_without_quotes(file):
+    table = read_csv(file("a\tb\tc", *(f"{i + 1}\t" + line.replace(",", "\t") for i, line in enumerate(LINES))))
+    assert table.columns == ("a", "b", "c") and "it has no name" in table.notes[0]
+    np.testing.assert_allclose(table.values, ROWS, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        (gzip.compress(b"a,b", mtime=0), "packed by gzip: unpack it"),
+        ("a,b\n1,2\n".encode("utf-16"), "it is UTF-16: save it as CSV UTF-8"),
+        ("gr\u00f6\u00dfe,b\n1,2\n".encode("latin-1"), "another encoding, as Latin-1, save it as CSV UTF-8"),
+        (b"sep=;\na;b\n1;2\n", "line 1: sep=; is a word to Excel, no row; remove the line"),
+        (b"1,25;-3,5\n2,5;1\n", "line 1, column x1: is '1,25', not a finite number; write decimals with a point"),
+    ],
+    ids=["gzip", "utf-16", "latin-1", "excel", "decimal commas"],
+)
+def test_other_texts_are_told_what_they_are(content, says, tmp_path):
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(InputError) as error:
+        read_csv(tmp_path / "t.csv")
+    assert says in str(error.value)
+
+
+def test_a_column_in_other_capitals_is_suggested(file):
+    with pytest.raises(InputError, match="none named a, b, c2; did you mean A\\?"):
+        read_rows(file("A,B,C", *LINES), ("a", "b", "c2"), named=True)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from gebm import GEBM
+from gebm.commands.density import whole_columns
 from gebm.data import load_table
 from gebm.data.units import as_json, load_units, save_units, units_beside
 from gebm.errors import InputError
@@ -33,7 +34,7 @@ def model():
 def alike(ours, theirs) -> None:
     assert all(getattr(ours, field) == getattr(theirs, field) for field in TEXTS)
     assert ours.dropped.columns == theirs.dropped.columns == ("flag", "total")
-    for part in ("offset", "weights", "tolerance"):
+    for part in ("offset", "weights", "tolerance", "unit"):
         np.testing.assert_array_equal(getattr(ours.dropped, part), getattr(theirs.dropped, part))
     for part in ("mean", "whitening"):
         np.testing.assert_array_equal(getattr(ours, part), getattr(theirs, part))
@@ -54,6 +55,16 @@ def test_units_of_a_run_from_before_columns_were_kept_in_mind(data, tmp_path):
     assert units.named is None and units.dropped is None and units.columns == ("a", "b", "c")
 
 
+def test_units_of_a_run_from_before_decimals_were_kept_in_mind(data, tmp_path):
+    """In which nothing is taken for rounded."""
+    save_units(tmp_path, data)
+    with np.load(tmp_path / "table.npz") as stored:
+        np.savez(tmp_path / "table.npz", **{key: stored[key] for key in stored.files if key != "dropped_unit"})
+    rest = load_units(tmp_path).dropped
+    kept, others = ROWS.round(3), np.column_stack([np.full(200, 5.0), ROWS.sum(1).round(3)])
+    assert rest.differ(kept, others)[:, 1].any() and not data.dropped.differ(kept, others).any()
+
+
 def test_units_of_no_dropped_column(tmp_path, model):
     data = load_table("toy:flower")
     save_units(tmp_path, data)
@@ -63,7 +74,9 @@ def test_units_of_no_dropped_column(tmp_path, model):
     assert units_beside(tmp_path / "out").dropped.weights.shape == (3, 0)
 
 
-@pytest.mark.parametrize("part, value", [("offset", [0.0]), ("weights", [[1.0]]), ("tolerance", [np.nan, 0.0])])
+@pytest.mark.parametrize(
+    "part, value", [("offset", [0.0]), ("weights", [[1.0]]), ("tolerance", [np.nan, 0.0]), ("unit", [1.0])]
+)
 def test_damaged_columns_are_refused(data, tmp_path, part, value):
     save_units(tmp_path, data)
     with np.load(tmp_path / "table.npz") as stored:
@@ -89,6 +102,8 @@ def test_a_model_has_its_units_with_it(data, model, tmp_path):
     assert as_json(data) == json.loads((tmp_path / "out" / "config.json").read_text())["table"]
     with pytest.raises(InputError, match="the columns a, b, c"):
         loaded.log_density(rows[:, :2])
+    with pytest.raises(InputError, match="the columns a, b, c, without "):
+        loaded.log_density(np.column_stack([rows, rows]))
     with pytest.raises(InputError, match="not known; load the model from its run"):
         model.log_density(rows)
 
@@ -117,3 +132,25 @@ def test_training_and_tables_have_one_scaling():
 
     config, _ = settled(Config(dataset="toy:moons"), frozenset())
     assert config.scaling == Config.scaling == load_table.__kwdefaults__["scaling"]
+
+
+def test_log_densities_of_rows_that_their_type_has_rounded_are_refused(model, tmp_path):
+    rng = np.random.default_rng(0)
+    times = rng.normal(size=(200, 3)) * [300, 1, 1] + [1_700_000_000, 0, 5]
+    np.savez(tmp_path / "t.npz", times)
+    model.units = load_table(f"npz:{tmp_path / 't.npz'}")
+    assert model.log_density(times).isfinite().all()
+    with pytest.raises(InputError, match="rows in float32, which rounds some by 0.3.* give them as they were read"):
+        model.log_density(times.astype(np.float32))
+    near = times - [1_700_000_000, 0, 0]
+    np.savez(tmp_path / "t.npz", near)
+    model.units = load_table(f"npz:{tmp_path / 't.npz'}")
+    torch.testing.assert_close(model.log_density(near.astype(np.float32)), model.log_density(near), atol=1e-3, rtol=0)
+
+
+def test_columns_of_whole_numbers_are_known_by_the_validation_rows(tmp_path):
+    rng = np.random.default_rng(0)
+    columns = [rng.integers(40, size=300), rng.normal(size=300), rng.integers(2, size=300), 1e9 * rng.normal(size=300)]
+    rows = np.column_stack(columns)
+    np.savez(tmp_path / "t.npz", rows)
+    assert whole_columns(load_table(f"npz:{tmp_path / 't.npz'}")) == ["x1", "x3"]

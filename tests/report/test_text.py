@@ -82,3 +82,5 @@ def test_fewer_images_than_features_are_told(said):
 
 def test_no_figure_is_minus_nought():
     assert estimate({"value": -1e-9, "ci": (-0.004, 1.0)}) == "0.0 (0.0 to 1.0)"
+    entry = {"value": -1e-9, "se": 0.0, "n": 3}
+    assert nll_rows({"nll": {"test": {"base": entry, "gebm": entry, "gain": entry}}})[1][3] == "0.0000 +- 0.0000"
