@@ -43,9 +43,7 @@ def make_base(image_shape: tuple[int, int, int], latent_dim: int, width: float) 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--out", type=Path, default=Path("refined"), help="folder of run and pictures [refined]"
-    )
+    parser.add_argument("--out", type=Path, default=Path("refined"), help="folder of run and pictures [refined]")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tiny", action="store_true", help="a look in seconds; the figures mean nothing")
     args = parser.parse_args()
@@ -56,7 +54,7 @@ if __name__ == "__main__":
     energy = DCGANEnergy(data.shape, width=0.5)  # or any module of yours, images -> (N,)
     model = gebm.GEBM(make_base(data.shape, 20, 1.0), energy, gebm.GaussianPrior(20))
     gebm.refine(model, data, steps=steps, learning_rate=2e-3, penalty_weight=0.02, base_factor=2, out=args.out)
-    draws = gebm.sample(model, n, sampler="hmc", leapfrog=5, step_size=0.4, steps=150)  # of the model itself: beta 1
+    draws = gebm.sample(model, n, sampler="hmc", leapfrog=5, step_size=0.4, steps=200)  # of the model itself: beta 1
     print(gebm.evaluate(model, data, draws))
     save_grid(args.out / "base.png", draws.images(draws.base_samples)[:64])
     save_grid(args.out / "refined.png", draws.images()[:64])  # from the same latents

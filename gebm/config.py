@@ -326,7 +326,7 @@ class Metrics:
     fid_features: str = flag(
         "auto",
         "features the distance is computed on; auto: the best at hand",
-        choices=("auto", "pixels", "pixels-8x8", "digits-cnn", "cifar-resnet56", "inception"),
+        choices=("auto", "pixels", "pixels-8x8", "random-conv", "digits-cnn", "cifar-resnet56", "inception"),
         forms=(DOTTED,),
     )
     partition_samples: int = flag(

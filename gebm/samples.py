@@ -41,6 +41,15 @@ class Setting:
         warm_up: steps before these in which the step size is tuned; 0: it is not. None: 100 where the sampler has an
             acceptance to tune to and no step size is given, else 0.
         options: the sampler's other hyperparameters, fields of its class: leapfrog of 'hmc', friction of 'lmc', ...
+
+    Raises:
+        InputError: an unknown sampler or option, or a number below the least it may be.
+
+    Example:
+
+        >>> setting = Setting(sampler="hmc", step_size=0.2, options={"leapfrog": 5})
+        >>> setting.kernel, setting.tuning_steps
+        (HMC(step_size=0.2, leapfrog=5, scale=1.0), 0)
     """
 
     sampler: str | Kernel = "mala"
@@ -86,6 +95,15 @@ class Samples:
         diagnostics: R-hat and effective sample sizes of the chains (`gebm.samplers.trace.Diagnostics`).
         relative_ess: that of the weights exp(-beta E) of the base samples, from 0 to 1: how near the base is to the
             model.
+
+    Example:
+
+        >>> import gebm
+        >>> from torch import nn
+        >>> model = gebm.GEBM(nn.Linear(3, 2), lambda x: x.square().sum(1), gebm.GaussianPrior(3))
+        >>> draws = sample(model, 50, sampler="langevin", steps=2)
+        >>> draws.samples.shape, draws.latents.shape, draws.are_draws
+        (torch.Size([50, 2]), torch.Size([50, 3]), False)
     """
 
     samples: Tensor

@@ -262,7 +262,7 @@ def _complaints(path: Path) -> Iterator[None]:
 
 def _other_text(path: Path, reason: str) -> str:
     """What a file that is no UTF-8 seems to be, and what to do about it."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         start = file.read(4)
     if start.startswith(b"\x1f\x8b"):
         return "it is packed by gzip: unpack it"

@@ -39,6 +39,16 @@ class Figures:
         verdict: one sentence. A gain counts only where no set of features shows a significant loss of distance.
         samples: the draws that were judged.
         n_real: number of held-out samples.
+        notes: what must be known of the distances.
+
+    Example:
+
+        >>> import gebm
+        >>> from torch import nn
+        >>> model = gebm.GEBM(nn.Identity(), lambda x: (x - 1).square().sum(1) / 2, gebm.GaussianPrior(2))
+        >>> figures = evaluate(model, torch.randn(500, 2) / 2**0.5 + 0.5)
+        >>> figures.metrics["FD(values)"].gain_ci[0] > 0, sorted(figures.to_dict())[:3]
+        (True, ['are_draws', 'beta', 'kale'])
     """
 
     metrics: dict[str, Comparison]

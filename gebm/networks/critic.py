@@ -43,5 +43,12 @@ class Critic(nn.Module):
 
 
 def critic(network: Callable[[Tensor], Tensor]) -> Critic:
-    """The energy -D of a critic D: see `Critic`."""
+    """The energy -D of a critic D, to be given to `gebm.GEBM`: see `Critic`.
+
+    Example:
+
+        >>> import torch
+        >>> critic(lambda x: x.sum(1, keepdim=True))(torch.ones(2, 3))
+        tensor([-3., -3.])
+    """
     return Critic(network)

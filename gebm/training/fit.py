@@ -72,6 +72,14 @@ class Training:
         log_every, checkpoint_every: in base steps, and in energy steps while refining.
         keep: newest checkpoints of a stage that stay.
         seed: of batches, latents and dropout; the weights are the caller's.
+
+    Raises:
+        InputError: a number below the least it may be, or an unknown name.
+
+    Example:
+
+        >>> Training(steps=1000, criterion="donsker").energy_steps
+        5
     """
 
     steps: int = 20_000
