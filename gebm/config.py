@@ -162,7 +162,11 @@ class Model:
         of=(*TRAINING, *UNTRUSTED),
     )
     Z_dim: int = flag(
-        100, "dimension of the latent space; a flow's is that of the data", ge=1, of=(*TRAINING, *UNTRUSTED)
+        100,
+        "dimension of the latent space; a flow's is that of the data",
+        ge=1,
+        of=(*TRAINING, *UNTRUSTED),
+        alias="latent_dim",
     )
     latent_noise: str = flag("gaussian", "prior of the latent", choices=("gaussian", "uniform"))
     width: float = flag(1.0, "factor on the number of channels, or of hidden units, of both networks", gt=0)
@@ -193,13 +197,15 @@ class Training:
     total_gen_iter: int = flag(150000, "base steps of the joint training", ge=0)
     ml_epochs: int = flag(0, "tables: passes of maximum likelihood on the base, a flow, before all else", ge=0)
     ml_lr: float = flag(0.0, "tables: learning rate of the base in those passes, falling to 0; 0: `lr_generator`", ge=0)
-    total_epochs: int = flag(100, "tables: passes of the joint training; 0: none. Images count `total_gen_iter`", ge=0)
+    total_epochs: int = flag(
+        100, "tables: passes of the joint training; 0: none. Images count `total_gen_iter`", ge=0, alias="epochs"
+    )
     refine_epochs: int = flag(0, "tables: passes of the energy at the end, base frozen, rate falling to 0", ge=0)
     cd_steps: int = flag(20, "criterion cd: steps of `latent_sampler` its chains make before each energy step", ge=1)
     patience: int = flag(0, "tables: passes without a better validation likelihood that end a stage; 0: none", ge=0)
     n_iter_d_init: int = flag(100, "energy steps at the start and at every 500th base step", ge=1)
     n_iter_d: int = flag(5, "energy steps before each other base step", ge=1)
-    b_size: int = flag(128, "images in a training batch, of all processes together", ge=1)
+    b_size: int = flag(128, "images in a training batch, of all processes together", ge=1, alias="batch_size")
     noise_factor: int = flag(1, "base samples for each image of an energy step's batch", ge=1)
     refine_iter: int = flag(
         -1, "energy steps at the end, base frozen, rate falling to 0; -1: a tenth of `total_gen_iter`", ge=-1
@@ -215,7 +221,9 @@ class Optimizer:
     commands: ClassVar[tuple[str, ...]] = TRAINING
 
     optimizer: str = flag("Adam", "optimizer of both networks", choices=("Adam", "SGD"))
-    lr: float = flag(1e-5, "learning rate of the energy; falls to zero over the refinement", ge=0)
+    lr: float = flag(
+        1e-5, "learning rate of the energy; falls to zero over the refinement", ge=0, alias="learning_rate"
+    )
     lr_generator: float = flag(2e-4, "learning rate of the base", ge=0)
     beta_1: float = flag(0.5, "decay of Adam's first moment", ge=0, lt=1)
     beta_2: float = flag(0.9, "decay of Adam's second moment", ge=0, lt=1)
@@ -267,6 +275,7 @@ class Sampling:
             *("langevin", "lmc", "mala", "hmc", "mh", "imh", "sir", "smc", "zero_temperature_langevin", "dot"),
             *("spherelangevin", "trunclangevin"),
         ),
+        alias="sampler",
     )
     lmc_gamma: float = flag(
         1e-2,
@@ -277,7 +286,7 @@ class Sampling:
     num_leapfrog: int = flag(10, "leapfrog steps of hmc", ge=1, of=(*TRAINING, *CHAINS))
     lmc_kappa: float = flag(100.0, "friction of lmc", ge=0)
     lmc_splitting: str = flag("ABOBA", "order of the parts of an lmc step", choices=("ABOBA", "BAOAB"))
-    num_sampler_steps: int = flag(100, "steps of a chain; 0: samples of the base", ge=0, of=CHAINS)
+    num_sampler_steps: int = flag(100, "steps of a chain; 0: samples of the base", ge=0, of=CHAINS, alias="steps")
     step_decay: float = flag(
         0.1, "factor on lmc_gamma every `step_decay_every` steps", gt=0, le=1, of=("demo", *CHAINS)
     )
@@ -291,6 +300,7 @@ class Sampling:
         choices=("auto",),
         ge=0,
         of=CHAINS,
+        alias="beta",
     )
     beta_ramp: int = flag(0, "steps over which beta rises from 0 to its value in 20 stairs", ge=0, of=CHAINS)
     n_samples: int = flag(

@@ -83,11 +83,14 @@ def refusal(*argv: str, mode: str | None = None) -> str:
 # ---- the interface
 
 
+ALIASES = {"beta", "sampler", "steps", "epochs", "learning_rate", "latent_dim", "batch_size"}  # the field's own names
+
+
 def test_every_documented_flag_has_its_default():
     flags = by_name(Config)
     expected = DOCUMENTED | USED_WITHOUT_LISTING
     assert {name: flags[name].default for name in expected} == expected
-    assert set(flags) == set(expected), "a flag that no document names"
+    assert set(flags) == {*expected, *ALIASES}, "a flag that no document names"
 
 
 @pytest.mark.parametrize(("name", "choice"), [(n, c) for n, choices in DOCUMENTED_CHOICES.items() for c in choices])
@@ -301,10 +304,12 @@ def test_help_names_the_flags_of_the_command(capsys, command):
     assert caught.value.code == 0
     text = capsys.readouterr().out
     assert text == help_text(command) and text.startswith(f"usage: gebm {command} ")
-    named = {*re.findall(r"^  (?:--\w+ \w+, )?--(\w+)", text, re.M)} - {"configs"}
-    assert named == {name for name in READERS if command in READERS[name]} - {"freq_kale", "mode"} | (
-        {"fres_kale"} if command in READERS["freq_kale"] else set()
-    )
+    named = {*re.findall(r"--(\w+)", text)}
+    flags = {name for name in READERS if command in READERS[name]} - {"mode"}
+    aliases = {alias for alias, f in by_name(Config).items() if alias != f.name and f.name in flags}
+    assert named >= aliases | flags
+    unread = set(READERS) - flags - {"mode"}
+    assert not unread & {*re.findall(r"^  --(\w+)", text, re.M)}
 
 
 def test_help_of_main_names_every_flag():
@@ -334,3 +339,22 @@ def test_help_and_errors_do_not_import_torch():
     code = "import sys, gebm.parsing as p; p.help_text(); print([m for m in ('torch', 'numpy') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "command, alias, value, flag",
+    [
+        ("sample", "beta", "3", "temperature"),
+        ("sample", "sampler", "mala", "latent_sampler"),
+        ("sample", "steps", "7", "num_sampler_steps"),
+        ("train", "epochs", "7", "total_epochs"),
+        ("train", "learning_rate", "0.5", "lr"),
+        ("train", "latent_dim", "7", "Z_dim"),
+        ("train", "batch_size", "7", "b_size"),
+    ],
+)
+def test_the_usual_names_of_flags_are_known(command, alias, value, flag):
+    config, given = parse([f"--{alias}", value], command)
+    assert str(getattr(config, flag)).startswith(value) and flag in given and alias not in given
+    with pytest.raises(InputError, match=f"did you mean --{alias}"):
+        parse([f"--{alias}s", value], command)
