@@ -328,7 +328,7 @@ def test_potentials_of_networks_with_an_autocast_of_their_own_are_not_exact(part
             gebm.run(gebm.MALA(0.1), form, u, 2)
         gebm.run(gebm.Langevin(0.0001), form, u, 2)
     with pytest.raises(InputError, match="exact only"):
-        Replay(gebm.MALA(0.01), steps=1, size=4)(GEBM(GaussianPrior(3), base, Head(function)), 4)
+        Replay(gebm.MALA(0.01), steps=1, size=4)(GEBM(base, Head(function), GaussianPrior(3)), 4)
 
 
 def test_a_trial_of_precision_is_made_once_and_leaves_no_trace():

@@ -482,6 +482,7 @@ def test_a_folder_whose_name_is_no_text_has_a_page_and_is_else_refused_in_one_li
         monkeypatch.setattr(report_command, part, None)
     report_command.write_report(run)
     assert "<h1>Run x</h1>" in (run / "report.html").read_text(encoding="utf-8")
+    capsys.readouterr()
     assert main(["export", str(run)]) == 2
     assert "allowed: a run, a checkpoint, a file; of printable characters, in the encoding of this" in one_line(capsys)
 

@@ -127,7 +127,12 @@ def may_open(path: str, top: Path) -> bool:
     caches = ("home/.cache", "home/.config", "home/.fonts", "home/.local/share/fonts")
     own = [top / name for name in (*folders, *caches)]
     named = [top / "work" / name for name in ("t.csv", "t.scores.csv", ".t.scores.csv", ".out.")]
-    python = [ROOT / "gebm", ROOT / ".venv", *map(Path, {sys.prefix, sys.base_prefix, *filter(is_packages, sys.path)})]
+    python = [
+        ROOT / "gebm",
+        ROOT / ".venv",
+        ROOT / "gebm.egg-info",
+        *map(Path, {sys.prefix, sys.base_prefix, *filter(is_packages, sys.path)}),
+    ]
     system = [Path(name) for name in ("/proc", "/sys", "/etc", "/dev", "/usr", "/lib", "/var/cache/fontconfig")]
     if path in (str(ROOT), f"{top}/bin", f"{top}/bin/gebm", f"{top}/work") or path.startswith(tuple(map(str, named))):
         return True

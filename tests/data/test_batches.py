@@ -60,7 +60,7 @@ def test_seed_decides():
     assert first == same != other
 
 
-@pytest.mark.parametrize("array, batch", [(numbered(3), 0), (numbered(0), 1), (IMAGES / 255, 1), (IMAGES[0], 1)])
+@pytest.mark.parametrize("array, batch", [(numbered(3), 0), (numbered(0), 1), (IMAGES.astype(int), 1), (IMAGES[0], 1)])
 def test_bad_batches(array, batch):
     with pytest.raises(InputError):
         Batches(array, batch)

@@ -146,7 +146,7 @@ def test_of_several_pictures_in_a_file_the_first_is_read_and_that_is_told(suffix
     expected = np.stack([np.asarray(frames[i]) for i in (0, 1, 3)])
     assert {image.tobytes() for image in found} == {image.tobytes() for image in expected}
     assert re.search(
-        rf"in/0{suffix} (holds|and 1 other files hold) several pictures; left out all but the fir", caplog.text
+        rf"in/0{suffix} (holds|and 1 other file hold) several pictures; left out all but the fir", caplog.text
     )
     assert "single" not in caplog.text
 

@@ -554,7 +554,7 @@ def read_run(content: bytes, folder: Path) -> None:
     )
     _setting(folder / "summary.json")
     render(collect(folder, config, (), True))
-    _about(folder, config)
+    _about(folder, config, None)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
