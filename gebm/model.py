@@ -19,7 +19,7 @@ from gebm.manifest import check_file
 from gebm.networks import BASES, ENERGIES, FLOWS, DensityRatio
 from gebm.networks.common import HasDensity, called, evaluating
 from gebm.networks.flows import Flow
-from gebm.own_modules import OWN, OwnNetwork, copy_weights, describe, make_again, own_network, state_of
+from gebm.own_modules import OWN, OwnNetwork, describe, load_weights, make_again, own_network, state_of
 from gebm.pretrained import WEIGHTS, Pretrained, write_weights
 from gebm.registry import resolve
 from gebm.text import hint, show
@@ -387,6 +387,18 @@ class GEBM(Pretrained, nn.Module):
         state = state_of(self.energy, "energy")
         return {**{f"energy.{k}": v for k, v in state.items()}, "log_partition": self.log_partition}
 
+    def _load_own(self, file: Path, part: str) -> None:
+        """Read the weights of a module of the user's own."""
+        tensors = _of_part(read_tensors(file), part)
+        if part == "base":
+            return load_weights(file, part, tensors, self.base)
+        c = tensors.pop("log_partition", None)
+        if c is None or c.shape != ():
+            raise InputError(f"{file}: holds no log_partition, so it is no energy's; give an energy.safetensors")
+        load_weights(file, part, {key.removeprefix("energy."): value for key, value in tensors.items()}, self.energy)
+        with torch.no_grad():
+            self.log_partition.copy_(c)
+
     def _own(self, network: Energy) -> dict[str, str]:
         """The header of the weights of a module of the user's own."""
         prior = next((name for name, kind in PRIORS.items() if type(self.prior) is kind), None)
@@ -396,7 +408,7 @@ class GEBM(Pretrained, nn.Module):
         file = weight_file(path, part)
         if self.architecture is None:
             check_file(file)
-            return copy_weights(file, part, _of_part(read_tensors(file), part), state)
+            return self._load_own(file, part)
         stored = read_architecture(file, part, {self.built_as.base, self.built_as.energy})
         for field in fields:
             have, want = getattr(stored, field), getattr(self.built_as, field)
@@ -517,7 +529,9 @@ def _of_part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
 
 
 def _checkpoint_of(path: str | Path) -> Path:
-    """The newest whole checkpoint of a run; any other path as it is."""
+    """The newest whole checkpoint of a run; any other path as it is, a folder with weights of its own too."""
+    if (Path(path) / "base.safetensors").is_file():
+        return Path(path)
     return (newest_checkpoint(path) if Path(path).is_dir() else None) or Path(path)
 
 

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from gebm.bounded import parse_json
@@ -15,7 +14,7 @@ from gebm.registry import resolve
 from gebm.text import show
 from gebm.weights import metadata_of
 
-__all__ = ["OWN", "OwnNetwork", "copy_weights", "describe", "make_again", "own_network", "state_of"]
+__all__ = ["OWN", "OwnNetwork", "describe", "load_weights", "make_again", "own_network", "state_of"]
 
 OWN = "gebm_own"  # key in the header of a weights file
 
@@ -81,13 +80,18 @@ def make_again(
     """
     if given is not None:
         is_factory = not isinstance(given, nn.Module) and (stored is None or bool(stored.name))
-        network = given() if is_factory else given
+        try:
+            network = given() if is_factory else given
+        except TypeError as error:
+            why = " ".join(str(error).split())[:200]
+            raise InputError(f"{part}: give a module, or a function of no arguments that makes it ({why})") from error
     elif stored is not None and stored.name in allow and stored.arguments is not None:
         network = resolve(stored.name, {}, str(file))(**stored.arguments)
+    elif stored is None:
+        raise InputError(f"{file}: its {part} was built by name, the other network was not: give {part}= too")
     else:
-        what = f"class {show(stored.name)}" if stored and stored.name else "a plain function"
-        allowed = stored is not None and stored.arguments is not None
-        other = f", or allow=[{stored.name!r:.200}]" if stored is not None and allowed else ""
+        what = f"class {show(stored.name)}" if stored.name else "a plain function"
+        other = f", or allow=[{stored.name!r:.200}]" if stored.arguments is not None else ""
         raise InputError(
             f"{file}: its {part} is a network of your own ({what}): give {part}= to GEBM.load, a module or a function "
             f"that makes it{other}"
@@ -111,12 +115,13 @@ def state_of(network: Callable[[Tensor], Tensor], part: str) -> dict[str, Tensor
     return dict(state)
 
 
-def copy_weights(file: Path, part: str, tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Copy the tensors of a file into those of a network of the user's own.
+def load_weights(file: Path, part: str, tensors: Mapping[str, Tensor], network: Callable[[Tensor], Tensor]) -> None:
+    """Read the tensors of a file into a network of the user's own.
 
     Raises:
         InputError: they are not of the same names, shapes and types.
     """
+    state = state_of(network, part)
     if missing := sorted(state.keys() - tensors.keys()):
         raise InputError(f"{file}: has no tensor {show(missing[0])}, which the given {part} has")
     if left := sorted(tensors.keys() - state.keys()):
@@ -126,6 +131,5 @@ def copy_weights(file: Path, part: str, tensors: Mapping[str, Tensor], state: Ma
         if stored.shape != value.shape or stored.dtype != value.dtype:
             kinds = [f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for t in (stored, value)]
             raise InputError(f"{file}: tensor {show(key)} is {kinds[0]}, the given {part} has {kinds[1]}")
-    with torch.no_grad():
-        for key, value in state.items():
-            value.copy_(tensors[key])
+    if isinstance(network, nn.Module):
+        network.load_state_dict(dict(tensors))

@@ -1,5 +1,6 @@
 """Sampling from Python: a pair, a number, and how."""
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -12,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from gebm.arguments import check_number, check_whole
+from gebm.data.given import levels_of
 from gebm.data.images import pixels
 from gebm.errors import InputError
 from gebm.files import atomic_write
@@ -122,16 +124,38 @@ class Samples:
 
     @property
     def are_draws(self) -> bool:
-        """Whether they can be taken for draws from the model at this beta: R-hat at most 1.05 (or exact by weights)."""
-        return self.diagnostics.mixed if self.kernel.moves else self.kernel.exact
+        """Whether they can be taken for draws from the model at this beta: of a kernel that is exact, not biased by its
+        step size as one without an accept step is, whose chains have mixed (R-hat at most 1.05)."""
+        return self.kernel.exact and (self.diagnostics.mixed or not self.kernel.moves)
 
-    def images(self, of: Tensor | None = None, levels: tuple[float, float] = (-1.0, 1.0)) -> np.ndarray:
+    @property
+    def caveat(self) -> str:
+        """Why they are no draws from the model itself; empty where they are."""
+        rhat = self.diagnostics.rhat_projection
+        if self.are_draws:
+            return "" if self.setting.beta == 1 else f"at beta {self.setting.beta:g}; the model itself is beta 1"
+        if not self.setting.steps:
+            return "samples of the base"
+        if self.kernel.moves and not self.diagnostics.mixed:
+            why = "too few steps to tell whether the chains have mixed"
+            why = why if math.isnan(rhat) else "the chains have not mixed"
+            return f"refined samples, not draws from the model: {why}"
+        return "refined samples, not draws from the model: this sampler has no accept step, so its step size biases it"
+
+    def images(self, of: Tensor | None = None, levels: tuple[float, float] | None = None) -> np.ndarray:
         """Samples as uint8 images (n, C, H, W), to look at.
 
         Arguments:
             of: `base_samples`, for example; None: the samples.
-            levels: what is black and what is white in them.
+            levels: what is black and what is white in them; None: 0 and 1 where all base samples lie there, else -1
+                and 1.
+
+        Raises:
+            InputError: they are no images (n, C, H, W).
         """
+        if self.samples.ndim != 4:
+            raise InputError(f"images: samples of shape {tuple(self.samples.shape[1:])} are no images (C, H, W)")
+        levels = levels or levels_of(self.base_samples) or (-1.0, 1.0)
         return pixels(self.samples if of is None else of, levels).numpy()
 
     def to_dict(self) -> dict[str, np.ndarray]:
@@ -146,11 +170,10 @@ class Samples:
 
     def __repr__(self) -> str:
         d = self.diagnostics
-        kind = "draws" if self.are_draws else "refined samples, not draws: the chains have not mixed"
         return (
             f"Samples({len(self)} {tuple(self.samples.shape[1:])}, {self.kernel}, beta {self.setting.beta:g}, "
             f"{self.setting.steps} steps, acceptance {self.acceptance:.2f}, R-hat {d.rhat_energy:.2f} / "
-            f"{d.rhat_projection:.2f}, relative ESS {self.relative_ess:.3f}: {kind})"
+            f"{d.rhat_projection:.2f}, relative ESS {self.relative_ess:.3f}: {self.caveat or 'draws from the model'})"
         )
 
 
@@ -184,7 +207,7 @@ def _known(kind: type[Kernel], step_size: float | None, options: Mapping[str, An
 def sample(
     model: GEBM,
     n: int,
-    setting: Setting | None = None,
+    setting: Setting | str | Kernel | None = None,
     *,
     sampler: str | Kernel | None = None,
     beta: float | None = None,
@@ -204,7 +227,7 @@ def sample(
     Arguments:
         model: the pair, sampled in evaluation mode and left in its own.
         n: number of chains, and of samples.
-        setting: how; None: the default, draws from the model itself.
+        setting: how, or a sampler; None: the default, draws from the model itself.
         sampler, beta, steps, step_size, warm_up, options: in the place of the setting's own, see `Setting`.
         chunk: chains that run side by side. The first chunk tunes the step size for all.
         seed: of the latents and of the chains.
@@ -224,16 +247,22 @@ def sample(
         >>> draws.are_draws, round(float(draws.samples.mean()), 1), round(float(draws.samples.var()), 1)
         (True, 0.5, 0.5)
     """
+    if isinstance(setting, str | Kernel):  # sample(model, n, "mala")
+        sampler, setting = setting, None
     given = {"sampler": sampler, "beta": beta, "steps": steps, "step_size": step_size, "warm_up": warm_up}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if setting is not None and not isinstance(setting, Setting):
+        raise InputError(f"setting: must be a gebm.Setting or a sampler, not a {type(setting).__name__}")
     settled = setting or Setting()
     if options or "sampler" in changes:
         own = {} if "sampler" in changes else settled.options
         changes["options"] = {**own, **options}
-        if "sampler" in changes and setting is not None and step_size is None:
-            changes["step_size"] = None  # that of another sampler
+        if "sampler" in changes and setting is not None:  # its step size and warm-up are of another sampler
+            changes = {"step_size": None, "warm_up": None, **changes}
     settled = replace(settled, **changes)
     check_whole(1, n=n, chunk=chunk)
+    if not isinstance(model, GEBM):
+        raise InputError(f"model: must be a gebm.GEBM(base, energy, prior), not a {type(model).__name__}")
     was_training = [module for module in model.modules() if module.training]
     model.eval()
     try:

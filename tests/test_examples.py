@@ -57,8 +57,8 @@ def test_samplers_compared(tmp_path):
 @pytest.mark.slow
 def test_refine_any_generator(tmp_path):
     out = run(EXAMPLES / "refine_any_generator.py", tmp_path)
-    assert "Better than its base on pixels and random-conv." in out and "refined samples" not in out
-    assert "HMC(step_size=0.4, leapfrog=5" in out and "beta 1, 200 steps" in out and ": draws)" in out
+    assert "Better than its base on pixels and random-conv" in out and "refined samples" not in out
+    assert "HMC(step_size=0.4, leapfrog=5" in out and "beta 1, 200 steps" in out and ": draws from the model)" in out
     pictures = [np.asarray(Image.open(tmp_path / "out" / f"{name}.png")) for name in ("base", "refined")]
     assert (pictures[0] != pictures[1]).any()
 

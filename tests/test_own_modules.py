@@ -63,6 +63,36 @@ def test_a_saved_pair_comes_back_into_modules_and_from_factories(tmp_path, given
     assert (loaded.base is base) == isinstance(base, nn.Module)
 
 
+class Scaled(Decoder):
+    """With a state beside its parameters that only torch's own way of loading sets."""
+
+    scale = 1.0
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.scale)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.scale = float(state)
+
+
+def test_state_that_only_load_state_dict_sets_is_set(tmp_path):
+    model = pair(Scaled())
+    model.base.scale = 5.0
+    model.save(tmp_path)
+    assert gebm.GEBM.load(tmp_path, base=Scaled, energy=critic).base.scale == 5.0
+    with pytest.raises(InputError, match="base: give a module, or a function of no arguments that makes it"):
+        gebm.GEBM.load(tmp_path, base=nn.Linear, energy=critic)
+
+
+def test_what_was_saved_into_the_folder_of_a_run_is_what_is_loaded(tmp_path):
+    model = gebm.GEBM(Decoder(), critic(), gebm.GaussianPrior(3))
+    data = torch.randn(60, 4)
+    gebm.refine(model, data, steps=2, batch_size=16, out=tmp_path, progress=False)
+    gebm.refine(model, data, steps=2, batch_size=16, progress=False)
+    model.save(tmp_path)
+    assert same(model, gebm.GEBM.load(tmp_path, base=Decoder, energy=critic))
+
+
 def test_a_plain_function_is_an_energy_without_weights(tmp_path):
     model = gebm.GEBM(Decoder(), lambda x: x.square().sum(1), gebm.GaussianPrior(3)).eval()
     model.save(tmp_path)
@@ -103,7 +133,7 @@ def test_a_named_base_under_an_energy_of_ones_own(tmp_path):
     named = gebm.GEBM.build("dcgan", shape=(1, 8, 8), latent_dim=3, width=0.1).eval()
     named.save(tmp_path / "named")
     energy = nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Flatten(0))
-    with pytest.raises(InputError, match="base"):
+    with pytest.raises(InputError, match="its base was built by name, the other network was not: give base= too"):
         gebm.GEBM.load(tmp_path / "named", energy=energy)
     model = gebm.GEBM(named.base, energy, named.prior)
     model.save(tmp_path / "mixed")

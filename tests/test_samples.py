@@ -49,7 +49,7 @@ def test_samples_are_as_the_base_makes_them_and_the_networks_stay_in_their_modes
     assert draws.samples.min() > 0 and draws.samples.max() < 1  # a sigmoid's, not rounded and not rescaled
     assert model.base[1].training and model.energy[1].training
     assert all(torch.equal(value, norm[name]) for name, value in model.base.named_buffers())
-    assert draws.images(levels=(0, 1)).dtype == np.uint8 and draws.images(levels=(0, 1)).std() > 0
+    assert draws.images().dtype == np.uint8 and np.array_equal(draws.images(), draws.images(levels=(0.0, 1.0)))
     expected = (draws.samples * 255).round().to(torch.uint8).numpy()
     assert np.abs(draws.images(levels=(0, 1)).astype(int) - expected).max() <= 1
 
@@ -121,6 +121,17 @@ def test_a_setting_is_taken_and_changed():
     other = sample(gaussian(), 20, setting, sampler="hmc", steps=2)
     assert other.setting.step_size is None and other.setting.beta == 3.0
     assert "refined samples, not draws" in repr(draws) and "beta 3" in repr(draws)
+    assert sample(gaussian(), 20, "langevin", steps=2).setting.sampler == "langevin"
+    with pytest.raises(InputError, match="setting: must be a gebm.Setting or a sampler, not a dict"):
+        sample(gaussian(), 20, {"beta": 1})
+    with pytest.raises(InputError, match="images: samples of shape"):
+        draws.images()
+
+
+def test_samples_of_a_kernel_that_its_step_size_biases_are_no_draws():
+    draws = sample(gaussian(), 500, sampler="langevin", step_size=0.8, steps=200)
+    assert draws.diagnostics.mixed and not draws.are_draws and draws.samples.var() > 1
+    assert "this sampler has no accept step, so its step size biases it" in repr(draws)
     assert kernel_of("hmc", leapfrog=5).leapfrog == 5 and Setting().tuning_steps == 100
     assert Setting(step_size=0.1).tuning_steps == 0 == Setting(sampler="lmc").tuning_steps
 

@@ -15,7 +15,7 @@ from gebm.data.images import ImageData, load_images
 from gebm.data.tabular import TableData, load_table
 from gebm.errors import InputError
 
-__all__ = ["Items", "as_items", "content_key", "levels_of"]
+__all__ = ["Items", "as_items", "content_key", "levels_of", "note_on_levels"]
 
 BLOCK = 1024  # samples that are hashed at a time
 
@@ -64,14 +64,15 @@ class Items:
         return item
 
 
-def as_items(data: Any, what: str = "data") -> Tensor | np.ndarray | Items:
+def as_items(data: Any, what: str = "data", split: str = "train") -> Tensor | np.ndarray | Items:
     """What samples are drawn from, of anything that holds some.
 
     Arguments:
         data: a tensor or array (N, ...), uint8 images or floats; a map-style `Dataset`; a `DataLoader` over one, of
-            which only the dataset counts; an `ImageData` or `TableData`, of which the training split does; the path of
-            a folder, an .npz or a .csv file, or the name of a data set.
+            which only the dataset counts; an `ImageData` or `TableData`; the path of a folder, an .npz or a .csv file,
+            or the name of a data set.
         what: the argument, for errors.
+        split: which one counts of what has splits: 'train', 'test', or 'valid', which for images is the test split.
 
     Returns:
         uint8 images (N, C, H, W), which networks see in [-1, 1], or floats (N, ...), which they see as they are.
@@ -83,7 +84,7 @@ def as_items(data: Any, what: str = "data") -> Tensor | np.ndarray | Items:
     if isinstance(data, str | os.PathLike):
         data = _loaded(str(data), what)
     if isinstance(data, ImageData | TableData):
-        data = data.train
+        data = getattr(data, "test" if split == "valid" and isinstance(data, ImageData) else split)
     if isinstance(data, DataLoader):
         data = _dataset_of(data, what)
     if isinstance(data, IterableDataset):
@@ -118,9 +119,25 @@ def levels_of(items: Tensor | np.ndarray | Items) -> tuple[float, float] | None:
     return (0.0, 1.0) if low >= 0 and high <= 1 else (-1.0, 1.0) if low >= -1 and high <= 1 else None
 
 
+def note_on_levels(items: Tensor | np.ndarray | Items, made: Tensor) -> str:
+    """What must be known of the levels of data and of samples (n, ...) of a base; empty where they seem to agree."""
+    if items.ndim != 4 or items.shape[1] not in (1, 3):
+        return ""
+    levels, low, high = levels_of(items), float(made.min()), float(made.max())
+    made_from = f"the base makes values from {low:.2g} to {high:.2g}"
+    if levels is None:
+        return "the data have values outside [-1, 1], so they do not count as images"
+    if levels == (0.0, 1.0) and low < -0.05:
+        return f"the data are floats in [0, 1], and {made_from}: give both in one range"
+    if levels == (-1.0, 1.0) and low >= 0:
+        seen = "uint8 images are seen" if items.dtype in (torch.uint8, np.uint8) else "the data are floats"
+        return f"{seen} in [-1, 1], and {made_from}: if it ends with a sigmoid, give the data as floats in [0, 1]"
+    return ""
+
+
 def content_key(items: Tensor | np.ndarray | Items) -> str:
     """Hash of the samples in their order; of a Dataset, which may change them at random, of its length and shape."""
-    digest = hashlib.sha256(f"{tuple(items.shape)} {items.dtype}".encode())
+    digest = hashlib.sha256(f"{tuple(items.shape)} {str(items.dtype).removeprefix('torch.')}".encode())
     if not isinstance(items, Items):
         for start in range(0, len(items), BLOCK):
             block = items[start : start + BLOCK]

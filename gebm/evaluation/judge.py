@@ -1,6 +1,5 @@
 """How far a pair is from held-out data, beside its base alone."""
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gebm.data.given import as_items
-from gebm.data.images import ImageData
-from gebm.data.tabular import TableData
+from gebm.data.given import as_items, note_on_levels
 from gebm.errors import InputError
 from gebm.evaluation.features import Features, features_of, seen
 from gebm.metrics import Extractor, Reference, sample_metrics
@@ -138,7 +135,9 @@ def evaluate(
         >>> evaluate(model, data).verdict
         'Better than its base on values.'
     """
-    items = as_items(data.test if isinstance(data, ImageData | TableData) else data)
+    if samples is not None and not isinstance(samples, Samples):
+        raise InputError(f"samples: must be what gebm.sample returns, not a {type(samples).__name__}")
+    items = as_items(data, split="test")
     if len(items) < 2:
         raise InputError("data: a distance needs at least 2 samples")
     samples = sample(model, N, seed=seed) if samples is None else samples
@@ -150,12 +149,14 @@ def evaluate(
     metrics: dict[str, Comparison] = {}
     better: dict[str, str] = {}
     notes: list[str] = []
+    if note := note_on_levels(items, samples.base_samples):
+        notes.append(f"Note: {note}.")
     gains: dict[str, tuple[float, float]] = {}
     for chosen in features_of(items, features, data_path):
         found, note = _compared(chosen, real, samples)
         for name, (comparison, way) in found.items():
             metrics[name], better[name] = comparison, way
-        gains[chosen.name] = next(iter(found.values()))[0].gain_ci
+        gains |= {name: comparison.gain_ci for name, (comparison, _) in found.items()}
         notes += [note] if note else []
     return Figures(metrics, better, _kale(model, real, seed), _verdict(gains, samples), samples, len(real), notes)
 
@@ -180,23 +181,30 @@ def _kale(model: GEBM, real: torch.Tensor, seed: int) -> KALEEstimate:
 
 
 def _verdict(gains: dict[str, tuple[float, float]], samples: Samples) -> str:
-    """One sentence from the intervals of the gains of distance on each set of features."""
-    won = [name for name, (low, _) in gains.items() if low > 0]
+    """One sentence from the intervals of the gains: a gain of Fréchet distance counts where no distance shows a loss.
+
+    Losses of the other metrics, as recall, are named beside it.
+    """
+    sets = {name: ci for name, ci in gains.items() if name.startswith(("FD(", "FID"))}
+    won = [_features(name) for name, (low, _) in sets.items() if low > 0]
     lost = [name for name, (_, high) in gains.items() if high < 0]
-    if lost and won:
-        said = f"Better than its base on {' and '.join(won)}, worse on {' and '.join(lost)}: no gain can be claimed."
-    elif lost:
-        said = f"Worse than its base on {' and '.join(lost)}."
+    far = [name for name in lost if name.startswith(("FD(", "KD(", "FID", "KID"))]
+    if far and won:
+        said = f"Better than its base on {' and '.join(won)}, worse by {' and '.join(far)}: no gain can be claimed."
+    elif far:
+        said = f"Worse than its base by {' and '.join(far)}."
     elif won:
-        rest = [name for name in gains if name not in won]
+        rest = [_features(name) for name in sets if _features(name) not in won]
         undecided = f", undecided on {' and '.join(rest)}" if rest else ""
-        said = f"Better than its base on {' and '.join(won)}{undecided}."
+        worse = f", but worse in {', '.join(lost)}" if lost else ""
+        said = f"Better than its base on {' and '.join(won)}{undecided}{worse}."
     else:
-        said = "It cannot be told from its base: every interval of a gain holds zero."
-    if samples.setting.steps and not samples.are_draws:
-        unknown = math.isnan(samples.diagnostics.rhat_projection)
-        why = "too few steps to tell whether the chains have mixed" if unknown else "the chains have not mixed"
-        said += f" These are refined samples, not draws from the model: {why}."
-    elif samples.setting.beta != 1:
-        said += f" At beta {samples.setting.beta:g}; the model itself is beta 1."
-    return said
+        worse = f", but worse in {', '.join(lost)}" if lost else ": every interval of a gain of distance holds zero"
+        said = f"It cannot be told from its base{worse}."
+    caveat = samples.caveat
+    return f"{said} {caveat[:1].upper()}{caveat[1:]}." if caveat else said
+
+
+def _features(name: str) -> str:
+    """The features that a metric is on."""
+    return name[name.index("(") + 1 : -1] if "(" in name else "inception"

@@ -1,22 +1,28 @@
 """Choosing how a pair is sampled, on training data."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from gebm.data.given import as_items
+from gebm.arguments import check_whole
+from gebm.data.given import as_items, note_on_levels
 from gebm.errors import InputError
 from gebm.evaluation.features import features_of, seen
+from gebm.memory import rows_that_fit
 from gebm.metrics import Extractor, Moments, frechet_distance
 from gebm.model import GEBM
+from gebm.networks.common import modes_kept
 from gebm.samplers import Kernel, NonFiniteError
 from gebm.samples import Setting, kernel_of
 from gebm.sampling import Observer, as_made, draw
 from gebm.seeds import stream
 
 __all__ = ["tune"]
+
+log = logging.getLogger("gebm")
 
 REAL = 5000  # training samples that settings are compared on
 
@@ -65,11 +71,38 @@ def tune(
     items = as_items(data)
     if len(items) < 2:
         raise InputError("data: a distance needs at least 2 samples")
+    check_whole(1, n=n)
+    check_whole(0, max_steps=max_steps, seed=seed)
+    if not len(betas) or not len(step_sizes):
+        raise InputError("betas and step_sizes: must hold at least one value each")
+    with modes_kept(model):
+        return _best(model.eval(), items, features, sampler, betas, step_sizes, max_steps, n, stream(seed, "tune"))
+
+
+def _best(
+    model: GEBM,
+    items: Any,
+    features: Extractor | str | None,
+    sampler: str | Kernel,
+    betas: Sequence[float],
+    step_sizes: Sequence[float],
+    max_steps: int,
+    n: int,
+    seed: int,
+) -> Setting:
+    """The setting of the least distance, by latents of their own: those of later samples have not chosen it."""
+    posterior = model.posterior().frozen()
+    if rows := rows_that_fit(posterior, min(n, 1000)):
+        posterior = model.posterior().frozen(rows=rows)
+    made = posterior.decode(posterior.start(64, torch.Generator(posterior.device).manual_seed(seed)))
+    if made.shape[1:] != tuple(items.shape[1:]):
+        raise InputError(f"data: of shape {tuple(items.shape[1:])}, the base makes {tuple(made.shape[1:])}")
+    if note := note_on_levels(items, made):
+        log.warning("tune: %s", note)
     chosen = features_of(items, features)[0]
-    order = np.random.default_rng(stream(seed, "tune")).permutation(len(items))[:REAL]
+    order = np.random.default_rng(seed).permutation(len(items))[:REAL]
     reference = Moments.of(chosen.of(seen(items, torch.from_numpy(order))))
-    model.eval()
-    posterior, looks = model.posterior().frozen(), sorted({round(max_steps * i / 10) for i in range(11)})
+    looks = sorted({round(max_steps * i / 10) for i in range(11)})
     tried: dict[tuple[float, float, int], float] = {}
     for beta in betas:
         for step_size in step_sizes:

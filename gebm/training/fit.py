@@ -1,9 +1,10 @@
 """Training from Python: any pair of modules, any data, with or without a folder."""
 
+import hashlib
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,20 +19,23 @@ from gebm.arguments import check_number, check_whole
 from gebm.bounded import read_json
 from gebm.checkpoints import newest_checkpoint
 from gebm.data.batches import Batches
-from gebm.data.given import as_items, content_key
+from gebm.data.given import as_items, content_key, note_on_levels
 from gebm.data.images import from_uint8
+from gebm.data.tabular import TableData, load_table
 from gebm.errors import InputError
-from gebm.files import alone, write_json
+from gebm.files import LEFT, alone, naming, write_json
 from gebm.latent import one_a_row
 from gebm.metrics.partition import base_energies, energies, evaluate_kale
 from gebm.model import GEBM
 from gebm.networks.common import called, evaluating
 from gebm.objectives import OBJECTIVES, Objective
+from gebm.own_modules import state_of
 from gebm.penalties import PENALTIES
 from gebm.precision import for_training
 from gebm.seeds import stream
 from gebm.text import hint, show
 from gebm.training.checkpoint import load_checkpoint, save_checkpoint
+from gebm.training.guard import DivergenceError
 from gebm.training.history import History
 from gebm.training.loop import Interrupted, Schedule
 from gebm.training.negatives import Fresh, Negatives, Replay
@@ -45,6 +49,7 @@ RECORD = "fit.json"  # of the settings and of the data, in the folder of a run
 HELD_OUT = 2000  # base samples and data, at most, of a look at held-out data
 
 Callback = Callable[[Trainer], Mapping[str, float] | None]
+
 
 log = logging.getLogger("gebm")
 
@@ -105,6 +110,8 @@ class Training:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
+            raise InputError(f"betas: must be two numbers, as (0.5, 0.999), not {show(self.betas)}")
         check_whole(0, steps=self.steps, refine_steps=self.refine_steps, patience=self.patience, seed=self.seed)
         check_whole(0, first_energy_steps=self.first_energy_steps, max_rollbacks=self.max_rollbacks)
         check_whole(1, batch_size=self.batch_size, base_factor=self.base_factor, energy_steps=self.energy_steps)
@@ -113,7 +120,7 @@ class Training:
         check_number(0, ema=self.ema, **{f"betas[{i}]": beta for i, beta in enumerate(self.betas)})
         if self.base_learning_rate is not None:
             check_number(0, base_learning_rate=self.base_learning_rate)
-        if len(self.betas) != 2 or max(*self.betas, self.ema) >= 1:
+        if max(*self.betas, self.ema) >= 1:
             raise InputError(f"betas and ema must be below 1, not {self.betas} and {self.ema}")
         for name, allowed in (
             ("criterion", list(OBJECTIVES)), ("penalty", list(PENALTIES)), ("precision", ["auto", 32, "bf16"]),
@@ -124,6 +131,12 @@ class Training:
                 raise InputError(f"{name} must be one of {', '.join(map(str, allowed))}, not {show(value)}{near}")
         if not self.steps + self.refine_steps:
             raise InputError("steps and refine_steps are both 0: there is nothing to train")
+        for f in fields(self):  # numbers of numpy become Python's, which can be written down
+            value = getattr(self, f.name)
+            if isinstance(value, tuple | list):
+                object.__setattr__(self, f.name, tuple(float(v) for v in value))
+            elif isinstance(value, np.generic):
+                object.__setattr__(self, f.name, value.item())
 
 
 def fit(
@@ -149,10 +162,12 @@ def fit(
     Arguments:
         model: the pair, of any modules.
         data: what it is trained on: a tensor or an array, uint8 images (N, C, H, W) or floats (N, ...) as the base
-            makes them; a `Dataset`, a `DataLoader` over one, a path or the name of a data set (`gebm.data.as_items`).
+            makes them; a `Dataset`, a `DataLoader` over one, a path or the name of a data set
+            (`gebm.data.given.as_items`). The rows of a table are whitened, and its units are kept in `model.units`.
         training: all settings; None: the defaults.
         out: a folder for the log, pictures and checkpoints. A training that was interrupted goes on from there, on the
-            CPU to the same bits, and one that is finished is loaded.
+            CPU to the same bits (where transforms of a `Dataset` draw from torch's random numbers), and one that is
+            finished is loaded.
         valid: data of the same kind that the pair is not trained on: `patience` looks at it, and the refinement ends
             with the energy of the best KALE there.
         device: where to; None: where the model is.
@@ -184,20 +199,30 @@ def fit(
         ['joint', 'joint', 'refine']
     """
     settled = _settled(training, settings)
-    with _speaking(progress), _as_it_was(model, settled.seed):
-        if device is not None:
-            model.to(device)
+    run = _folder(out)
+    _check_arguments(model, callbacks)
+    with _speaking(progress), _as_it_was(model, settled.seed) as frozen:
+        _move(model, device)
+        data = _table(data)
         items = as_items(data)
-        held_out = None if valid is None else _some(as_items(valid, "valid"), model, HELD_OUT)
-        if settled.patience and held_out is None:
+        held_back = None if valid is None else as_items(valid, "valid", "valid")
+        if settled.patience and held_back is None:
             raise InputError(f"patience={settled.patience}: looks at data that the pair is not trained on: give valid=")
+        if held_back is not None and not settled.refine_steps:
+            raise InputError("valid: is looked at in the refinement, and refine_steps is 0: leave it out")
+        if held_back is not None and held_back.shape[1:] != items.shape[1:]:
+            shapes = f"{tuple(held_back.shape[1:])}, the data of {tuple(items.shape[1:])}"
+            raise InputError(f"valid: samples of shape {shapes}")
         _check_pair(model, items, settled)
-        run = None if out is None else Path(out)
-        record = {"settings": asdict(settled), "data": content_key(items), "shape": list(items.shape)}
-        checkpoint = None if run is None else _resumed(run, record)
+        held_out = None if held_back is None else _some(held_back, model, HELD_OUT)
+        record = _record(model, items, held_back, settled)
+        if isinstance(data, TableData):
+            model.units = data
 
         def trainer_at(checkpoint: Path | None) -> Trainer:
             trainer = _trainer(model, items, settled, held_out)
+            for module in frozen:  # a part that the caller has frozen in evaluation mode stays so
+                module.eval()
             if checkpoint is not None:
                 load_checkpoint(checkpoint, trainer)
             elif settled.criterion == "kale":
@@ -205,21 +230,28 @@ def fit(
             return trainer
 
         history, schedule = History(out=run), _schedule(settled)
-        with alone(run) if run is not None else _nothing():
+        with _held(run):
+            checkpoint = None if run is None else _resumed(run, record)
             trainer = trainer_at(checkpoint)
             if run is not None and checkpoint is None:
                 write_json(run / RECORD, record)
                 save_checkpoint(run, trainer, "", settled.keep)  # the weights that the caller began with
             try:
-                train_with_rollbacks(
+                trainer = train_with_rollbacks(
                     trainer, trainer_at, schedule, run, max_rollbacks=settled.max_rollbacks, keep=settled.keep,
                     evaluations=[(every, _dict_of(look)) for every, look in callbacks],
                     rows=history.rows, progress=progress, config=yaml.safe_dump(record["settings"], sort_keys=False),
                 )  # fmt: skip
             except Interrupted as stop:
-                if run is not None:
-                    log.warning("stopped: saved as %s; call fit again to go on", stop.checkpoint)
-                raise KeyboardInterrupt from None
+                raise KeyboardInterrupt(f"saved as {stop.checkpoint}" if run else "nothing was saved") from None
+            except DivergenceError:
+                if run is not None and (good := newest_checkpoint(run)):  # not the weights that were lost
+                    model.load_base(good)
+                    model.load_energy(good)
+                raise
+            finally:
+                if trainer.average is not None:  # the base that is sampled, and that c is of
+                    model.base.load_state_dict(trainer.average.module.state_dict())
     return history
 
 
@@ -240,9 +272,12 @@ def refine(model: GEBM, data: Any, training: Training | None = None, *, steps: i
         >>> bool((base.weight == before).all())
         True
     """
-    for name in ("refine_steps", "base_learning_rate", "ema"):
+    if "refine_steps" in options:
+        raise InputError("refine: its number of energy steps is steps=")
+    for name in ("base_learning_rate", "ema"):
         if name in options:
-            raise InputError(f"refine: {name} is of fit's joint stage; the number of energy steps is steps=")
+            raise InputError(f"refine: {name} is of fit's joint stage; leave it out")
+    check_whole(1, steps=steps)
     return fit(model, data, training, steps=0, refine_steps=steps, **options)
 
 
@@ -349,11 +384,8 @@ def _check_pair(model: GEBM, items: Any, settled: Training) -> None:
     with evaluating(model):
         one_a_row(called(model.energy, real, "the energy"), real, "the energy")
         many = torch.cat([model.generate(32, generator) for _ in range(2)])
-    if items.dtype == torch.uint8 and many.min() >= 0:
-        log.warning(
-            "fit: uint8 images are seen in [-1, 1], and the base makes values from %.2g to %.2g: if it ends with a "
-            "sigmoid, give the data as floats in [0, 1]", float(many.min()), float(many.max()),
-        )  # fmt: skip
+    if note := note_on_levels(items, many):
+        log.warning("fit: %s", note)
 
 
 def _resumed(run: Path, record: Mapping[str, Any]) -> Path | None:
@@ -364,17 +396,23 @@ def _resumed(run: Path, record: Mapping[str, Any]) -> Path | None:
     """
     file = run / RECORD
     if not file.is_file():
-        if run.exists() and any(path.name != ".lock" for path in run.iterdir()):  # which one that failed has left
+        if any(path.name != ".lock" and not LEFT.fullmatch(path.name) for path in run.iterdir()):
             raise InputError(f"out: {run} is not empty, and holds no run of gebm.fit; name another folder")
-        run.mkdir(parents=True, exist_ok=True)
         return None
     try:
         stored = read_json(file)
         before, shape, key = stored["settings"], stored["shape"], stored["data"]
+        pair = {name: stored[name] for name in ("prior", "valid", "base")}
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{file}: damaged; restore it, or name another folder") from None
     if (shape, key) != (record["shape"], record["data"]):
         raise InputError(f"out: {run} is of other data, of shape {tuple(shape)}; name another folder")
+    if bool(before.get("steps")) != bool(record["settings"]["steps"]):
+        raise InputError(f"out: {run} is of gebm.{'fit' if before.get('steps') else 'refine'}; name another folder")
+    for name, value in pair.items():
+        if value != record[name]:
+            what = {"valid": "other held-out data", "base": "a base with other weights"}.get(name, f"a prior {value}")
+            raise InputError(f"out: {run} is of {what}; name another folder")
     checkpoint = newest_checkpoint(run)
     for name, value in record["settings"].items():
         value = list(value) if isinstance(value, tuple) else value
@@ -385,27 +423,115 @@ def _resumed(run: Path, record: Mapping[str, Any]) -> Path | None:
     return checkpoint
 
 
+def _record(model: GEBM, items: Any, held_out: Any, settled: Training) -> dict[str, Any]:
+    """What a run goes on with: settings, data, prior and, of a base that is not trained, its weights."""
+    base = hashlib.sha256()
+    for key, value in state_of(model.base, "base").items():
+        value = value.detach().cpu()
+        base.update(key.encode() + (value.float() if value.dtype == torch.bfloat16 else value).numpy().tobytes())
+    return {
+        "settings": {**asdict(settled), "betas": list(settled.betas)},
+        "data": content_key(items),
+        "shape": list(items.shape),
+        "valid": None if held_out is None else content_key(held_out),
+        "prior": f"{type(model.prior).__name__}({model.prior.dim})",
+        "base": "" if settled.steps else base.hexdigest()[:16],
+    }
+
+
+def _folder(out: str | Path | None) -> Path | None:
+    """The folder of a run."""
+    if out is None:
+        return None
+    if not isinstance(out, str | Path) or not str(out):
+        raise InputError(f"out: must be the path of a folder, not {out!r:.80}")
+    existing = next((p for p in (Path(out), *Path(out).absolute().parents) if p.exists()), None)
+    if existing is not None and not existing.is_dir():
+        raise InputError(f"out: {existing} is a file; name a folder")
+    return Path(out)
+
+
+def _check_arguments(model: GEBM, callbacks: Sequence[tuple[int, Callback]]) -> None:
+    if not isinstance(model, GEBM):
+        raise InputError(f"model: must be a gebm.GEBM(base, energy, prior), not a {type(model).__name__}")
+    if not isinstance(callbacks, list | tuple):
+        raise InputError("callbacks: must be a list of pairs (steps, function)")
+    for pair in callbacks:
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or not callable(pair[1]):
+            raise InputError(f"callbacks: must be pairs (steps, function), not {pair!r:.80}")
+        check_whole(1, **{"callbacks: steps": pair[0]})
+
+
+def _move(model: GEBM, device: str | torch.device | None) -> None:
+    if device is None:
+        return
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise InputError(f"device: {device!r:.40} cannot be used ({' '.join(str(error).split())[:120]})") from None
+
+
+def _table(data: Any) -> Any:
+    """A table by its path, loaded, so that its units are known; anything else as it is."""
+    is_table = isinstance(data, str | Path) and Path(data).suffix in (".csv", ".tsv") and Path(data).is_file()
+    return load_table(f"csv:{data}") if is_table else data
+
+
+@contextmanager
+def _held(run: Path | None) -> Iterator[None]:
+    """Hold the folder of a run, which is made; one that stays empty because of bad input is removed again."""
+    if run is None:
+        yield
+        return
+    new = not run.exists()
+    with naming(run):
+        run.mkdir(parents=True, exist_ok=True)
+    try:
+        with alone(run):
+            yield
+    except InputError:
+        if new:
+            with suppress(OSError):
+                run.rmdir()
+        raise
+
+
 def _dict_of(look: Callback) -> Callable[[Trainer], dict[str, float]]:
-    return lambda trainer: dict(look(trainer) or {})
+    """A callback whose values are plain numbers."""
+
+    def values(trainer: Trainer) -> dict[str, float]:
+        found = look(trainer) or {}
+        try:
+            return {str(name): float(value) for name, value in found.items()}
+        except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"callbacks: must return numbers by name, or None ({error})") from error
+
+    return values
 
 
 @contextmanager
-def _nothing() -> Iterator[None]:
-    yield
+def _as_it_was(model: GEBM, seed: int) -> Iterator[list[nn.Module]]:
+    """Train with random numbers of its own, and leave the model in evaluation mode with its gradients as they were.
 
-
-@contextmanager
-def _as_it_was(model: GEBM, seed: int) -> Iterator[None]:
-    """Train with random numbers of its own, and leave the model in evaluation mode with its gradients as they were."""
+    Yields the parts that the caller has frozen in evaluation mode.
+    """
+    frozen = [
+        module
+        for module in model.modules()
+        if not module.training and not any(p.requires_grad for p in module.parameters()) and module is not model
+    ]
+    held = {name for name, p in model.named_parameters() if p.grad is not None}
     wanted = {name: p.requires_grad for name, p in model.named_parameters()}
     device = model.log_partition.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(stream(seed, "fit"))
         try:
-            yield
+            yield frozen
         finally:
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(wanted.get(name, True))
+                if name not in held:
+                    parameter.grad = None
             model.eval()
 
 

@@ -34,7 +34,9 @@ class History:
     out: Path | None = None
 
     def __getitem__(self, name: str) -> list[Any]:
-        """The values of one name, of the lines that have it."""
+        """The values of one name, of the lines that have it; `rows[-1]` is the last line."""
+        if not isinstance(name, str):
+            raise InputError(f"history: is asked for values by name, as history['kale'], not by {name!r:.80}; see rows")
         found = [row[name] for row in self.rows if name in row]
         if not found and name not in (names := self._names()):
             raise InputError(f"history: holds no {name!r}{hint(name, names)}; it has {', '.join(names) or 'no lines'}")
@@ -73,7 +75,9 @@ class History:
 
         figure = Figure(figsize=(6, 3.5), layout="constrained")
         axes = figure.subplots()
-        for name in names or ("kale", "kale_dv"):
+        if not names:
+            names = tuple(name for name in ("kale", "kale_dv", "energy_loss") if name in self._names())
+        for name in names:
             self[name]
             points = [(row["e_step"], row[name]) for row in self.rows if name in row]
             axes.plot(*zip(*points), label=name)

@@ -231,6 +231,8 @@ def train(
                 if done < steps:
                     stop_if_asked()
             log.grid()
+            if trainer.selection is not None:
+                log.latest |= trainer.selection.look(trainer, last=True)
             chosen = trainer.selection is not None and trainer.selection.restore(trainer)
             if trainer.end_stage() or chosen:
                 saved_at = None  # at these counters other weights or another c may have been saved

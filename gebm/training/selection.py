@@ -38,16 +38,20 @@ class EarlyStopping:
 
     def start(self, epoch: int) -> None:
         """Begin a stage, which chooses among its own weights alone."""
-        self.best, self.best_epoch, self.seen = math.inf, epoch, -1
+        self.best, self.best_epoch, self.seen, self.seen_images = math.inf, epoch, -1, -1
         self.weights: dict[str, Tensor] = {}
 
-    def look(self, trainer: "Trainer") -> dict[str, float]:
-        """The validation loss, if a pass has gone by since the last look; keeps the weights if it is the lowest."""
+    def look(self, trainer: "Trainer", last: bool = False) -> dict[str, float]:
+        """The validation loss, if a pass has gone by since the last look; keeps the weights if it is the lowest.
+
+        last: whether a stage ends here, whose last weights are a candidate too.
+        """
         if trainer.counters.stage not in self.stages:
             return {}
-        if trainer.epoch == self.seen:
+        due = trainer.counters.images != self.seen_images if last else trainer.epoch != self.seen
+        if not due:
             return {}
-        self.seen = trainer.epoch
+        self.seen, self.seen_images = trainer.epoch, trainer.counters.images
         value = self.loss(trainer)
         if value < self.best:
             self.best, self.best_epoch = value, trainer.epoch

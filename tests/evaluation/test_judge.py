@@ -39,7 +39,7 @@ def test_a_better_pair_is_said_to_be_better():
 
 
 def test_a_worse_pair_is_said_to_be_worse_and_one_without_energy_cannot_be_told():
-    assert gebm.evaluate(pair(-1.0), data()).verdict.startswith("Worse than its base on values.")
+    assert gebm.evaluate(pair(-1.0), data()).verdict.startswith("Worse than its base by FD(values) and KD(values).")
     flat = gebm.GEBM(nn.Identity(), lambda x: 0 * x.sum(1), gebm.GaussianPrior(2))
     assert gebm.evaluate(flat, data()).verdict.startswith("It cannot be told from its base")
 
@@ -47,21 +47,30 @@ def test_a_worse_pair_is_said_to_be_worse_and_one_without_energy_cannot_be_told(
 @pytest.mark.parametrize(
     "gains, says",
     [
-        ({"a": (0.1, 1), "b": (0.1, 1)}, "Better than its base on a and b."),
-        ({"a": (0.1, 1), "b": (-1, 1)}, "Better than its base on a, undecided on b."),
-        ({"a": (0.1, 1), "b": (-1, -0.1)}, "Better than its base on a, worse on b: no gain can be claimed."),
-        ({"a": (-1, -0.1)}, "Worse than its base on a."),
-        ({"a": (-1, 0.1), "b": (0, 1)}, "It cannot be told from its base: every interval of a gain holds zero."),
+        ({"FD(a)": (0.1, 1), "FD(b)": (0.1, 1)}, "Better than its base on a and b."),
+        ({"FD(a)": (0.1, 1), "FD(b)": (-1, 1)}, "Better than its base on a, undecided on b."),
+        (
+            {"FD(a)": (0.1, 1), "FD(b)": (-1, -0.1)},
+            "Better than its base on a, worse by FD(b): no gain can be claimed.",
+        ),
+        (
+            {"FD(a)": (0.1, 1), "KD(a)": (-1, -0.1)},
+            "Better than its base on a, worse by KD(a): no gain can be claimed.",
+        ),
+        ({"FD(a)": (0.1, 1), "recall(a)": (-1, -0.1)}, "Better than its base on a, but worse in recall(a)."),
+        ({"FD(a)": (-1, -0.1)}, "Worse than its base by FD(a)."),
+        ({"FID": (0.1, 1)}, "Better than its base on inception."),
+        ({"FD(a)": (-1, 0.1)}, "It cannot be told from its base: every interval of a gain of distance holds zero."),
     ],
 )
-def test_a_gain_counts_where_no_feature_set_shows_a_loss(gains, says):
-    draws = gebm.sample(pair(), 200)
-    assert judge._verdict(gains, draws).startswith(says)
+def test_a_gain_counts_where_no_distance_shows_a_loss(gains, says):
+    draws = gebm.sample(pair(), 500)
+    assert judge._verdict(gains, draws) == says
 
 
 def test_refined_samples_are_called_so():
     draws = gebm.sample(pair(), 500, sampler="langevin", steps=3, step_size=0.001)
-    assert "refined samples, not draws from the model: too few steps" in gebm.evaluate(pair(), data(), draws).verdict
+    assert "Refined samples, not draws from the model: too few steps" in gebm.evaluate(pair(), data(), draws).verdict
     draws = gebm.sample(pair(), 500, sampler="langevin", steps=30, step_size=0.001)
     assert "draws from the model: the chains have not mixed" in gebm.evaluate(pair(), data(), draws).verdict
     draws = gebm.sample(pair(), 500, beta=2.0)
@@ -76,19 +85,34 @@ def of_images(levels: str) -> gebm.GEBM:
 
 
 def test_images_are_judged_on_several_features_whatever_their_levels():
-    """The same images, as bytes and in [0, 1], with bases that make the same images."""
+    """Bytes with a base in [-1, 1], and the same images in [0, 1] with a base that makes the same: tanh and sigmoid."""
     images = torch.randint(256, (300, 1, 10, 10), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    ours, theirs = of_images("-1"), of_images("01")
+    with torch.no_grad():
+        for double, plain in zip(theirs.base[0].parameters(), ours.base[0].parameters()):
+            double.copy_(2 * plain)  # sigmoid(2x) = (tanh(x) + 1) / 2
     figures = [
-        gebm.evaluate(of_images("01"), images.double() / 255, gebm.sample(of_images("01"), 300, steps=0)),
-        gebm.evaluate(of_images("-1"), images, gebm.sample(of_images("-1"), 300, steps=0)),
+        gebm.evaluate(ours, images, gebm.sample(ours, 300, steps=0)),
+        gebm.evaluate(theirs, images.double() / 255, gebm.sample(theirs, 300, steps=0)),
     ]
-    for found in figures:
-        assert {"FD(pixels-8x8)", "KD(pixels-8x8)", "FD(random-conv)", "recall(random-conv)"} <= found.metrics.keys()
-        assert found.metrics["FD(random-conv)"].gain == pytest.approx(0, abs=1e-9)
-    # tanh(x) and sigmoid(x) are other images; real ones are the same, so the references agree
-    only = gebm.evaluate(of_images("-1"), images, gebm.sample(of_images("-1"), 300, steps=0), features="pixels")
+    names = {"FD(pixels-8x8)", "KD(pixels-8x8)", "FD(random-conv)", "recall(random-conv)"}
+    for name in names:
+        one, two = (found.metrics[name].base.value for found in figures)
+        assert one == pytest.approx(two, rel=1e-4, abs=1e-6)
+    assert not figures[0].notes[1:] and "samples of the base" in figures[0].verdict.lower()
+    mixed = gebm.evaluate(theirs, images, gebm.sample(theirs, 300, steps=0))
+    assert any("if it ends with a sigmoid" in note for note in mixed.notes)
+    only = gebm.evaluate(ours, images, gebm.sample(ours, 300, steps=0), features="pixels")
     assert {name.split("(")[1] for name in only.metrics} == {"pixels)"}
     assert features_of(images, Pixels(4))[0].name == "pixels-4x4"
+
+
+def test_a_data_set_by_name_is_judged_on_its_test_split():
+    model = gebm.GEBM.build("dcgan", shape=(1, 8, 8), latent_dim=3, width=0.1)
+    draws = gebm.sample(model, 120, steps=0)
+    assert gebm.evaluate(model, "digits", draws, features="pixels").n_real == 400
+    with pytest.raises(InputError, match="samples: must be what gebm.sample returns, not a Tensor"):
+        gebm.evaluate(pair(), data(), data())
 
 
 def test_features_of_other_data():
@@ -131,3 +155,23 @@ def test_a_setting_is_chosen_on_training_data():
         gebm.tune(pair(), target, sampler="langevinn")
     still = gebm.tune(pair(), torch.randn(800, 2), betas=[10.0], step_sizes=[0.05], n=300)
     assert still.steps == 0  # the base itself is nearest
+    model = gebm.GEBM(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)), nn.Sequential(nn.Linear(2, 1), nn.Flatten(0)),
+                      gebm.GaussianPrior(2)).train()  # fmt: skip
+    gebm.tune(model, target, betas=[1.0], step_sizes=[0.05], n=50, max_steps=2)
+    assert all(module.training for module in model.modules())
+    with pytest.raises(InputError, match=r"data: of shape \(3,\), the base makes \(2,\)"):
+        gebm.tune(pair(), torch.randn(50, 3))
+    with pytest.raises(InputError, match="betas and step_sizes: must hold at least one value"):
+        gebm.tune(pair(), target, betas=[])
+
+
+def test_what_tuning_saw_is_not_what_is_judged():
+    """Another stream of latents: the samples that chose a setting are not those that the same seed draws."""
+    setting = gebm.Setting(sampler="langevin", beta=10.0, step_size=0.05, steps=5, warm_up=0)
+    seen = []
+    features = lambda x: seen.append(x) or x.flatten(1).double()  # noqa: E731
+    model = pair()
+    model.energy = lambda x: seen.append(x.detach()) or (x - 1).square().sum(1) / 2
+    gebm.tune(model, data(), betas=[10.0], step_sizes=[0.05], n=50, max_steps=5)
+    drawn = gebm.sample(pair(), 50, setting).base_samples
+    assert features and not any(x.shape == drawn.shape and torch.equal(x, drawn) for x in seen)

@@ -203,6 +203,13 @@ class Column(Energy):
         (pair, {"betas": (0.5, 1.0)}, "betas and ema must be below 1"),
         (pair, {"patience": 3}, "give valid="),
         (pair, {"training": {"steps": 3}}, "must be a gebm.Training, not a dict"),
+        (pair, {"betas": 0.9}, "betas: must be two numbers"),
+        (pair, {"callbacks": [5]}, r"callbacks: must be pairs \(steps, function\), not 5"),
+        (pair, {"callbacks": [(0, print)]}, "callbacks: steps must be a whole number of 1 or more"),
+        (pair, {"valid": images()[:, :, :4]}, r"valid: samples of shape \(1, 4, 6\), the data of \(1, 6, 6\)"),
+        (pair, {"valid": images(), "refine_steps": 0}, "valid: is looked at in the refinement"),
+        (pair, {"device": "gpu"}, "device: 'gpu' cannot be used"),
+        (Base, {}, r"model: must be a gebm.GEBM\(base, energy, prior\), not a Base"),
     ],
 )
 def test_other_pairs_and_settings_are_refused(tmp_path, model, settings, says):
@@ -220,6 +227,77 @@ def test_refine_leaves_the_base_as_it_is():
     assert not any(p.requires_grad for p in model.base.parameters())
     with pytest.raises(InputError, match="refine: ema is of fit's joint stage"):
         refine(model, images(), ema=0.9)
+    with pytest.raises(InputError, match="refine: its number of energy steps is steps="):
+        refine(model, images(), refine_steps=5)
+    with pytest.raises(InputError, match="steps must be a whole number of 1 or more, not -1"):
+        refine(model, images(), steps=-1)
+
+
+def test_a_refinement_goes_on_with_its_own_base_alone(tmp_path):
+    options = dict(steps=4, batch_size=16, progress=False, out=tmp_path / "run")
+    refine(pair(), images(), **options)
+    refine(pair(), images(), **options)  # it is finished
+    model = pair(seed=7)
+    base = state(model.base)
+    with pytest.raises(InputError, match="is of a base with other weights"):
+        refine(model, images(), **options)
+    assert equal(state(model.base), base)
+    with pytest.raises(InputError, match="is of gebm.refine; name another folder"):
+        fit(pair(), images(), out=tmp_path / "run", **SHORT)
+    other = gebm.GEBM(Base(), Energy(), gebm.UniformPrior(3))
+    fit(pair(), images(), out=tmp_path / "fit", **SHORT)
+    with pytest.raises(InputError, match=r"is of a prior GaussianPrior\(3\)"):
+        fit(other, images(), out=tmp_path / "fit", **SHORT)
+
+
+def test_parts_frozen_in_evaluation_mode_stay_as_they_are():
+    model = pair()
+    model.energy = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.BatchNorm1d(8), nn.Linear(8, 1), nn.Flatten(0))
+    for part in (model.energy[1], model.energy[2]):
+        part.eval().requires_grad_(False)
+    before, last = state(model.energy[2]), state(model.energy[3])
+    refine(model, images(), steps=5, batch_size=16, progress=False)
+    assert equal(state(model.energy[2]), before) and not equal(state(model.energy[3]), last)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_refinement_of_less_than_a_pass_is_kept_where_it_helps():
+    plain, judged = pair(), pair()
+    options = dict(steps=3, batch_size=16, learning_rate=1e-3, progress=False)
+    refine(plain, images(300), **options)
+    history = refine(judged, images(300), valid=images(60), **options)  # of the same data, so that it helps
+    values = history["minus_kale_valid"]
+    better = values[-1] == min(values)
+    assert equal(state(judged.energy), state(plain.energy)) == better
+
+
+def test_the_average_stays_where_there_is_no_refinement(tmp_path):
+    options = {**SHORT, "refine_steps": 0, "ema": 0.9, "out": tmp_path / "run"}
+    model = pair()
+    fit(model, images(), **options)
+    loaded = gebm.GEBM.load(tmp_path / "run", base=Base, energy=Energy)
+    assert equal(state(model.base), state(loaded.base))
+    again = pair(seed=5)
+    fit(again, images(), **options)
+    assert equal(state(again.base), state(loaded.base))
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    model = pair()
+    settings = {**SHORT, "steps": np.int64(2), "learning_rate": np.float64(1e-4), "betas": [0.5, np.float32(0.9)]}
+    look = lambda trainer: {"a": torch.tensor(2.0), "b": np.float32(3)}  # noqa: E731
+    history = fit(model, images(), out=tmp_path / "run", callbacks=[(1, look)], **settings)
+    assert history["a"][0] == 2.0 and history["b"][0] == 3.0
+
+
+def test_the_units_of_a_table_are_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = np.random.default_rng(0).normal((50, 5), (3, 1), size=(200, 2))
+    Path("t.csv").write_text("a,b\n" + "".join(f"{a},{b}\n" for a, b in rows))
+    flow = gebm.GEBM.build("nvp", "mlp", shape=(2,), latent_dim=2, blocks=1)
+    fit(flow, "t.csv", **SHORT)
+    assert flow.units.columns == ("a", "b") or list(flow.units.columns) == ["a", "b"]
+    assert flow.log_density(rows[:3]).isfinite().all()
 
 
 def test_a_base_without_parameters_is_refined(tmp_path):
@@ -308,6 +386,10 @@ def test_another_folder_is_asked_for_where_this_one_holds_something_else(tmp_pat
         fit(pair(), images(), out=tmp_path, **SHORT)
     run = tmp_path / "run"
     fit(pair(), images(), out=run, **SHORT)
+    (tmp_path / "file").write_text("mine")
+    for bad in (tmp_path / "file", tmp_path / "file" / "run", "", 5):
+        with pytest.raises(InputError, match="out: "):
+            fit(pair(), images(), out=bad, **SHORT)
     with pytest.raises(InputError, match="is of other data"):
         fit(pair(), images(seed=2), out=run, **SHORT)
     with pytest.raises(InputError, match="was begun with seed 0, not 1"):
@@ -347,6 +429,12 @@ def test_one_that_diverges_says_what_to_do(tmp_path):
         fit(model, images(), out=tmp_path, max_rollbacks=1, **{**SHORT, "learning_rate": 1e30})
 
 
+def test_the_split_that_is_meant_is_taken():
+    digits = gebm.load_images("digits")
+    assert len(as_items("digits")) == 1397 and len(as_items("digits", split="test")) == 400
+    assert np.array_equal(as_items(digits, "valid", "valid"), digits.test)
+
+
 def test_levels():
     assert levels_of(torch.rand(5, 3, 4, 4)) == (0.0, 1.0) and levels_of(images()) == (-1.0, 1.0)
     assert levels_of(torch.rand(5, 3, 4, 4) * 2 - 1) == (-1.0, 1.0) and levels_of(torch.randn(500, 3, 4, 4)) is None
@@ -356,8 +444,16 @@ def test_levels():
 
 def test_a_base_that_ends_in_a_sigmoid_is_spoken_of(caplog):
     base = nn.Sequential(nn.Linear(3, 36), nn.Sigmoid(), nn.Unflatten(1, (1, 6, 6)))
-    fit(gebm.GEBM(base, Energy(), gebm.GaussianPrior(3)), images(), **SHORT)
-    assert "if it ends with a sigmoid, give the data as floats in [0, 1]" in caplog.text
+    for data in (images(), images().numpy()):
+        caplog.clear()
+        fit(gebm.GEBM(base, Energy(), gebm.GaussianPrior(3)), data, **SHORT)
+        assert "if it ends with a sigmoid, give the data as floats in [0, 1]" in caplog.text
+    caplog.clear()
+    fit(pair(), images().float() / 255, **SHORT)
+    assert "the data are floats in [0, 1], and the base makes values from -" in caplog.text
+    caplog.clear()
+    fit(pair(), images(), **SHORT)
+    assert "sigmoid" not in caplog.text and "range" not in caplog.text
 
 
 def test_settings_are_a_dataclass():
