@@ -9,6 +9,9 @@ import gebm
 from gebm.errors import InputError
 from gebm.latent import PRIORS, GaussianPrior, LatentPosterior, UniformPrior, value_and_grad
 from gebm.model import GEBM
+from gebm.samplers.kinetic import KineticLangevin
+from gebm.samplers.random_walk import SIR, IndependentMetropolis, RandomWalk
+from gebm.samplers.sphere import SphereLangevin
 from gebm.training.negatives import Replay
 
 DIM = 3
@@ -356,3 +359,47 @@ def test_chains_of_networks_in_training_mode_are_warned_of_once(caplog, layer):
     for _ in range(2):
         gebm.run(gebm.Langevin(0.01), target, u, 1)
     assert len(caplog.messages) == 1 and caplog.messages[0].startswith("run: the base is in training mode")
+
+
+class Cut(nn.Module):
+    """A quadratic energy, or an identity, without a graph from its output to its input."""
+
+    def __init__(self, how: str, is_base: bool):
+        super().__init__()
+        self.how, self.is_base, self.shift = how, is_base, nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad() if self.how == "no_grad" else torch.enable_grad():
+            y = x if self.is_base else x.square().sum(1)
+            y = y + 0
+        y = y.long() if self.how == "whole" else y.detach() if self.how == "detach" else y
+        return y + self.shift if self.how == "detach" else y
+
+
+@pytest.mark.parametrize("how", ["no_grad", "detach", "whole"])
+@pytest.mark.parametrize("part", ["base", "energy", "function"])
+def test_samplers_by_gradients_refuse_a_cut_graph_and_others_do_not(how, part):
+    base, energy = nn.Identity(), Cut(how, False)
+    if part == "base":
+        base, energy = Cut(how, True), lambda x: x.square().sum(1)
+    elif part == "function":
+        base, energy = lambda z: z, energy.forward
+    target, u = LatentPosterior(GaussianPrior(2), base, energy), torch.randn(4, 2)
+    for form in (target, target.frozen(), target.at(2.0)):
+        for kernel in (gebm.Langevin(0.1), gebm.MALA(0.1), KineticLangevin(0.1), SphereLangevin(0.1)):
+            name = "base" if part == "base" else "energy"
+            with pytest.raises(InputError, match=rf"^{type(kernel).__name__}: moves by .* which the {name} cuts: "):
+                gebm.run(kernel, form, u, 1)
+            with pytest.raises(InputError, match="cuts"):
+                kernel.init(u, form)
+        for free in (RandomWalk(0.1), IndependentMetropolis(), SIR()):
+            gebm.run(free, form, u, 1)
+    gebm.run(gebm.Langevin(0.1), target.at(0.0), u, 1)
+
+
+@pytest.mark.parametrize("energy", [lambda x: 0 * x.sum(1), lambda x: x.sum(1).sign(), lambda x: x.sum(1).relu()])
+def test_gradients_of_zero_are_no_cut(energy):
+    with torch.no_grad():
+        target = LatentPosterior(GaussianPrior(2), lambda z: z, energy)
+        assert not target.cut
+        gebm.run(gebm.Langevin(0.1), target, torch.randn(4, 2), 1)
