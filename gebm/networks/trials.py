@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["difference", "is_cut", "reason", "rounds", "same_noise", "unchanged", "values_and_gradients"]
+__all__ = ["difference", "is_cut", "is_random", "reason", "rounds", "same_noise", "unchanged", "values_and_gradients"]
 
 KINK = 0.05  # what a unit that rounding moved over the kink of its ReLU may do to the gradient of one row
 
@@ -70,6 +70,13 @@ def is_cut(function: Callable[[Tensor], Tensor], x: Tensor) -> bool:
         x = x.detach().clone().requires_grad_()
         out = function(x)
         return not out.requires_grad or torch.autograd.grad(out.sum(), x, allow_unused=True)[0] is None
+
+
+def is_random(function: Callable[[Tensor], Tensor], x: Tensor) -> bool:
+    """Whether a function gives other values when it is called again; random numbers go on as if it had not been."""
+    with torch.no_grad(), same_noise(x.device):
+        once, again = function(x).double(), function(x).double()
+    return not torch.allclose(once, again, rtol=1e-3, equal_nan=True)
 
 
 def difference(ours: tuple[Tensor, Tensor], plain: tuple[Tensor, Tensor]) -> float:
