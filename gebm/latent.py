@@ -45,8 +45,14 @@ def prior_potential(u: Tensor) -> Tensor:
 
 def one_a_row(values: Tensor, rows: Tensor, what: str) -> Tensor:
     """The values, of shape (N,); (N, 1) would be broadcast to (N, N) without a word. Raises InputError."""
-    if values.shape != (len(rows),):
-        raise InputError(f"{what} gives {tuple(values.shape)} for {len(rows)} rows, not {(len(rows),)}: squeeze it")
+    if not isinstance(values, Tensor):
+        raise InputError(f"{what} gives a {type(values).__name__}, not a tensor of one number a row")
+    n = len(rows)
+    if values.shape != (n,):
+        mend = "squeeze it, by .squeeze(1)" if values.shape == (n, 1) else "give one number a row, no mean over rows"
+        if n == 1 and not values.ndim:
+            mend = "squeeze one dimension alone, by .squeeze(1)"
+        raise InputError(f"{what} gives {tuple(values.shape)} for {n} rows, not {(n,)}: {mend}")
     return values
 
 

@@ -179,6 +179,27 @@ def test_energies_of_another_shape_are_refused():
         posterior.frozen(torch.bfloat16)
 
 
+@pytest.mark.parametrize(
+    "n, energy, said",
+    [
+        (
+            1,
+            lambda x: x[:, :1].squeeze(),
+            r"\(\) for 1 rows, not \(1,\): squeeze one dimension alone, by",
+        ),
+        (3, lambda x: x.sum(), r"\(\) for 3 rows, not \(3,\): give one number a row"),
+        (3, lambda x: x, r"\(3, 2\) for 3 rows, not \(3,\): give one number a row"),
+        (3, lambda x: (x.sum(1), x), "a tuple, not a tensor of one number a row"),
+        (3, lambda x: None, "a NoneType, not a tensor of one number a row"),
+    ],
+)
+def test_what_an_energy_gives_in_place_of_one_number_a_row_is_told(n, energy, said):
+    target = LatentPosterior(GaussianPrior(2), lambda z: z, energy)
+    for function in (target, target.energies):
+        with pytest.raises(InputError, match=f"^the energy gives {said}"):
+            function(torch.zeros(n, 2))
+
+
 def test_a_base_of_another_dimension_or_dtype_is_told_in_a_line():
     base, energy = nn.Linear(5, 2), Quadratic(2)
     target = LatentPosterior(GaussianPrior(3), base, energy)
