@@ -241,10 +241,20 @@ def raises(error: Exception):
     ],
 )
 def test_whatever_a_network_raises_of_its_inputs_is_told_in_a_line(network, reason):
-    with pytest.raises(InputError, match=rf"the base fails on inputs \(4, 3\), torch.float32 \({reason}.*\): give the"):
+    with pytest.raises(
+        InputError, match=rf"the base fails on inputs \(4, 3\), torch.float32 \({reason}.*\): (give the|it takes)"
+    ):
         LatentPosterior(GaussianPrior(3), network, Quadratic(2)).decode(torch.zeros(4, 3))
     with pytest.raises(InputError, match=r"^the energy fails on inputs \(4, 3\), torch.float32"):
         LatentPosterior(GaussianPrior(3), lambda z: z, network).energies(torch.zeros(4, 3))
+
+
+def test_a_base_of_latents_with_two_more_axes_is_told_to_add_them():
+    base = nn.Sequential(nn.ConvTranspose2d(3, 2, 4), nn.BatchNorm2d(2), nn.Flatten())
+    target = LatentPosterior(GaussianPrior(3), base, lambda x: x.sum(1))
+    for function in (target, target.decode):
+        with pytest.raises(InputError, match=r"the base fails .*: it takes \(N, d, 1, 1\), .* z\[:, :, None, None\]$"):
+            function(torch.zeros(4, 3))
 
 
 def test_an_error_that_is_a_line_already_and_one_of_a_single_row_are_left():
