@@ -16,7 +16,7 @@ from gebm.errors import InputError
 from gebm.graphs import Graphed
 from gebm.networks.common import called, evaluating, floats
 from gebm.networks.folding import ROWS, Original, copied, inference_form, is_known
-from gebm.networks.trials import rounds, same_noise, unchanged
+from gebm.networks.trials import is_cut, rounds, same_noise, unchanged
 
 __all__ = [
     "PRIORS", "GaussianPrior", "LatentPosterior", "Prior", "Target", "UniformPrior", "prior_potential",
@@ -45,8 +45,14 @@ def prior_potential(u: Tensor) -> Tensor:
 
 def one_a_row(values: Tensor, rows: Tensor, what: str) -> Tensor:
     """The values, of shape (N,); (N, 1) would be broadcast to (N, N) without a word. Raises InputError."""
-    if values.shape != (len(rows),):
-        raise InputError(f"{what} gives {tuple(values.shape)} for {len(rows)} rows, not {(len(rows),)}: squeeze it")
+    if not isinstance(values, Tensor):
+        raise InputError(f"{what} gives a {type(values).__name__}, not a tensor of one number a row")
+    n = len(rows)
+    if values.shape != (n,):
+        mend = "squeeze it, by .squeeze(1)" if values.shape == (n, 1) else "give one number a row, no mean over rows"
+        if n == 1 and not values.ndim:
+            mend = "squeeze one dimension alone, by .squeeze(1)"
+        raise InputError(f"{what} gives {tuple(values.shape)} for {n} rows, not {(n,)}: {mend}")
     return values
 
 
@@ -204,6 +210,7 @@ class LatentPosterior:
         self._moving = base, energy  # what chains move by; of a frozen form in half precision, copies of less
         self._rows = 0
         self._rounds: bool | None = None  # whether anything is computed in half precision; None: not yet tried
+        self._cut: str | None = None  # which of the networks has no gradient, "" for none; None: not yet tried
         self._value_and_grad: Callable[[Tensor], tuple[Tensor, Tensor]] = value_and_grad(self.potential)
 
     @property
@@ -224,6 +231,29 @@ class LatentPosterior:
         if self._rounds is None:
             self._rounds = not all(is_known(part) for part in self._moving) and self._tried()
         return not self._rounds
+
+    @property
+    def cut(self) -> str:
+        """Which of "base" and "energy" cuts the gradient of E(G(z)), tried once on a few latents; none, or where beta
+        is 0, an empty string. A gradient of zero, as of a constant or on a floor, is no cut.
+        """
+        if not self.beta:
+            return ""
+        if self._cut is None:
+            self._cut = "" if all(is_known(part) for part in self._moving) else self._tried_gradient()
+        return self._cut
+
+    def _tried_gradient(self) -> str:
+        networks, (base, energy) = self._networks(), self._moving
+        try:
+            with torch.inference_mode(False), evaluating(*networks), unchanged(*networks), same_noise(self.device):
+                u = self._trial()
+                z = self.prior.from_gaussian(u).to(self._weight_dtype(u))
+                if is_cut(base, z):
+                    return "base"
+                return "energy" if is_cut(energy, base(z)) else ""
+        except Exception:  # whatever a user's network may raise; chains then will
+            return ""
 
     def _networks(self) -> list[nn.Module]:
         return [network for network in self._moving if isinstance(network, nn.Module)]
@@ -340,10 +370,14 @@ class LatentPosterior:
 
     def _potential(self, u: Tensor) -> Tensor:
         base, energy = self._moving
-        weight = next(base.parameters(), u) if isinstance(base, nn.Module) else u
-        x = called(base, self.prior.from_gaussian(u).to(weight.dtype), "the base")
+        x = called(base, self.prior.from_gaussian(u).to(self._weight_dtype(u)), "the base")
         e = one_a_row(called(energy, x, "the energy"), u, "the energy")
         return prior_potential(u) + self.beta * e.to(u.dtype)
+
+    def _weight_dtype(self, otherwise: Tensor) -> torch.dtype:
+        """That of the base's weights, or else that of a tensor."""
+        base = self._moving[0]
+        return next(base.parameters(), otherwise).dtype if isinstance(base, nn.Module) else otherwise.dtype
 
     def _by_rows(self, function: Callable[[Tensor], T], u: Tensor) -> T:
         """function(u), `rows` positions at a time."""

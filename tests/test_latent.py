@@ -9,6 +9,9 @@ import gebm
 from gebm.errors import InputError
 from gebm.latent import PRIORS, GaussianPrior, LatentPosterior, UniformPrior, value_and_grad
 from gebm.model import GEBM
+from gebm.samplers.kinetic import KineticLangevin
+from gebm.samplers.random_walk import SIR, IndependentMetropolis, RandomWalk
+from gebm.samplers.sphere import SphereLangevin
 from gebm.training.negatives import Replay
 
 DIM = 3
@@ -176,6 +179,27 @@ def test_energies_of_another_shape_are_refused():
         posterior.frozen(torch.bfloat16)
 
 
+@pytest.mark.parametrize(
+    "n, energy, said",
+    [
+        (
+            1,
+            lambda x: x[:, :1].squeeze(),
+            r"\(\) for 1 rows, not \(1,\): squeeze one dimension alone, by",
+        ),
+        (3, lambda x: x.sum(), r"\(\) for 3 rows, not \(3,\): give one number a row"),
+        (3, lambda x: x, r"\(3, 2\) for 3 rows, not \(3,\): give one number a row"),
+        (3, lambda x: (x.sum(1), x), "a tuple, not a tensor of one number a row"),
+        (3, lambda x: None, "a NoneType, not a tensor of one number a row"),
+    ],
+)
+def test_what_an_energy_gives_in_place_of_one_number_a_row_is_told(n, energy, said):
+    target = LatentPosterior(GaussianPrior(2), lambda z: z, energy)
+    for function in (target, target.energies):
+        with pytest.raises(InputError, match=f"^the energy gives {said}"):
+            function(torch.zeros(n, 2))
+
+
 def test_a_base_of_another_dimension_or_dtype_is_told_in_a_line():
     base, energy = nn.Linear(5, 2), Quadratic(2)
     target = LatentPosterior(GaussianPrior(3), base, energy)
@@ -217,10 +241,20 @@ def raises(error: Exception):
     ],
 )
 def test_whatever_a_network_raises_of_its_inputs_is_told_in_a_line(network, reason):
-    with pytest.raises(InputError, match=rf"the base fails on inputs \(4, 3\), torch.float32 \({reason}.*\): give the"):
+    with pytest.raises(
+        InputError, match=rf"the base fails on inputs \(4, 3\), torch.float32 \({reason}.*\): (give the|it takes)"
+    ):
         LatentPosterior(GaussianPrior(3), network, Quadratic(2)).decode(torch.zeros(4, 3))
     with pytest.raises(InputError, match=r"^the energy fails on inputs \(4, 3\), torch.float32"):
         LatentPosterior(GaussianPrior(3), lambda z: z, network).energies(torch.zeros(4, 3))
+
+
+def test_a_base_of_latents_with_two_more_axes_is_told_to_add_them():
+    base = nn.Sequential(nn.ConvTranspose2d(3, 2, 4), nn.BatchNorm2d(2), nn.Flatten())
+    target = LatentPosterior(GaussianPrior(3), base, lambda x: x.sum(1))
+    for function in (target, target.decode):
+        with pytest.raises(InputError, match=r"the base fails .*: it takes \(N, d, 1, 1\), .* z\[:, :, None, None\]$"):
+            function(torch.zeros(4, 3))
 
 
 def test_an_error_that_is_a_line_already_and_one_of_a_single_row_are_left():
@@ -356,3 +390,47 @@ def test_chains_of_networks_in_training_mode_are_warned_of_once(caplog, layer):
     for _ in range(2):
         gebm.run(gebm.Langevin(0.01), target, u, 1)
     assert len(caplog.messages) == 1 and caplog.messages[0].startswith("run: the base is in training mode")
+
+
+class Cut(nn.Module):
+    """A quadratic energy, or an identity, without a graph from its output to its input."""
+
+    def __init__(self, how: str, is_base: bool):
+        super().__init__()
+        self.how, self.is_base, self.shift = how, is_base, nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad() if self.how == "no_grad" else torch.enable_grad():
+            y = x if self.is_base else x.square().sum(1)
+            y = y + 0
+        y = y.long() if self.how == "whole" else y.detach() if self.how == "detach" else y
+        return y + self.shift if self.how == "detach" else y
+
+
+@pytest.mark.parametrize("how", ["no_grad", "detach", "whole"])
+@pytest.mark.parametrize("part", ["base", "energy", "function"])
+def test_samplers_by_gradients_refuse_a_cut_graph_and_others_do_not(how, part):
+    base, energy = nn.Identity(), Cut(how, False)
+    if part == "base":
+        base, energy = Cut(how, True), lambda x: x.square().sum(1)
+    elif part == "function":
+        base, energy = lambda z: z, energy.forward
+    target, u = LatentPosterior(GaussianPrior(2), base, energy), torch.randn(4, 2)
+    for form in (target, target.frozen(), target.at(2.0)):
+        for kernel in (gebm.Langevin(0.1), gebm.MALA(0.1), KineticLangevin(0.1), SphereLangevin(0.1)):
+            name = "base" if part == "base" else "energy"
+            with pytest.raises(InputError, match=rf"^{type(kernel).__name__}: moves by .* which the {name} cuts: "):
+                gebm.run(kernel, form, u, 1)
+            with pytest.raises(InputError, match="cuts"):
+                kernel.init(u, form)
+        for free in (RandomWalk(0.1), IndependentMetropolis(), SIR()):
+            gebm.run(free, form, u, 1)
+    gebm.run(gebm.Langevin(0.1), target.at(0.0), u, 1)
+
+
+@pytest.mark.parametrize("energy", [lambda x: 0 * x.sum(1), lambda x: x.sum(1).sign(), lambda x: x.sum(1).relu()])
+def test_gradients_of_zero_are_no_cut(energy):
+    with torch.no_grad():
+        target = LatentPosterior(GaussianPrior(2), lambda z: z, energy)
+        assert not target.cut
+        gebm.run(gebm.Langevin(0.1), target, torch.randn(4, 2), 1)

@@ -394,6 +394,27 @@ def test_a_look_alike_is_trained_as_it_is_written(name):
     torch.testing.assert_close(*results, rtol=1e-8, atol=1e-10)
 
 
+class Drawing(nn.Module):
+    """An energy that goes on drawing in evaluation mode, or not."""
+
+    def __init__(self, noise):
+        super().__init__()
+        self.noise, self.linear = noise, nn.Linear(3, 1)
+
+    def forward(self, x):
+        return self.linear(self.noise(x)).squeeze(1)
+
+
+@pytest.mark.parametrize("noise", [lambda x: F.dropout(x, 0.5), lambda x: x + torch.randn_like(x), nn.Dropout()])
+def test_networks_that_are_random_in_evaluation_mode_are_told_of_once(noise, caplog):
+    posterior, random = LatentPosterior(GaussianPrior(3), nn.Linear(3, 3), Drawing(noise)), torch.get_rng_state()
+    for _ in range(2):
+        posterior.frozen()
+    said = [message for message in caplog.messages if "other values at each call in evaluation mode" in message]
+    assert len(said) == (0 if isinstance(noise, nn.Dropout) else 1) and torch.equal(random, torch.get_rng_state())
+    assert all(message.startswith("the energy (Drawing) gives") for message in said)
+
+
 def test_what_runs_as_it_is_written_is_said_once(caplog):
     network = look_alike("pieces: q[0]")
     posterior = LatentPosterior(GaussianPrior(3), Base(network).double(), lambda x: x.flatten(1).sum(1))

@@ -95,6 +95,8 @@ def called(network: Callable[[Tensor], Tensor], x: Tensor, what: str) -> Tensor:
             raise
         dtype = next((t.dtype for t in floats(network)), x.dtype) if isinstance(network, nn.Module) else x.dtype
         mend = "give the prior the dimension that the base takes, and the energy what the base makes"
+        if what == "the base" and x.ndim == 2 and not _fails(network, x[:, :, None, None]):
+            mend = "it takes (N, d, 1, 1), and latents come as (N, d): let it begin with z = z[:, :, None, None]"
         if dtype != x.dtype:
             mend = f"its weights are {dtype}: give base and energy one dtype"
         reason = " ".join(str(error).split())[:200]

@@ -17,7 +17,7 @@ from gebm import fast
 from gebm.errors import InputError
 from gebm.networks.common import called, modes_kept
 from gebm.networks.resampling import Paired, Strided, fused, is_stock, untouched
-from gebm.networks.trials import difference, reason, unchanged, values_and_gradients
+from gebm.networks.trials import difference, is_random, reason, unchanged, values_and_gradients
 
 __all__ = ["ROWS", "Original", "copied", "folded", "inference_form", "is_known"]
 
@@ -26,6 +26,7 @@ ROWS = 4  # inputs that a network is tried on
 log = logging.getLogger("gebm")
 
 _told: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()  # networks of which it was said that they run as they are
+_told_random: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 
 
 def inference_form(network: nn.Module, inputs: Callable[[bool], Tensor], what: str) -> nn.Module:
@@ -86,9 +87,16 @@ def _tried(network: nn.Module, inputs: Callable[[bool], Tensor], what: str) -> n
     with modes_kept(network), unchanged(network):
         network.eval()
         expected = values_and_gradients(lambda x: called(network, x, what), x)
+        random = is_random(network, x)
         for module in network.modules():
             module.training = True  # which is nothing to a copy
         fault = _fault(plain, x, expected)
+    if random and network not in _told_random:
+        _told_random.add(network)
+        log.warning(
+            "%s (%s) gives other values at each call in evaluation mode, so that chains target no density: draw no "
+            "random numbers in it (F.dropout wants training=self.training)", what, type(network).__name__,
+        )  # fmt: skip
     if fault:
         _tell(network, what, f"is computed by the network itself in evaluation mode and not by a copy, which {fault}")
         return Original(network)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["difference", "reason", "rounds", "same_noise", "unchanged", "values_and_gradients"]
+__all__ = ["difference", "is_cut", "is_random", "reason", "rounds", "same_noise", "unchanged", "values_and_gradients"]
 
 KINK = 0.05  # what a unit that rounding moved over the kink of its ReLU may do to the gradient of one row
 
@@ -62,6 +62,21 @@ def values_and_gradients(network: Callable[[Tensor], Tensor], x: Tensor) -> tupl
             (gradient,) = torch.autograd.grad((weights * out).sum(), x, allow_unused=True)
     gradient = torch.zeros_like(x) if gradient is None else gradient
     return out.detach().double(), gradient.reshape(len(x), -1).double()
+
+
+def is_cut(function: Callable[[Tensor], Tensor], x: Tensor) -> bool:
+    """Whether no graph leads from outputs to inputs, as under a `no_grad` or behind a `detach` in the function."""
+    with torch.enable_grad():
+        x = x.detach().clone().requires_grad_()
+        out = function(x)
+        return not out.requires_grad or torch.autograd.grad(out.sum(), x, allow_unused=True)[0] is None
+
+
+def is_random(function: Callable[[Tensor], Tensor], x: Tensor) -> bool:
+    """Whether a function gives other values when it is called again; random numbers go on as if it had not been."""
+    with torch.no_grad(), same_noise(x.device):
+        once, again = function(x).double(), function(x).double()
+    return not torch.allclose(once, again, rtol=1e-3, equal_nan=True)
 
 
 def difference(ours: tuple[Tensor, Tensor], plain: tuple[Tensor, Tensor]) -> float:

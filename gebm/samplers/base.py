@@ -20,7 +20,7 @@ from gebm.errors import InputError
 from gebm.latent import Target
 from gebm.text import show
 
-__all__ = ["Info", "Kernel", "State", "UnfinishedError", "always_accepted", "check_precision", "evaluate"]
+__all__ = ["Info", "Kernel", "State", "UnfinishedError", "always_accepted", "check_target", "evaluate"]
 __all__ += ["normal_like"]
 
 
@@ -63,7 +63,7 @@ class Kernel(ABC):
     exact: it targets exp(-U) itself, by accept steps or weights, so potentials must be in full precision; moves: its
     chains travel through the target, so that their ESS and R-hat say whether they have mixed; anneals: beta may change
     on its way (weights and constants hold for one beta); goal: the acceptance that tuning aims at, None where there is
-    nothing to tune; cost: evaluations of the target in a step.
+    nothing to tune; differentiates: it uses the target's gradient; cost: evaluations of the target in a step.
     """
 
     step_size: float | Tensor
@@ -73,6 +73,7 @@ class Kernel(ABC):
     moves: ClassVar[bool] = True
     anneals: ClassVar[bool] = True
     goal: ClassVar[float | None] = None
+    differentiates: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if isinstance(self.step_size, Tensor):
@@ -91,7 +92,7 @@ class Kernel(ABC):
 
     def init(self, position: Tensor, target: Target) -> State:
         """The state of chains at positions (N, d); ValueError or InputError for a target it cannot use."""
-        check_precision(self, target)
+        check_target(self, target)
         values = target(position)
         if isinstance(values, Tensor):
             raise InputError("the target gives no gradient: wrap the potential in gebm.value_and_grad")
@@ -115,8 +116,15 @@ def normal_like(position: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.randn(position.shape, generator=generator, device=position.device, dtype=position.dtype)
 
 
-def check_precision(kernel: Kernel, target: Target) -> None:
-    """Raise InputError for an exact kernel on a target whose potentials are not float32 or float64."""
+def check_target(kernel: Kernel, target: Target) -> None:
+    """Raise InputError for an exact kernel on a target whose potentials are not float32 or float64, and for one that
+    moves by the gradient on a latent posterior whose energy gives none.
+    """
+    if kernel.differentiates and (part := getattr(target, "cut", "")):
+        raise InputError(
+            f"{type(kernel).__name__}: moves by the gradient of E(G(z)), which the {part} cuts: compute it without "
+            "torch.no_grad, .detach() or whole numbers, or take a sampler without gradients (mh, imh, sir)"
+        )
     if kernel.exact and not getattr(target, "exact", True):
         name = type(kernel).__name__
         raise InputError(

@@ -14,7 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from gebm.arguments import check_whole
 from gebm.errors import InputError
 from gebm.latent import Target
-from gebm.samplers.base import Kernel, State, check_precision
+from gebm.samplers.base import Kernel, State, check_target
 from gebm.samplers.tempering import Tempered
 
 __all__ = ["Chain", "NonFiniteError", "run"]
@@ -87,7 +87,7 @@ def run(
         (torch.Size([10, 500, 2]), 3)
     """
     check_whole(0, steps=steps, thin=thin, first_step=first_step)
-    check_precision(kernel, target)
+    check_target(kernel, target)
     _warn_of_training(target)
     if beta_schedule is not None and not kernel.anneals:
         raise InputError(f"{type(kernel).__name__}: works at one beta, or sets it itself; leave beta_schedule out")

@@ -10,7 +10,7 @@ from torch import Tensor
 from gebm.arguments import check_number
 from gebm.errors import InputError
 from gebm.latent import Target
-from gebm.samplers.base import Info, Kernel, State, always_accepted, normal_like
+from gebm.samplers.base import Info, Kernel, State, always_accepted, check_target, normal_like
 
 __all__ = ["KineticLangevin"]
 
@@ -64,6 +64,7 @@ class KineticLangevin(Kernel):
         return cls(2 * gamma**0.5, **own)
 
     def init(self, position: Tensor, target: Target) -> State:
+        check_target(self, target)
         zeros = torch.zeros_like(position)
         if self.splitting == "BAOAB":
             return State(position, *target(position), zeros)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gebm.latent import Target, prior_potential
-from gebm.samplers.base import Info, Kernel, State, check_precision, evaluate, normal_like
+from gebm.samplers.base import Info, Kernel, State, check_target, evaluate, normal_like
 from gebm.samplers.metropolis import accept, select
 
 __all__ = ["SIR", "IndependentMetropolis", "RandomWalk"]
@@ -18,9 +18,10 @@ class GradientFree(Kernel):
     """A kernel that asks the target for potentials alone."""
 
     exact = True
+    differentiates = False
 
     def init(self, position: Tensor, target: Target) -> State:
-        check_precision(self, target)
+        check_target(self, target)
         return State(position, evaluate(target, position))
 
 

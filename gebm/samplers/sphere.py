@@ -37,7 +37,7 @@ class SphereLangevin(Kernel):
 
     def init(self, position: Tensor, target: Target) -> State:
         position = _onto_sphere(position)
-        return State(position, *target(position))
+        return super().init(position, target)
 
     def step(self, state: State, target: Target, generator: torch.Generator | None = None) -> tuple[State, Info]:
         z = state.position

@@ -35,7 +35,7 @@ class TruncatedLangevin(Kernel):
 
     def init(self, position: Tensor, target: Target) -> State:
         position = self._reflect(position)
-        return State(position, *target(position))
+        return super().init(position, target)
 
     def step(self, state: State, target: Target, generator: torch.Generator | None = None) -> tuple[State, Info]:
         noise = (2 * self.step_size) ** 0.5 * normal_like(state.position, generator)
