@@ -73,9 +73,11 @@ class EarlyStopping:
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_epoch": self.best_epoch, "seen": self.seen, "weights": self.weights}
+        numbers = {name: getattr(self, name) for name in ("best", "best_epoch", "seen", "seen_images")}
+        return {**numbers, "weights": self.weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.best, self.best_epoch, self.seen = float(state["best"]), int(state["best_epoch"]), int(state["seen"])
+        self.seen_images = int(state.get("seen_images", -1))  # absent in runs from before the last look of a stage
         self.weights = dict(state["weights"])
