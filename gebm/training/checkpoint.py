@@ -16,7 +16,7 @@ from gebm.training.trainer import Counters, Trainer
 from gebm.weights import read_tensors
 
 __all__ = ["Measure", "best_before", "best_checkpoint", "load_checkpoint", "measure_of"]
-__all__ += ["name_of", "save_checkpoint"]
+__all__ += ["drop_older", "name_of", "save_checkpoint"]
 
 
 class Measure(NamedTuple):
@@ -101,12 +101,12 @@ def save_checkpoint(
         (folder / "config.yaml").write_text(config, encoding="utf-8")
         write_manifest(folder, measure=measure and measure._asdict())
     sweep(path.parent)
-    _drop(path, keep)
+    drop_older(path, keep)
     return path
 
 
-def _drop(path: Path, keep: int) -> None:
-    """Remove what a new checkpoint makes superfluous."""
+def drop_older(path: Path, keep: int) -> None:
+    """Remove what a whole checkpoint makes superfluous, which a kill right after its writing has left."""
     found, stage = checkpoints(path.parent.parent), order(path)[0]
     ahead = [p for p in found if order(p) > order(path)]  # damaged, or of a course that the run has left
     same = [p for p in found if order(p)[0] == stage and p not in ahead]

@@ -16,7 +16,7 @@ from torch import Tensor
 from gebm import parallel
 from gebm.checkpoints import checkpoints
 from gebm.metrics.partition import base_energies, energies, evaluate_kale
-from gebm.training.checkpoint import Measure, best_before, name_of, save_checkpoint
+from gebm.training.checkpoint import Measure, best_before, drop_older, name_of, save_checkpoint
 from gebm.training.guard import LOSS_LIMIT, DivergenceError, Guard
 from gebm.training.log import SilentLog, TrainingLog
 from gebm.training.schedules import energy_steps, remaining
@@ -128,6 +128,8 @@ def train(
     last_saved = next(reversed(checkpoints(run)), None) if run is not None else None
     # What is finished is not written again: a run that goes on where its newest checkpoint stands has it already.
     saved_at = replace(counters) if last_saved is not None and last_saved.name == name_of(counters) else None
+    if saved_at is not None and last_saved is not None and save and parallel.is_first():
+        drop_older(last_saved, keep)
     measured: Measure | None = None
 
     def checkpoint() -> None:

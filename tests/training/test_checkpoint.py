@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from gebm.errors import InputError
 from gebm.model import GEBM
 from gebm.samplers import KineticLangevin
 from gebm.training.checkpoint import Measure, best_before, best_checkpoint, load_checkpoint, measure_of, save_checkpoint
+from gebm.training.loop import Schedule, train
 from gebm.training.negatives import Fresh, Pool, Replay
 from gebm.training.trainer import Trainer
 
@@ -321,3 +323,12 @@ def test_weights_in_channels_last_layout_go_on_to_the_same_bits(tmp_path):
     resumed = make()
     load_checkpoint(checkpoint, resumed)
     assert all(map(torch.equal, go_on(whole), go_on(resumed)))
+
+
+def test_what_a_kill_right_after_the_last_checkpoint_left_is_dropped_where_the_run_goes_on(make_trainer, run):
+    """Between the writing of a checkpoint and the removal of the older ones."""
+    trainer, schedule = make_trainer(), Schedule(base_steps=4, n_iter_d=1, n_iter_d_init=1, refine_steps=0)
+    train(trainer, replace(schedule, checkpoint_every=1), run, keep=9)
+    assert len(checkpoints(run)) == 4
+    train(trainer, schedule, run, keep=2)
+    assert [path.name for path in checkpoints(run)] == ["joint-00000003", "joint-00000004"]
