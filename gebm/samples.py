@@ -20,6 +20,7 @@ from gebm.files import atomic_write
 from gebm.importance import relative_ess
 from gebm.memory import rows_that_fit
 from gebm.model import GEBM
+from gebm.networks.common import modes_kept
 from gebm.registry import resolve
 from gebm.samplers import SAMPLERS, Kernel
 from gebm.samplers.trace import Diagnostics
@@ -263,9 +264,8 @@ def sample(
     check_whole(1, n=n, chunk=chunk)
     if not isinstance(model, GEBM):
         raise InputError(f"model: must be a gebm.GEBM(base, energy, prior), not a {type(model).__name__}")
-    was_training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
+    with modes_kept(model):
+        model.eval()
         target = model.posterior(settled.beta).frozen()
         if rows := rows_that_fit(target, min(n, chunk)):
             target = model.posterior(settled.beta).frozen(rows=rows)
@@ -281,9 +281,6 @@ def sample(
                 target, settled.kernel, n, settled.steps, warm_up=settled.tuning_steps, chunk=chunk, seed=seed,
                 observer=Observer(on_step=moved, convert=as_made),
             )  # fmt: skip
-    finally:
-        for module in was_training:
-            module.training = True
     return Samples(
         torch.from_numpy(draws.images), torch.from_numpy(draws.start), draws.latents, draws.energies,
         draws.energies_start, settled, draws.kernel, draws.acceptance, draws.diagnostics,

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, default_collate
 
-from gebm.data.images import ImageData, load_images
+from gebm.data.images import ImageData, from_uint8, load_images
 from gebm.data.tabular import TableData, load_table
 from gebm.errors import InputError
 
-__all__ = ["Items", "as_items", "content_key", "levels_of", "note_on_levels"]
+__all__ = ["Items", "as_items", "content_key", "levels_of", "note_on_levels", "seen"]
 
 BLOCK = 1024  # samples that are hashed at a time
 
@@ -133,6 +133,15 @@ def note_on_levels(items: Tensor | np.ndarray | Items, made: Tensor) -> str:
         seen = "uint8 images are seen" if items.dtype in (torch.uint8, np.uint8) else "the data are floats"
         return f"{seen} in [-1, 1], and {made_from}: if it ends with a sigmoid, give the data as floats in [0, 1]"
     return ""
+
+
+def seen(items: Tensor | np.ndarray | Items, index: Tensor) -> Tensor:
+    """The samples (k, ...) of these numbers (k,) as networks see them, on the CPU: uint8 images in [-1, 1]."""
+    if isinstance(items, np.ndarray):
+        found = torch.tensor(items[index.numpy()])  # a copy, as it may be mapped read-only
+    else:
+        found = items.index_select(0, index.to(items.device)).cpu()
+    return from_uint8(found) if found.dtype == torch.uint8 else found
 
 
 def content_key(items: Tensor | np.ndarray | Items) -> str:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from gebm.data.given import levels_of
-from gebm.data.images import from_uint8, pixels
+from gebm.data.images import pixels
 from gebm.errors import InputError
 from gebm.metrics import Extractor, choose_features, extract
 from gebm.metrics.features import Pixels
 
-__all__ = ["Features", "features_of", "seen"]
+__all__ = ["Features", "features_of"]
 
 MOST_VALUES = 64  # of samples that are no images; more are projected down to so many
 
@@ -52,7 +52,7 @@ def features_of(items: Any, asked: Extractor | str | None = None, data_path: str
     """Feature sets for samples like some data, the most general first.
 
     Arguments:
-        items: the data, as `gebm.data.as_items` gives them.
+        items: the data, as `gebm.data.given.as_items` gives them.
         asked: a name in `gebm.metrics.features.FEATURES`, a dotted path, or an extractor of uint8 images; None: for
             images their pixels averaged to 8 x 8 and a random network, and a classifier where one is known; for other
             data their values.
@@ -83,12 +83,3 @@ def features_of(items: Any, asked: Extractor | str | None = None, data_path: str
 
 def _of_images(samples: Tensor, extractor: Extractor, levels: tuple[float, float]) -> Tensor:
     return extract(pixels(samples, levels), extractor)
-
-
-def seen(items: Any, index: Tensor) -> Tensor:
-    """Those samples as networks see them, on the CPU."""
-    if isinstance(items, Tensor) or not hasattr(items, "__array__"):
-        found = items.index_select(0, index.to(items.device)).cpu()
-    else:
-        found = torch.tensor(items[index.numpy()])
-    return from_uint8(found) if found.dtype == torch.uint8 else found

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from gebm.data.given import as_items, note_on_levels
+from gebm.data.given import as_items, note_on_levels, seen
 from gebm.errors import InputError
-from gebm.evaluation.features import Features, features_of, seen
+from gebm.evaluation.features import Features, features_of
 from gebm.metrics import Extractor, Reference, sample_metrics
 from gebm.metrics.partition import KALEEstimate, base_energies, energies, evaluate_kale
 from gebm.metrics.suite import Comparison
 from gebm.model import GEBM
+from gebm.networks.common import evaluating
 from gebm.report.text import estimate, table
 from gebm.samples import Samples, sample
 from gebm.seeds import stream
@@ -140,7 +141,12 @@ def evaluate(
     items = as_items(data, split="test")
     if len(items) < 2:
         raise InputError("data: a distance needs at least 2 samples")
-    samples = sample(model, N, seed=seed) if samples is None else samples
+    if samples is None:
+        with evaluating(model):
+            made = tuple(model.generate(1, torch.Generator(model.log_partition.device)).shape[1:])
+        if made != tuple(items.shape[1:]):
+            raise InputError(f"data: of shape {tuple(items.shape[1:])}, the base makes {made}")
+        samples = sample(model, N, seed=seed)
     if tuple(samples.samples.shape[1:]) != tuple(items.shape[1:]):
         shapes = f"{tuple(items.shape[1:])}, the samples of {tuple(samples.samples.shape[1:])}"
         raise InputError(f"data: of shape {shapes}")
@@ -151,14 +157,13 @@ def evaluate(
     notes: list[str] = []
     if note := note_on_levels(items, samples.base_samples):
         notes.append(f"Note: {note}.")
-    gains: dict[str, tuple[float, float]] = {}
     for chosen in features_of(items, features, data_path):
         found, note = _compared(chosen, real, samples)
         for name, (comparison, way) in found.items():
             metrics[name], better[name] = comparison, way
-        gains |= {name: comparison.gain_ci for name, (comparison, _) in found.items()}
         notes += [note] if note else []
-    return Figures(metrics, better, _kale(model, real, seed), _verdict(gains, samples), samples, len(real), notes)
+    verdict = _verdict({name: comparison.gain_ci for name, comparison in metrics.items()}, samples)
+    return Figures(metrics, better, _kale(model, real, seed), verdict, samples, len(real), notes)
 
 
 def _compared(
@@ -199,8 +204,8 @@ def _verdict(gains: dict[str, tuple[float, float]], samples: Samples) -> str:
         worse = f", but worse in {', '.join(lost)}" if lost else ""
         said = f"Better than its base on {' and '.join(won)}{undecided}{worse}."
     else:
-        worse = f", but worse in {', '.join(lost)}" if lost else ": every interval of a gain of distance holds zero"
-        said = f"It cannot be told from its base{worse}."
+        worse = f", and is worse in {', '.join(lost)}" if lost else ""
+        said = f"It cannot be told from its base by any Fréchet distance{worse}."
     caveat = samples.caveat
     return f"{said} {caveat[:1].upper()}{caveat[1:]}." if caveat else said
 

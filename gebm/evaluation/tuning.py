@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from gebm.arguments import check_whole
-from gebm.data.given import as_items, note_on_levels
+from gebm.data.given import as_items, note_on_levels, seen
 from gebm.errors import InputError
-from gebm.evaluation.features import features_of, seen
+from gebm.evaluation.features import features_of
 from gebm.memory import rows_that_fit
 from gebm.metrics import Extractor, Moments, frechet_distance
 from gebm.model import GEBM
@@ -46,7 +46,7 @@ def tune(
     (`Samples.are_draws`). Judge them on other features and other data than they were chosen on: `gebm.evaluate` does.
 
     Arguments:
-        model: the pair, in evaluation mode.
+        model: the pair, tried in evaluation mode and left in its own.
         data: training data, of any kind that `gebm.fit` takes.
         sampler, betas, step_sizes, max_steps: what is tried, each with each.
         n: chains of a setting.

@@ -19,8 +19,7 @@ from gebm.arguments import check_number, check_whole
 from gebm.bounded import read_json
 from gebm.checkpoints import newest_checkpoint
 from gebm.data.batches import Batches
-from gebm.data.given import as_items, content_key, note_on_levels
-from gebm.data.images import from_uint8
+from gebm.data.given import as_items, content_key, note_on_levels, seen
 from gebm.data.tabular import TableData, load_table
 from gebm.errors import InputError
 from gebm.files import LEFT, alone, naming, write_json
@@ -28,7 +27,7 @@ from gebm.latent import one_a_row
 from gebm.metrics.partition import base_energies, energies, evaluate_kale
 from gebm.model import GEBM
 from gebm.networks.common import called, evaluating
-from gebm.objectives import OBJECTIVES, Objective
+from gebm.objectives import OBJECTIVES
 from gebm.own_modules import state_of
 from gebm.penalties import PENALTIES
 from gebm.precision import for_training
@@ -38,7 +37,7 @@ from gebm.training.checkpoint import load_checkpoint, save_checkpoint
 from gebm.training.guard import DivergenceError
 from gebm.training.history import History
 from gebm.training.loop import Interrupted, Schedule
-from gebm.training.negatives import Fresh, Negatives, Replay
+from gebm.training.negatives import Fresh, Replay
 from gebm.training.rollback import train_with_rollbacks
 from gebm.training.selection import EarlyStopping
 from gebm.training.trainer import Trainer
@@ -225,7 +224,7 @@ def fit(
                 module.eval()
             if checkpoint is not None:
                 load_checkpoint(checkpoint, trainer)
-            elif settled.criterion == "kale":
+            elif trainer.objective.maximises_kale:
                 trainer.prepare_energy()
             return trainer
 
@@ -305,18 +304,21 @@ def _schedule(settled: Training) -> Schedule:
 def _trainer(model: GEBM, items: Tensor | Any, settled: Training, held_out: Tensor | None) -> Trainer:
     """The trainer of a fit at its start."""
     device = model.log_partition.device
-    objective = _objective(model, settled)
+    objective = OBJECTIVES[settled.criterion](
+        model.energy, model.log_partition, penalty_type=settled.penalty, penalty_lambda=settled.penalty_weight
+    )
+    base_rate = settled.learning_rate if settled.base_learning_rate is None else settled.base_learning_rate
     fused = fast.enabled() or None
     optimizers = [
         torch.optim.Adam([{"params": list(network.parameters())}], rate, betas=settled.betas, fused=fused)
-        for network, rate in ((objective, settled.learning_rate), (model.base, _base_rate(settled)))
+        for network, rate in ((objective, settled.learning_rate), (model.base, base_rate))
     ]
     trainer = Trainer(
         model,
         Batches(items, settled.batch_size, device, torch.Generator().manual_seed(stream(settled.seed, "batches"))),
         objective,
         *optimizers,
-        negatives=_negatives(objective),
+        negatives=Fresh() if objective.fake_from == "base" else Replay(),
         noise_factor=settled.base_factor,
         grad_clip=settled.grad_clip,
         ema=settled.ema if settled.steps else 0.0,
@@ -328,20 +330,6 @@ def _trainer(model: GEBM, items: Tensor | Any, settled: Training, held_out: Tens
     if not settled.steps:
         trainer.start("refine")
     return trainer
-
-
-def _objective(model: GEBM, settled: Training) -> Objective:
-    return OBJECTIVES[settled.criterion](
-        model.energy, model.log_partition, penalty_type=settled.penalty, penalty_lambda=settled.penalty_weight
-    )
-
-
-def _negatives(objective: Objective) -> Negatives:
-    return Replay() if objective.fake_from != "base" else Fresh()
-
-
-def _base_rate(settled: Training) -> float:
-    return settled.learning_rate if settled.base_learning_rate is None else settled.base_learning_rate
 
 
 def _selection(held_out: Tensor | None, settled: Training) -> EarlyStopping | None:
@@ -359,12 +347,8 @@ def _selection(held_out: Tensor | None, settled: Training) -> EarlyStopping | No
 
 
 def _some(items: Any, model: GEBM, most: int) -> Tensor:
-    """The first samples, as networks see them."""
-    index = torch.arange(min(len(items), most))
-    if isinstance(items, np.ndarray):
-        items = torch.from_numpy(np.array(items[: len(index)]))  # a copy, as it may be mapped read-only
-    found = items.index_select(0, index.to(items.device))
-    return (from_uint8(found) if found.dtype == torch.uint8 else found).to(model.log_partition)
+    """The first samples (k, ...), as networks see them, like the model's weights."""
+    return seen(items, torch.arange(min(len(items), most))).to(model.log_partition)
 
 
 def _check_pair(model: GEBM, items: Any, settled: Training) -> None:
